@@ -1,0 +1,1 @@
+"""Classifiers on MONAI and Ignite engines."""

@@ -1,0 +1,138 @@
+"""From mappings (YAML, JSON, command line) to frozen dataclasses: a misspelled key or a wrong type is a clear error."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from meddap_monai.errors import ConfigurationError
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], mapping: Mapping[str, Any] | T, where: str) -> T:
+    """Return an instance of the dataclass `cls` from `mapping`.
+
+    Args:
+        cls: frozen dataclass whose fields are the valid keys; nested dataclasses are built likewise.
+        mapping: keys and values, or an instance of `cls`, which is returned as it is.
+        where: the place that messages name, e.g. ``"generate"``.
+
+    Raises:
+        ConfigurationError: an unknown key (naming the nearest valid one), a missing key or a value of a wrong type.
+    """
+    if isinstance(mapping, cls):
+        return mapping
+    if not isinstance(mapping, Mapping):
+        raise ConfigurationError(f"{where}: got {mapping!r}, expected a mapping of keys to values")
+    hints = _hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    check_keys(mapping, fields, where)
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in mapping and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigurationError(f"{where}: the key {missing[0]!r} is missing; set {where}#{missing[0]}")
+    return cls(**{key: _convert(hints[key], value, f"{where}#{key}") for key, value in mapping.items()})
+
+
+def check_keys(keys: Iterable[str], valid: Iterable[str], where: str) -> None:
+    """Raise when a key is not valid, naming the nearest valid one."""
+    known = list(valid)
+    for key in keys:
+        if key not in known:
+            raise ConfigurationError(f"{where}: {unknown('key', str(key), known)}")
+
+
+def check_choice(value: str, choices: Iterable[str], where: str) -> None:
+    """Raise when a value is none of the choices, naming the nearest."""
+    known = list(choices)
+    if value not in known:
+        raise ConfigurationError(f"{where}: {unknown('value', str(value), known)}")
+
+
+def check_range(value: float, low: float, high: float, where: str) -> None:
+    """Raise when a number is outside ``[low, high]``."""
+    if not low <= value <= high:
+        raise ConfigurationError(f"{where}: got {value}, expected a number from {low} to {high}")
+
+
+def unknown(kind: str, got: str, known: list[str]) -> str:
+    """Return the sentence about an unknown name, with the nearest known one."""
+    near = difflib.get_close_matches(got, [str(item) for item in known], n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(sorted(map(str, known)))}"
+    return f"unknown {kind} {got!r}; {hint}"
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """Check `value` against the annotation `hint`, turning lists into tuples, text into paths, ints into floats."""
+    origin = typing.get_origin(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(typing.get_args(hint), value, where)
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, where)  # type: ignore[arg-type]
+    if origin in (tuple, list):
+        return _convert_sequence(origin, typing.get_args(hint), value, where)
+    if origin is dict or hint is dict or origin is Mapping:
+        return _convert_mapping(typing.get_args(hint), value, where)
+    return _convert_scalar(hint, value, where)
+
+
+def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    errors = []
+    for option in options:
+        if option is type(None):
+            continue
+        try:
+            return _convert(option, value, where)
+        except ConfigurationError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _convert_sequence(origin: type, arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+    if not isinstance(value, (list, tuple)):
+        raise ConfigurationError(f"{where}: got {value!r}, expected a list")
+    if origin is tuple and arguments and arguments[-1] is not Ellipsis:
+        if len(value) != len(arguments):
+            raise ConfigurationError(f"{where}: got {len(value)} values, expected {len(arguments)}")
+        return tuple(
+            _convert(hint, item, f"{where}#{i}") for i, (hint, item) in enumerate(zip(arguments, value, strict=True))
+        )
+    hint = arguments[0] if arguments else Any
+    return origin(_convert(hint, item, f"{where}#{i}") for i, item in enumerate(value))
+
+
+def _convert_mapping(arguments: tuple[Any, ...], value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"{where}: got {value!r}, expected a mapping")
+    hint = arguments[1] if arguments else Any
+    return {key: _convert(hint, item, f"{where}#{key}") for key, item in value.items()}
+
+
+def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
+    if hint is Path and isinstance(value, (str, Path)):
+        return Path(value)
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    wrong = not isinstance(value, hint) or (hint is int and isinstance(value, bool))
+    if wrong:
+        raise ConfigurationError(f"{where}: got {value!r} ({type(value).__name__}), expected {hint.__name__}")
+    return value

@@ -1,0 +1,1 @@
+"""Latent diffusion: bases, adapters, prompts, sampling."""

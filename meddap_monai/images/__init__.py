@@ -1,0 +1,1 @@
+"""Ultrasound images: read, cut to their region, index into records, write."""

@@ -1,0 +1,246 @@
+"""Records, the one currency of the pipeline: one JSON line about one image, and a valid MONAI datalist item.
+
+The fields are fixed in ``docs/contracts.md`` and ``schemas/record.json``. On disk ``image`` is relative to the records
+file; everything that reads makes it absolute.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from meddap_monai import store
+from meddap_monai.errors import RecordsError
+from meddap_monai.seeds import derive_seed
+
+SPLITS = ("train", "val", "test", "unseen")
+SOURCES = ("real", "synthetic")
+ITEM_FIELDS = ("id", "image", "label", "class_name", "patient", "split", "source")
+"""What `read_records` returns by default: no nulls and no nesting, so that it collates."""
+_TYPES: dict[str, type] = {name: str for name in (*ITEM_FIELDS, "sha256")} | {"label": int}
+
+Record = dict[str, Any]
+
+
+def read_records(
+    path: Path | str, split: str | None = None, source: str | None = None, full: bool = False
+) -> list[Record]:
+    """Return the records of a file as MONAI datalist items, images absolute.
+
+    Args:
+        path: a ``.jsonl`` file written by a stage.
+        split: only this split.
+        source: only this source.
+        full: every field instead of `ITEM_FIELDS`.
+
+    Raises:
+        RecordsError: the file is missing, or a line breaks the contract (file and line are named).
+    """
+    chosen = (
+        record
+        for record in iter_records(path)
+        if split in (None, record["split"]) and source in (None, record["source"])
+    )
+    if full:
+        return list(chosen)
+    return [{name: record[name] for name in ITEM_FIELDS} for record in chosen]
+
+
+def iter_records(path: Path | str) -> Iterator[Record]:
+    """Yield full records one by one, images absolute; memory stays constant.
+
+    Raises:
+        RecordsError: see `read_records`.
+    """
+    path = Path(path)
+    folder = path.resolve().parent
+    try:
+        stream = path.open(encoding="utf-8")
+    except OSError as error:
+        raise RecordsError(f"{path}: cannot be read ({error.strerror}); give the records file of a stage") from error
+    with stream:
+        for number, line in enumerate(stream, start=1):
+            record = _parse(line, f"{path}, line {number}")
+            record["image"] = os.path.normpath(folder / record["image"])
+            yield record
+
+
+def _parse(line: str, where: str) -> Record:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise RecordsError(f"{where}: not JSON ({error}); run the stage that writes this file again") from error
+    check_record(record, where)
+    return dict(record)
+
+
+def check_record(record: Any, where: str) -> None:
+    """Check one record against the contract.
+
+    Raises:
+        RecordsError: names `where`, the field, what it holds and what was expected.
+    """
+    if not isinstance(record, Mapping):
+        raise RecordsError(f"{where}: got {type(record).__name__}, expected a JSON object")
+    for name, kind in _TYPES.items():
+        value = record.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool) or value == "":
+            raise RecordsError(f"{where}: {name} is {value!r}, expected a value of type {kind.__name__}")
+    for name, valid in (("split", SPLITS), ("source", SOURCES)):
+        if record[name] not in valid:
+            raise RecordsError(f"{where}: {name} is {record[name]!r}, expected one of {', '.join(valid)}")
+    if record["source"] == "synthetic":
+        if record["split"] != "train":
+            raise RecordsError(f"{where}: a synthetic image in split {record['split']!r}; synthetic images only train")
+        if not isinstance(record.get("synthetic"), Mapping):
+            raise RecordsError(f"{where}: a synthetic image without its 'synthetic' field; it could not be made again")
+
+
+def write_records(path: Path | str, records: Iterable[Record]) -> int:
+    """Write records atomically, checked, one line each, images relative to the file; return how many.
+
+    Raises:
+        RecordsError: a record breaks the contract or an id occurs twice; nothing is written.
+        DiskFull: no space is left; an old file is untouched.
+    """
+    path = Path(path)
+    folder = path.resolve().parent
+    seen: set[str] = set()
+    with store.atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        for number, record in enumerate(records, start=1):
+            check_record(record, f"{path}, record {number}")
+            if record["id"] in seen:
+                raise RecordsError(f"{path}: the id {record['id']!r} occurs twice, expected each once")
+            seen.add(record["id"])
+            image = Path(record["image"])
+            relative = os.path.relpath(image, folder) if image.is_absolute() else str(image)
+            stream.write(json.dumps(record | {"image": relative}, sort_keys=True, ensure_ascii=False) + "\n")
+    return len(seen)
+
+
+def class_names(path: Path | str) -> list[str]:
+    """Return the class names of a records file in the order of their labels, from the ``stage.json`` beside it."""
+    document = store.read_stage(Path(path).parent)
+    classes = document.get("classes")
+    if not classes:
+        raise RecordsError(f"{path}: the stage.json beside it names no classes; index the folder again")
+    return list(classes)
+
+
+def pixel_hash(pixels: np.ndarray) -> str:
+    """Return the SHA-256 of an image's shape, dtype and values: equal for equal pictures, whatever their file."""
+    pixels = np.ascontiguousarray(pixels)
+    head = f"{pixels.shape}{pixels.dtype.str}".encode()
+    return hashlib.sha256(head + pixels.tobytes()).hexdigest()
+
+
+# ----------------------------------------------------------------------------------------------------------- splits
+def draw_split(
+    records: Iterable[Record],
+    train_per_class: int,
+    val_per_class: int,
+    seed: int,
+    seen: frozenset[str] = frozenset(),
+) -> list[Record]:
+    """Draw a small data set: by group first, by class second; everything not drawn is the test set.
+
+    A group (patient, lesion, near-duplicates) is never cut: what it has beyond the wanted number is left out, never
+    tested on. The draw depends on the seed and the ids only, so every arm of a seed sees the same test set.
+
+    Args:
+        records: full records of real images.
+        train_per_class: images per class in train.
+        val_per_class: images per class in val.
+        seed: the draw.
+        seen: pixel hashes that a base was trained on. Their groups may train, and are left out elsewhere.
+
+    Raises:
+        RecordsError: a class has too few images in separate groups.
+    """
+    members = _groups(records)
+    order = sorted(members)
+    random.Random(derive_seed(seed, "draw")).shuffle(order)
+    order.sort(key=lambda name: not _touches(members[name], seen))
+    classes = sorted({record["class_name"] for group in members.values() for record in group})
+    drawn: list[Record] = []
+    for split, wanted in (("train", train_per_class), ("val", val_per_class)):
+        taken, counts = [], Counter[str]()
+        for name in order:
+            group = members[name]
+            if split == "val" and _touches(group, seen):
+                continue
+            if all(counts[record["class_name"]] >= wanted for record in group):
+                continue
+            taken.append(name)
+            for record in sorted(group, key=lambda item: item["id"]):
+                if counts[record["class_name"]] < wanted:
+                    counts[record["class_name"]] += 1
+                    drawn.append(record | {"split": split})
+        for name in classes:
+            if counts[name] < wanted:
+                raise RecordsError(
+                    f"class {name!r}: {counts[name]} images in separate groups for {split}, expected {wanted}; "
+                    f"draw fewer per class or add images of other patients"
+                )
+        order = [name for name in order if name not in set(taken)]
+    rest = [name for name in order if not _touches(members[name], seen)]
+    drawn += [record | {"split": "test"} for name in rest for record in members[name]]
+    return sorted(drawn, key=lambda record: record["id"])
+
+
+def split_by_group(records: Iterable[Record], fractions: Mapping[str, float], seed: int) -> list[Record]:
+    """Split whole groups, each into the split where its rarest class is furthest below its share.
+
+    Args:
+        records: full records.
+        fractions: split -> share, e.g. ``{"train": .6, "val": .2, "test": .2}``; shares sum to 1.
+        seed: the order in which groups are dealt.
+
+    Raises:
+        RecordsError: a class has fewer groups than there are splits.
+    """
+    members = _groups(records)
+    totals = Counter(record["class_name"] for group in members.values() for record in group)
+    groups_of: dict[str, set[str]] = defaultdict(set)
+    for name, group in members.items():
+        for record in group:
+            groups_of[record["class_name"]].add(name)
+    for class_name, names in sorted(groups_of.items()):
+        if len(names) < len(fractions):
+            raise RecordsError(
+                f"class {class_name!r}: {len(names)} patient(s) or group(s), expected at least {len(fractions)} to "
+                f"fill {', '.join(fractions)}; add patients or give a fixed split"
+            )
+    order = sorted(members)
+    random.Random(derive_seed(seed, "split")).shuffle(order)
+    counts: dict[str, Counter[str]] = {split: Counter() for split in fractions}
+    result = []
+    for name in order:
+        rarest = min((record["class_name"] for record in members[name]), key=lambda item: (totals[item], item))
+
+        def deficit(split: str, rarest: str = rarest) -> float:
+            return fractions[split] - counts[split][rarest] / totals[rarest]
+
+        chosen = max(fractions, key=deficit)
+        counts[chosen].update(record["class_name"] for record in members[name])
+        result += [record | {"split": chosen} for record in members[name]]
+    return sorted(result, key=lambda record: record["id"])
+
+
+def _groups(records: Iterable[Record]) -> dict[str, list[Record]]:
+    members: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        members[record["patient"]].append(record)
+    return members
+
+
+def _touches(group: list[Record], seen: frozenset[str]) -> bool:
+    return any(record["sha256"] in seen for record in group)

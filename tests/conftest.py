@@ -1,0 +1,87 @@
+"""Fixtures shared by all tests: one thread, a fixed pseudonym key, a tiny untrained base, simulated records."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from meddap_monai import store
+from meddap_monai.records import pixel_hash, write_records
+
+CLASSES = ["benign", "malignant", "normal"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained Stable Diffusion folder at 32 px: real classes, random weights."""
+    from meddap_monai.diffusion.tiny import build_tiny_base
+
+    folder = tmp_path_factory.mktemp("base") / "tiny"
+    build_tiny_base(folder, resolution=32, seed=0)
+    return folder
+
+
+def write_simulated_records(folder: Path, per_class: dict[str, int], size: int = 64, per_patient: int = 2) -> Path:
+    """Write simulated images as an index folder: ``{split: images per class}``, `per_patient` images a patient."""
+    from meddap_monai.phantom import simulate_image
+
+    (folder / "images").mkdir(parents=True)
+    records = []
+    for split_number, (split, count) in enumerate(per_class.items()):
+        for label, name in enumerate(CLASSES):
+            for number in range(count):
+                seed = 10_000 * split_number + 1_000 * label + number
+                scanner = "unseen" if split == "unseen" else "own"
+                pixels = simulate_image(name, seed=seed, scanner=scanner)
+                pixels = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+                item = f"{split}-{name}-{number:03d}"
+                Image.fromarray(pixels).save(folder / "images" / f"{item}.png")
+                records.append(
+                    {
+                        "id": item,
+                        "image": f"images/{item}.png",
+                        "label": label,
+                        "class_name": name,
+                        "patient": f"{split}-{name}-p{number // per_patient}",
+                        "split": split,
+                        "source": "real",
+                        "sha256": pixel_hash(pixels),
+                        "meta": {"frame": 0, "device": "simulated"},
+                    }
+                )
+    with store.open_stage(folder, "index", {"simulated": per_class, "size": size}) as stage:
+        write_records(folder / "records.jsonl", records)
+        stage.finish({"in": len(records), "out": len(records), "rejected": 0}, classes=CLASSES)
+    return folder / "records.jsonl"
+
+
+@pytest.fixture(scope="session")
+def make_records(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Build simulated records of chosen size; arguments as `write_simulated_records` without the folder."""
+
+    def build(per_class: dict[str, int], size: int = 64, per_patient: int = 2) -> Path:
+        return write_simulated_records(tmp_path_factory.mktemp("records") / "index", per_class, size, per_patient)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def simulated_records(make_records: Callable[..., Path]) -> Path:
+    """72 simulated 64 px images: 12 train, 4 val, 8 test per class."""
+    return make_records({"train": 12, "val": 4, "test": 8})

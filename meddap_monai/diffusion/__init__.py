@@ -1,1 +1,1 @@
-"""Latent diffusion: bases, adapters, prompts, sampling."""
+"""Diffusion: bases, prompts, adapters, training and sampling of ultrasound images."""

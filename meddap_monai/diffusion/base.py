@@ -1,0 +1,115 @@
+"""Open a base: the embedded one, an ordinary Stable Diffusion folder, or a hub id, all through one door."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meddap_monai import resources, store
+from meddap_monai.errors import BadBase, ConfigurationError
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+EMBEDDED = "embedded"
+_LAYOUT = (
+    "model_index.json, tokenizer/, text_encoder/, vae/, unet/ and scheduler/ "
+    "(what StableDiffusionPipeline.save_pretrained writes)"
+)
+_PARTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
+
+
+def load_base(
+    name_or_path: str | Path = EMBEDDED, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+) -> StableDiffusionPipeline:
+    """Load a base as a `StableDiffusionPipeline` in evaluation mode, frozen, without a safety checker.
+
+    Args:
+        name_or_path: "embedded", a Stable Diffusion 1.x/2.x folder, or a hub id such as
+            "CompVis/stable-diffusion-v1-4", which must be in the local cache when there is no network.
+        dtype: floating-point type of the weights; float32 when not given.
+        device: where to put it.
+
+    Raises:
+        BadBase: there is no such folder, or it lacks parts; the message states the layout needed.
+    """
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    source = base_folder(name_or_path)
+    try:
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            source,
+            dtype=dtype or torch.float32,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+            low_cpu_mem_usage=False,
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise BadBase(
+            f"{name_or_path}: cannot be opened as a base: {error}; expected a folder with {_LAYOUT}"
+        ) from error
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        part.requires_grad_(False).eval()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def base_folder(name_or_path: str | Path) -> Path | str:
+    """Return the folder of a base, or the unchanged name when it is a hub id.
+
+    Raises:
+        BadBase: a folder that is missing or not in the Stable Diffusion layout, or an embedded base that is not there.
+    """
+    if str(name_or_path) == EMBEDDED:
+        try:
+            folder = resources.find("data/base")
+        except ConfigurationError as error:
+            raise BadBase(
+                f"the embedded base is not installed: {error}. Or make one: meddap pretrain --config configs/base.yaml"
+            ) from error
+    else:
+        folder = Path(name_or_path)
+        if not folder.exists() and _is_hub_id(str(name_or_path)):
+            return str(name_or_path)
+    missing = [name for name in ("model_index.json", *_PARTS) if not (folder / name).exists()]
+    if missing:
+        raise BadBase(f"base {folder}: {', '.join(missing)} missing; expected a folder with {_LAYOUT}")
+    return folder
+
+
+def base_hash(name_or_path: str | Path) -> str:
+    """Return one hash of a base's weights and vocabulary; adapters carry it.
+
+    Covers every ``.safetensors``, ``config.json`` and tokenizer file by its path inside the folder, so a change of
+    ``base.json``, the card or the pictures leaves it as it is. A hub id is hashed by its name.
+    """
+    folder = base_folder(name_or_path)
+    if isinstance(folder, str):
+        return store.sha256_text(f"hub:{folder}")
+    names = sorted(
+        path.relative_to(folder).as_posix()
+        for part in ("tokenizer", "text_encoder", "vae", "unet")
+        for path in (folder / part).rglob("*")
+        if path.suffix in {".safetensors", ".json", ".txt", ".bin"} and not path.name.startswith(".")
+    )
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(f"{name}\0{store.sha256_file(folder / name)}\n".encode())
+    return digest.hexdigest()
+
+
+def base_card(name_or_path: str | Path = EMBEDDED) -> dict[str, Any]:
+    """Return ``base.json`` of a base, or an empty mapping for one that carries none."""
+    folder = base_folder(name_or_path)
+    path = Path(folder) / "base.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def _is_hub_id(name: str) -> bool:
+    parts = name.split("/")
+    return len(parts) == 2 and all(part and not part.startswith(".") for part in parts)

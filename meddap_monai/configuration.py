@@ -31,7 +31,7 @@ def build(cls: type[T], mapping: Mapping[str, Any] | T, where: str) -> T:
         return mapping
     if not isinstance(mapping, Mapping):
         raise ConfigurationError(f"{where}: got {mapping!r}, expected a mapping of keys to values")
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     check_keys(mapping, fields, where)
     missing = [

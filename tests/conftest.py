@@ -41,31 +41,31 @@ def write_simulated_records(folder: Path, per_class: dict[str, int], size: int =
     """Write simulated images as an index folder: ``{split: images per class}``, `per_patient` images a patient."""
     from meddap_monai.phantom import simulate_image
 
-    (folder / "images").mkdir(parents=True)
-    records = []
-    for split_number, (split, count) in enumerate(per_class.items()):
-        for label, name in enumerate(CLASSES):
-            for number in range(count):
-                seed = 10_000 * split_number + 1_000 * label + number
-                scanner = "unseen" if split == "unseen" else "own"
-                pixels = simulate_image(name, seed=seed, scanner=scanner)
-                pixels = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
-                item = f"{split}-{name}-{number:03d}"
-                Image.fromarray(pixels).save(folder / "images" / f"{item}.png")
-                records.append(
-                    {
-                        "id": item,
-                        "image": f"images/{item}.png",
-                        "label": label,
-                        "class_name": name,
-                        "patient": f"{split}-{name}-p{number // per_patient}",
-                        "split": split,
-                        "source": "real",
-                        "sha256": pixel_hash(pixels),
-                        "meta": {"frame": 0, "device": "simulated"},
-                    }
-                )
     with store.open_stage(folder, "index", {"simulated": per_class, "size": size}) as stage:
+        (folder / "images").mkdir()
+        records = []
+        for split_number, (split, count) in enumerate(per_class.items()):
+            for label, name in enumerate(CLASSES):
+                for number in range(count):
+                    seed = 10_000 * split_number + 1_000 * label + number
+                    scanner = "unseen" if split == "unseen" else "own"
+                    pixels = simulate_image(name, seed=seed, scanner=scanner)
+                    pixels = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+                    item = f"{split}-{name}-{number:03d}"
+                    Image.fromarray(pixels).save(folder / "images" / f"{item}.png")
+                    records.append(
+                        {
+                            "id": item,
+                            "image": f"images/{item}.png",
+                            "label": label,
+                            "class_name": name,
+                            "patient": f"{split}-{name}-p{number // per_patient}",
+                            "split": split,
+                            "source": "real",
+                            "sha256": pixel_hash(pixels),
+                            "meta": {"frame": 0, "device": "simulated"},
+                        }
+                    )
         write_records(folder / "records.jsonl", records)
         stage.finish({"in": len(records), "out": len(records), "rejected": 0}, classes=CLASSES)
     return folder / "records.jsonl"

@@ -1,0 +1,39 @@
+# Two commands for a newcomer: `make demo` and `make test`. Everything else is built on them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: demo test test-long lint types wheel smoke clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make demo PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[codecs,dev]'
+	touch $@
+
+demo: $(VENV)/.installed  ## the main job on simulated ultrasound, offline, about ten minutes on two cores
+	$(BIN)/meddap demo --output demo
+
+test: $(VENV)/.installed lint types  ## lint, types and the quick tests
+	$(BIN)/python -m pytest
+
+test-long: $(VENV)/.installed  ## the long counts of docs/reliability.md and everything marked slow
+	$(BIN)/python -m pytest -m slow
+
+smoke: $(VENV)/.installed  ## the four published studies at smoke scale
+	$(BIN)/python -m pytest -m smoke
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+wheel: $(VENV)/.installed
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache

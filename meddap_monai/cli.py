@@ -1,0 +1,173 @@
+"""The console command ``meddap``: thin commands over the functions that the bundles and notebooks call."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from meddap_monai import __version__
+from meddap_monai.errors import ConfigurationError, Interrupted, MeddapError
+from meddap_monai.resources import find
+from meddap_monai.store import STAGES
+
+_INPUTS = {
+    "index": (),
+    "cluster": ("records",),
+    "pretrain": ("records",),
+    "adapt": ("records", "base"),
+    "generate": ("records", "base", "adapters"),
+    "select": ("records", "generated"),
+    "mix": ("records", "kept"),
+    "classify": ("records",),
+    "evaluate": ("runs", "unseen"),
+}
+_STUDY = "bundles/meddap_study/configs/train.yaml"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return 0, or 2 after one clear sentence on standard error (130 when interrupted)."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except Interrupted as error:
+        print(f"meddap: {error}", file=sys.stderr)
+        return 130
+    except (MeddapError, FileNotFoundError, PermissionError) as error:
+        print(f"meddap: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="meddap", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"meddap-monai {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for stage in STAGES:
+        command = _command(commands, stage, f"run the stage {stage} alone", _run_stage)
+        command.set_defaults(stage=stage)
+        for name in _INPUTS[stage]:
+            many = name in ("adapters", "runs")
+            required = name in ("records", "generated", "runs")
+            command.add_argument(f"--{name}", nargs="*" if many else None, required=required, help=_HELP[name])
+    _command(commands, "study", "run a whole study from one configuration", _run_study)
+    demo = _command(commands, "demo", "the whole job on simulated ultrasound, offline, in minutes", _run_demo)
+    demo.set_defaults(output=Path("demo"))
+    _add_review(commands)
+    return parser
+
+
+_HELP = {
+    "records": "records file of index (or of cluster for adapt, of mix for classify)",
+    "base": "'embedded' (default), a local Stable Diffusion folder, or a hub id",
+    "adapters": "adapter folders",
+    "generated": "generated.jsonl of generate",
+    "kept": "kept.jsonl of select",
+    "runs": "classifier folders, each as ARM:SEED:MODEL_FOLDER:RECORDS_FILE",
+    "unseen": "records file of the unseen set",
+}
+
+
+def _command(commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    command.add_argument(
+        "--output", type=Path, default=Path("runs") / name, help="output folder (default: %(default)s)"
+    )
+    command.add_argument("--config", action="append", default=[], help="overlay with full ids, e.g. configs/smoke.yaml")
+    command.add_argument("--overwrite", action="store_true", help="replace an output of another configuration")
+    command.add_argument(
+        "overrides", nargs="*", metavar="ID=VALUE", help="e.g. generate#steps=20, or steps=20 in a stage"
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_review(commands: Any) -> None:
+    command = commands.add_parser("review", help="serve the blinded reading form on this machine")
+    command.add_argument("--records", required=True, help="records file with real images")
+    command.add_argument("--generated", required=True, help="generated.jsonl or kept.jsonl")
+    command.add_argument("--output", type=Path, default=Path("runs/review"))
+    command.add_argument("--reader", required=True, help="who reads, e.g. reader1")
+    command.add_argument("--port", type=int, default=8008)
+    command.add_argument("--images", type=int, default=60, help="images to read, half of them synthetic")
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(run=_run_review)
+
+
+# ---------------------------------------------------------------------------------------------------- configuration
+def load_sections(overlays: Sequence[str | Path], overrides: Sequence[str] = (), stage: str | None = None) -> dict:
+    """Return the study's sections: the study bundle's configuration, overlays over it, then ``ID=VALUE`` pairs.
+
+    Args:
+        overlays: YAML files (or names of files in ``configs/``) whose keys are full ids.
+        overrides: ``ID=VALUE`` texts, values in YAML.
+        stage: the stage whose keys may be given without its name.
+
+    Raises:
+        ConfigurationError: a file is missing, or a key or id is unknown (the nearest valid one is named).
+    """
+    from meddap_monai.bundle import study_sections
+
+    pairs = {}
+    for text in overrides:
+        key, found, value = text.partition("=")
+        if not found:
+            raise ConfigurationError(f"{text!r}: expected ID=VALUE, e.g. generate#steps=20")
+        key = key if stage is None or key.split("#")[0] in (*STAGES, "seeds", "base") else f"{stage}#{key}"
+        pairs[key] = yaml.safe_load(value)
+    return study_sections([find(_STUDY), *map(_overlay, overlays)], pairs)
+
+
+def _overlay(name: str | Path) -> Path:
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.parent != Path(".") and path.parent != Path("configs"):
+        raise ConfigurationError(f"{path}: no such file; give a YAML file or a name from configs/, such as smoke.yaml")
+    return find(f"configs/{path.name if path.suffix else path.name + '.yaml'}")
+
+
+# --------------------------------------------------------------------------------------------------------- commands
+def _run_stage(options: argparse.Namespace) -> None:
+    from meddap_monai.study import run_stage
+
+    sections = load_sections(options.config, options.overrides, options.stage)
+    inputs = {name: value for name in _INPUTS[options.stage] if (value := getattr(options, name)) is not None}
+    result = run_stage(options.stage, sections.get(options.stage) or {}, options.output, inputs, options.overwrite)
+    print(result)
+
+
+def _run_study(options: argparse.Namespace) -> None:
+    from meddap_monai.study import run_study
+
+    report = run_study(options.output, load_sections(options.config, options.overrides), options.overwrite)
+    print(f"report: {report.resolve()}")
+
+
+def _run_demo(options: argparse.Namespace) -> None:
+    from meddap_monai.demo import run_demo
+
+    report = run_demo(options.output, options.config, options.overrides, options.overwrite)
+    print(f"report: {report.resolve()}\ncurves and pictures: tensorboard --logdir {options.output}")
+
+
+def _run_review(options: argparse.Namespace) -> None:
+    from meddap_monai.selection.review import review
+
+    review(
+        options.output,
+        records=Path(options.records),
+        generated=Path(options.generated),
+        reader=options.reader,
+        images=options.images,
+        seed=options.seed,
+        port=options.port,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

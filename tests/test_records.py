@@ -1,0 +1,185 @@
+"""Records: reading, writing, drawing; and the provenance guard."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from meddap_monai import provenance
+from meddap_monai.errors import LeakedRecords, RecordsError
+from meddap_monai.records import (
+    ITEM_FIELDS,
+    class_names,
+    draw_split,
+    iter_records,
+    pixel_hash,
+    read_records,
+    split_by_group,
+    write_records,
+)
+
+
+def item(number: int, class_name: str = "benign", patient: str | None = None, **keys: object) -> dict:
+    """A valid full record."""
+    return {
+        "id": f"r{number:03d}",
+        "image": f"images/r{number:03d}.png",
+        "label": {"benign": 0, "malignant": 1}[class_name],
+        "class_name": class_name,
+        "patient": patient or f"p{number}",
+        "split": "train",
+        "source": "real",
+        "sha256": f"{number:064x}",
+    } | keys
+
+
+def many(per_class: int, images_per_patient: int = 1) -> list[dict]:
+    return [
+        item(100 * label + number, name, f"{name}-{number // images_per_patient}")
+        for label, name in enumerate(("benign", "malignant"))
+        for number in range(per_class)
+    ]
+
+
+def test_written_records_are_read_back_as_monai_items(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    write_records(path, [item(1, meta={"frame": 0}), item(2, split="val")])
+    first, second = read_records(path)
+    assert tuple(first) == ITEM_FIELDS
+    assert first["image"] == str(tmp_path / "images/r001.png")
+    assert read_records(path, split="val") == [second]
+    assert read_records(path, full=True)[0]["meta"] == {"frame": 0}
+
+
+def test_images_are_stored_relative_to_the_records_file(tmp_path: Path) -> None:
+    write_records(tmp_path / "a" / "records.jsonl", [item(1, image=str(tmp_path / "index/images/x.png"))])
+    line = json.loads((tmp_path / "a" / "records.jsonl").read_text())
+    assert line["image"] == "../index/images/x.png"
+    assert next(iter_records(tmp_path / "a/records.jsonl"))["image"] == str(tmp_path / "index/images/x.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": "0"}, r"record 1: label is '0', expected a value of type int"),
+        ({"patient": ""}, r"patient is '', expected"),
+        ({"split": "Test"}, r"split is 'Test', expected one of train, val, test, unseen"),
+        ({"source": "synthetic", "split": "test"}, r"a synthetic image in split 'test'"),
+        ({"source": "synthetic"}, r"without its 'synthetic' field"),
+    ],
+)
+def test_a_broken_record_is_named_and_nothing_is_written(tmp_path: Path, change: dict, message: str) -> None:
+    with pytest.raises(RecordsError, match=message):
+        write_records(tmp_path / "records.jsonl", [item(1) | change])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_id_occurs_once(tmp_path: Path) -> None:
+    with pytest.raises(RecordsError, match="'r001' occurs twice"):
+        write_records(tmp_path / "records.jsonl", [item(1), item(1)])
+
+
+@pytest.mark.parametrize(("line", "message"), [("{", "line 1: not JSON"), ("[]", "line 1: got list")])
+def test_a_broken_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(RecordsError, match=message):
+        read_records(path)
+
+
+def test_a_missing_file_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(RecordsError, match="give the records file of a stage"):
+        read_records(tmp_path / "none.jsonl")
+
+
+def test_class_names_come_from_the_stage(simulated_records: Path) -> None:
+    assert class_names(simulated_records) == ["benign", "malignant", "normal"]
+
+
+def test_pixel_hash_knows_shape_and_values() -> None:
+    zeros = np.zeros((2, 3), np.uint8)
+    assert pixel_hash(zeros) == pixel_hash(np.zeros((2, 3), np.uint8))
+    assert pixel_hash(zeros) != pixel_hash(zeros.T)
+
+
+@pytest.mark.parametrize("images_per_patient", [1, 2, 3])
+def test_a_draw_has_exact_counts_and_never_cuts_a_group(images_per_patient: int) -> None:
+    drawn = draw_split(many(40, images_per_patient), 10, 5, seed=0)
+    counts = Counter((record["split"], record["class_name"]) for record in drawn)
+    assert counts["train", "benign"] == counts["train", "malignant"] == 10
+    assert counts["val", "benign"] == counts["val", "malignant"] == 5
+    splits = defaultdict(set)
+    for record in drawn:
+        splits[record["patient"]].add(record["split"])
+    assert all(len(found) == 1 for found in splits.values())
+
+
+def test_a_draw_depends_on_the_seed_only() -> None:
+    records = many(40)
+    assert draw_split(records, 10, 5, seed=1) == draw_split(records[::-1], 10, 5, seed=1)
+    assert draw_split(records, 10, 5, seed=1) != draw_split(records, 10, 5, seed=2)
+
+
+def test_images_that_a_base_has_seen_only_train() -> None:
+    records = many(40, 2)
+    seen = frozenset(record["sha256"] for record in records if int(record["id"][1:]) % 100 < 8)
+    drawn = draw_split(records, 10, 5, seed=3, seen=seen)
+    assert {record["split"] for record in drawn if record["sha256"] in seen} == {"train"}
+
+
+def test_a_class_with_too_few_groups_is_an_error() -> None:
+    records = [item(n, "benign") for n in range(20)] + [item(100 + n, "malignant", "one-patient") for n in range(20)]
+    with pytest.raises(RecordsError, match="class 'malignant': 0 images in separate groups for val, expected 5"):
+        draw_split(records, 10, 5, seed=0)
+    with pytest.raises(RecordsError, match="class 'malignant': 1 patient"):
+        split_by_group(records, {"train": 0.6, "val": 0.2, "test": 0.2}, seed=0)
+
+
+def test_a_split_keeps_groups_whole_and_shares_close() -> None:
+    records = split_by_group(many(60, 3), {"train": 0.6, "val": 0.2, "test": 0.2}, seed=0)
+    counts = Counter((record["split"], record["class_name"]) for record in records)
+    assert counts == {(s, c): n for s, n in (("train", 36), ("val", 12), ("test", 12)) for c in ("benign", "malignant")}
+    splits = defaultdict(set)
+    for record in records:
+        splits[record["patient"]].add(record["split"])
+    assert all(len(found) == 1 for found in splits.values())
+
+
+def test_a_trained_thing_is_not_judged_on_its_training_images_nor_on_their_group(tmp_path: Path) -> None:
+    training = [item(1, patient="a")]
+    group = [item(2, patient="a", split="test"), item(3, patient="b", split="test")]
+    provenance.write_train_hashes(tmp_path, training, training + group)
+    provenance.check_provenance(tmp_path, [group[1], item(1, patient="a")])
+    with pytest.raises(LeakedRecords, match=r"1 validation, test or unseen image\(s\).*r002 \(test\)"):
+        provenance.check_provenance(tmp_path, group)
+
+
+def test_seeded_dataset_is_the_same_with_any_number_of_workers(make_records: Callable[..., Path]) -> None:
+    from monai.data import DataLoader
+    from monai.transforms import Compose, EnsureTyped, LoadImaged, RandGaussianNoised
+
+    from meddap_monai.seeded import SeededDataset
+
+    records = read_records(make_records({"train": 2}, size=16))
+    transform = Compose(
+        [
+            LoadImaged("image", ensure_channel_first=True, image_only=True),
+            RandGaussianNoised("image", prob=1.0),
+            EnsureTyped("image", track_meta=False),
+        ]
+    )
+    data = SeededDataset(records, transform, seed=5)
+    passes = {}
+    for workers in (0, 2):
+        for epoch in (0, 1):
+            data.set_epoch(epoch)
+            batches = list(DataLoader(data, batch_size=2, num_workers=workers))
+            passes[workers, epoch] = np.concatenate([batch["image"].numpy() for batch in batches])
+    assert np.array_equal(passes[0, 0], passes[2, 0])
+    assert np.array_equal(passes[0, 1], passes[2, 1])
+    assert not np.array_equal(passes[0, 0], passes[0, 1])

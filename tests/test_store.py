@@ -1,0 +1,159 @@
+"""The store: atomic files, one writer, skip / resume / refuse, shards."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from meddap_monai import store
+from meddap_monai.errors import DiskFull, FolderInUse, ForeignOutput, Interrupted, StageError
+
+COUNTS = {"in": 3, "out": 2, "rejected": 1}
+HOLD = (
+    "import sys, time; from meddap_monai import store\n"
+    "with store.lock_folder(sys.argv[1]):\n    print('held', flush=True); time.sleep(float(sys.argv[2]))"
+)
+
+
+def _finish(folder: Path, **keys: object) -> None:
+    with store.open_stage(folder, "index", {"a": 1}, **keys) as stage:
+        stage.finish(COUNTS, classes=["x"])
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = store.write_atomic(tmp_path / "file", "old")
+    with pytest.raises(RuntimeError), store.atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_full_disk_names_path_and_bytes_and_keeps_the_old_file(tmp_path: Path) -> None:
+    path = store.write_atomic(tmp_path / "file", "old")
+    with pytest.raises(DiskFull, match=r"file: the disk is full: 5 bytes needed"), store.atomic_path(path, needs=5):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert path.read_text() == "old"
+
+
+def test_private_files_are_private(tmp_path: Path) -> None:
+    path = store.write_atomic(tmp_path / "key", b"secret", mode=0o600)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_finished_stage_is_skipped_and_its_document_matches_the_schema(tmp_path: Path) -> None:
+    _finish(tmp_path)
+    with store.open_stage(tmp_path, "index", {"a": 1}) as stage:
+        assert stage.done
+    document = store.read_stage(tmp_path)
+    assert document["counts"] == COUNTS
+    assert document["state"] == "done"
+    assert document["classes"] == ["x"]
+
+
+def test_an_unfinished_stage_goes_on_with_what_is_there(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), store.open_stage(tmp_path, "adapt", {"a": 1}) as stage:
+        (stage.folder / "checkpoint").write_text("step 5")
+        raise KeyboardInterrupt
+    assert store.read_stage(tmp_path)["state"] == "running"
+    with store.open_stage(tmp_path, "adapt", {"a": 1}) as stage:
+        assert not stage.done
+        assert (stage.folder / "checkpoint").read_text() == "step 5"
+
+
+@pytest.mark.parametrize(
+    ("stage", "configuration", "inputs", "message"),
+    [
+        ("index", {"a": 2}, {}, r"configuration a was 1, now 2"),
+        ("index", {"a": 1}, {"base": "other"}, r"inputs base was None, now 'other'"),
+        ("select", {"a": 1}, {}, r"stage 'index', expected 'select'"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused_unless_told(
+    tmp_path: Path, stage: str, configuration: dict, inputs: dict, message: str
+) -> None:
+    _finish(tmp_path)
+    (tmp_path / "records.jsonl").write_text("precious")
+    with pytest.raises(ForeignOutput, match=message), store.open_stage(tmp_path, stage, configuration, inputs):
+        pass
+    assert (tmp_path / "records.jsonl").read_text() == "precious"
+    with store.open_stage(tmp_path, stage, configuration, inputs, overwrite=True) as opened:
+        assert not opened.done
+    assert not (tmp_path / "records.jsonl").exists()
+
+
+def test_a_foreign_folder_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ForeignOutput, match="never overwritten"):
+        _finish(tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_changed_input_records_are_another_run(tmp_path: Path) -> None:
+    records = tmp_path / "records.jsonl"
+    records.write_text("one\n")
+    _finish(tmp_path / "out", inputs={"records": records})
+    records.write_text("two\n")
+    with pytest.raises(ForeignOutput, match="inputs records"):
+        _finish(tmp_path / "out", inputs={"records": records})
+
+
+def test_counts_must_be_whole(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="missing"), store.open_stage(tmp_path, "mix", {}) as stage:
+        stage.finish({"in": 1})
+
+
+def test_a_second_writer_is_told_who_holds_the_folder_and_a_dead_holder_is_taken_over(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path), "60"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        started = time.monotonic()
+        with pytest.raises(FolderInUse, match=f"process {holder.pid} on"), store.lock_folder(tmp_path):
+            pass
+        assert time.monotonic() - started < 2
+    finally:
+        holder.kill()
+        holder.wait()
+    with store.lock_folder(tmp_path):
+        pass
+
+
+def test_a_shard_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="stop"), store.commit_shard(tmp_path, 3) as folder:
+        (folder / "a.png").write_bytes(b"x")
+        raise ValueError("stop")
+    assert not store.shard_done(tmp_path, 3)
+    assert os.listdir(tmp_path / "shards") == []
+    with store.commit_shard(tmp_path, 3) as folder:
+        (folder / "a.png").write_bytes(b"x")
+    assert (store.shard_path(tmp_path, 3) / "a.png").read_bytes() == b"x"
+
+
+def test_a_signal_stops_at_the_next_check(tmp_path: Path) -> None:
+    import signal
+
+    with store.InterruptFlag() as flag:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert flag.is_set
+        with pytest.raises(Interrupted, match="checkpoint of step 7 written; run the same command again"):
+            flag.raise_if_set("checkpoint of step 7 written")
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_the_lock_needs_no_heavy_import() -> None:
+    code = "import sys, meddap_monai.store; print(sorted({'torch', 'monai', 'numpy'} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_json_is_sorted_and_ends_with_a_newline(tmp_path: Path) -> None:
+    path = store.write_json(tmp_path / "a.json", {"b": (1, 2), "a": Path("x")})
+    assert path.read_text() == '{\n  "a": "x",\n  "b": [\n    1,\n    2\n  ]\n}\n'
+    assert json.loads(path.read_text()) == {"a": "x", "b": [1, 2]}

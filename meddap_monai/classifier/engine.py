@@ -1,0 +1,252 @@
+"""The MONAI engines of a classifier: one training step, a supervised trainer and a supervised evaluator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.metrics import EpochMetric, Loss
+from monai.engines import IterationEvents, SupervisedEvaluator, SupervisedTrainer
+from monai.inferers import SimpleInferer
+from monai.losses import FocalLoss
+from torch import nn
+
+from meddap_monai.classifier.augment import apply_classical, draw_classical
+from meddap_monai.classifier.data import normalise, to_float
+from meddap_monai.classifier.metrics import macro_auc
+from meddap_monai.classifier.settings import ClassifyConfig
+from meddap_monai.errors import NonFiniteLoss
+from meddap_monai.seeds import derive_seed, generator
+
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+
+class Criterion(nn.Module):
+    """Loss per image: softmax cross-entropy or focal loss against soft targets, with class weights.
+
+    Args:
+        config: `loss`, `focal_gamma`, `label_smoothing`.
+        class_weights: ``(classes,)`` or None.
+    """
+
+    def __init__(self, config: ClassifyConfig, class_weights: torch.Tensor | None = None) -> None:
+        super().__init__()
+        self.smoothing = config.label_smoothing
+        self.loss: nn.Module
+        if config.loss == "focal":
+            self.loss = FocalLoss(gamma=config.focal_gamma, weight=class_weights, use_softmax=True, reduction="none")
+        else:
+            self.loss = nn.CrossEntropyLoss(weight=class_weights, reduction="none")
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return ``(B,)`` losses of logits ``(B, classes)`` against target probabilities ``(B, classes)``."""
+        if self.smoothing:
+            targets = targets * (1 - self.smoothing) + self.smoothing / targets.shape[1]
+        loss = self.loss(logits.float(), targets)
+        return loss.sum(dim=1) if loss.ndim == 2 else loss
+
+
+def balanced_weights(labels: Sequence[int], classes: int) -> torch.Tensor:
+    """Return ``(classes,)`` weights inverse to the class frequency, mean 1 over the images (scikit-learn's rule)."""
+    counts = np.bincount(labels, minlength=classes).clip(min=1)
+    return torch.tensor(len(labels) / (classes * counts), dtype=torch.float32)
+
+
+def learning_rate(config: ClassifyConfig, step: int) -> float:
+    """Return the learning rate of optimiser step `step` (1-based); a function of the step, so nothing to resume."""
+    if config.schedule == "constant":
+        return config.learning_rate
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / config.steps))
+
+
+def build_optimiser(config: ClassifyConfig, network: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimiser of a configuration."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(parameters, momentum=0.9, **options)
+    kind = torch.optim.Adam if config.optimiser == "adam" else torch.optim.AdamW
+    return kind(parameters, **options)
+
+
+class TrainingStep:
+    """One optimiser step; given to MONAI's `SupervisedTrainer` as ``iteration_update``.
+
+    All randomness (dropout, augmentation, mixup) derives from the run seed and the step number, so a resumed run needs
+    no generator state. When memory runs out the batch is cut in halves whose gradients add up to the whole batch's.
+
+    Args:
+        config: the run.
+        criterion: loss per image.
+        classes: number of classes.
+    """
+
+    def __init__(self, config: ClassifyConfig, criterion: Criterion, classes: int) -> None:
+        self.config, self.criterion, self.classes = config, criterion, classes
+        self.chunk = config.batch
+        self.halvings = 0
+
+    def __call__(self, engine: SupervisedTrainer, batch: dict[str, Any]) -> dict[str, Any]:
+        """Train on one batch; return ``loss``, ``loss_real``, ``loss_synthetic`` (NaN where absent) and ``lr``."""
+        config, step = self.config, engine.state.iteration
+        device = engine.state.device
+        images, targets = self._prepare(batch, step, device)
+        synthetic = batch["synthetic"].to(device).bool()
+        factors = torch.where(synthetic, config.synthetic_loss_weight, config.real_loss_weight)
+        rate = learning_rate(config, step)
+        for group in engine.optimizer.param_groups:
+            group["lr"] = rate
+        losses = self._update_within_memory(engine, images, targets, factors, step)
+        total = float((losses * factors).mean())
+        if not math.isfinite(total):
+            raise NonFiniteLoss(
+                f"classify: the loss became {total} at step {step} (learning rate {rate:.3g}), images "
+                f"{', '.join(batch['id'][:4])}{' ...' if len(batch['id']) > 4 else ''}; the last checkpoint is finite. "
+                "Lower classify#learning_rate or look at these images"
+            )
+        output = {
+            "loss": total,
+            "loss_real": _mean(losses[~synthetic]),
+            "loss_synthetic": _mean(losses[synthetic]),
+            "lr": rate,
+        }
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return output
+
+    def _prepare(self, batch: dict[str, Any], step: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        config = self.config
+        images = to_float(batch["image"].to(device, non_blocking=True))
+        if config.augmentation == "classical":
+            drawn = draw_classical(len(images), generator(config.seed, "classify/augment", step))
+            changed = apply_classical(images, drawn)
+            if config.augmentation_of != "all":
+                wanted = batch["synthetic"] == int(config.augmentation_of == "synthetic")
+                changed = torch.where(wanted.to(device).view(-1, 1, 1, 1), changed, images)
+            images = changed
+        images = normalise(images, config.normalise).contiguous(memory_format=torch.channels_last)
+        targets = nn.functional.one_hot(batch["label"], self.classes).float().to(device)
+        if config.mixup:
+            images, targets = self._mix(images, targets, step)
+        return images, targets
+
+    def _mix(self, images: torch.Tensor, targets: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rng = np.random.default_rng(derive_seed(self.config.seed, "classify/mixup", step))
+        share = torch.tensor(rng.beta(self.config.mixup, self.config.mixup, len(images)), dtype=torch.float32)
+        other = torch.from_numpy(rng.permutation(len(images))).to(images.device)
+        share = share.to(images.device)
+        mixed = share.view(-1, 1, 1, 1) * images + (1 - share.view(-1, 1, 1, 1)) * images[other]
+        return mixed, share.view(-1, 1) * targets + (1 - share.view(-1, 1)) * targets[other]
+
+    def _update_within_memory(
+        self,
+        engine: SupervisedTrainer,
+        images: torch.Tensor,
+        targets: torch.Tensor,
+        factors: torch.Tensor,
+        step: int,
+    ) -> torch.Tensor:
+        while True:
+            try:
+                return self._update(engine, images, targets, factors, step)
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error) or self.chunk == 1:
+                    raise
+                self.chunk = max(1, min(self.chunk, len(images)) // 2)
+                self.halvings += 1
+                engine.logger.warning("memory ran out: going on with %d images at a time", self.chunk)
+
+    def _update(
+        self,
+        engine: SupervisedTrainer,
+        images: torch.Tensor,
+        targets: torch.Tensor,
+        factors: torch.Tensor,
+        step: int,
+    ) -> torch.Tensor:
+        torch.manual_seed(derive_seed(self.config.seed, "classify/step", step))
+        engine.network.train()
+        engine.optimizer.zero_grad(set_to_none=True)
+        collected = []
+        for start in range(0, len(images), self.chunk):
+            part = slice(start, start + self.chunk)
+            with torch.autocast(images.device.type, enabled=engine.amp):
+                losses = self.criterion(engine.inferer(images[part], engine.network), targets[part])
+            share = (losses * factors[part]).sum() / len(images)
+            (engine.scaler.scale(share) if engine.scaler is not None else share).backward()
+            collected.append(losses.detach())
+        if engine.scaler is not None:
+            engine.scaler.step(engine.optimizer)
+            engine.scaler.update()
+        else:
+            engine.optimizer.step()
+        return torch.cat(collected)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        words in str(error).lower() for words in _MEMORY_WORDS
+    )
+
+
+def _mean(values: torch.Tensor) -> float:
+    return float(values.mean()) if len(values) else math.nan
+
+
+def build_trainer(
+    config: ClassifyConfig,
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    loader: Any,
+    step: TrainingStep,
+    handlers: Sequence[Any],
+    first_step: int = 0,
+) -> SupervisedTrainer:
+    """Return MONAI's trainer, set to go on after `first_step` steps; one Ignite epoch is the whole run."""
+    device = torch.device(config.device)
+    trainer = SupervisedTrainer(
+        device=device,
+        max_epochs=1,
+        epoch_length=config.steps,
+        train_data_loader=loader,
+        network=network,
+        optimizer=optimiser,
+        loss_function=step.criterion,
+        inferer=SimpleInferer(),
+        iteration_update=step,
+        train_handlers=list(handlers),
+        amp=config.amp and device.type == "cuda",
+        decollate=False,
+    )
+    trainer.state.iteration = first_step
+    return trainer
+
+
+def build_evaluator(
+    config: ClassifyConfig, network: nn.Module, loader: Any, handlers: Sequence[Any] = ()
+) -> SupervisedEvaluator:
+    """Return MONAI's evaluator with the key metric ``val_auc`` (macro, classes present) and ``val_loss``."""
+
+    def prepare(batch: dict[str, Any], device: Any, non_blocking: bool, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        images = normalise(to_float(batch["image"].to(device, non_blocking=non_blocking)), config.normalise)
+        return images.contiguous(memory_format=torch.channels_last), batch["label"].to(device)
+
+    def scores(output: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        return output["pred"].float(), output["label"]
+
+    def auc(logits: torch.Tensor, labels: torch.Tensor) -> float:
+        return macro_auc(torch.softmax(logits, dim=1).cpu().numpy(), labels.cpu().numpy())
+
+    return SupervisedEvaluator(
+        device=torch.device(config.device),
+        val_data_loader=loader,
+        network=network,
+        prepare_batch=prepare,
+        inferer=SimpleInferer(),
+        key_val_metric={"val_auc": EpochMetric(auc, output_transform=scores, check_compute_fn=False)},
+        additional_metrics={"val_loss": Loss(nn.CrossEntropyLoss(), output_transform=scores)},
+        val_handlers=list(handlers) or None,
+        decollate=False,
+    )

@@ -1,0 +1,61 @@
+"""Feature vectors of images: what a network hands to its last linear layer, or histograms of oriented gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name torch gives it everywhere
+from skimage.feature import hog
+from torch import nn
+
+from meddap_monai.classifier.data import normalise, to_float
+from meddap_monai.classifier.settings import ClassifyConfig
+
+
+class Penultimate(nn.Module):
+    """Map images to the input of a network's last linear layer; to its logits when it has none.
+
+    Args:
+        network: any classifier.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+        self._seen: list[torch.Tensor] = []
+        if linears:
+            linears[-1].register_forward_pre_hook(lambda _module, inputs: self._seen.append(inputs[0]))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return ``(B, D)`` features of ``(B, C, H, W)`` images."""
+        self._seen.clear()
+        logits = self.network(images)
+        return self._seen.pop().flatten(1) if self._seen else logits
+
+
+class Hog(nn.Module):
+    """1,764 HOG features of the image at 64 x 64 (9 orientations, 8 x 8 cells, 2 x 2 blocks; Dalal and Triggs 2005)."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return ``(B, 1764)`` features of ``(B, C, H, W)`` images."""
+        grey = images.mean(dim=1, keepdim=True)
+        small = F.interpolate(grey, size=(64, 64), mode="bilinear", antialias=True) if grey.shape[-1] != 64 else grey
+        found = [
+            hog(image, orientations=9, pixels_per_cell=(8, 8), cells_per_block=(2, 2))
+            for image in small[:, 0].detach().cpu().numpy()
+        ]
+        return torch.from_numpy(np.stack(found).astype(np.float32))
+
+
+@torch.inference_mode()
+def extract(extractor: nn.Module, loader: Any, config: ClassifyConfig) -> np.ndarray:
+    """Run an extractor over a loader; return ``(N, D)`` float32."""
+    extractor.eval()
+    found = [
+        extractor(normalise(to_float(batch["image"].to(config.device)), config.normalise)).float().cpu()
+        for batch in loader
+    ]
+    return torch.cat(found).numpy()

@@ -1,0 +1,138 @@
+"""Classical heads on frozen features, with the settings of the ORT thesis (Repetto and de Leon 2023).
+
+A fitted head is stored as what it was fitted on, not as a pickle: fitting is deterministic and takes seconds, so loading
+fits it again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+from torch import nn
+
+from meddap_monai import store
+from meddap_monai.classifier import predict
+from meddap_monai.classifier.data import in_order, make_dataset, make_loader
+from meddap_monai.classifier.features import Hog, Penultimate, extract
+from meddap_monai.classifier.metrics import all_metrics, confusion
+from meddap_monai.classifier.networks import build_network
+from meddap_monai.classifier.settings import EXTRACTOR_HOG, ClassifyConfig
+from meddap_monai.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from meddap_monai.classifier.train import Material
+
+
+class Head(nn.Module):
+    """A frozen extractor and a fitted scikit-learn classifier: images to log probabilities.
+
+    Args:
+        extractor: images to features.
+        fitted: scikit-learn classifier over the labels 0..K-1.
+    """
+
+    def __init__(self, extractor: nn.Module, fitted: Pipeline) -> None:
+        super().__init__()
+        self.extractor, self.fitted = extractor, fitted
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return ``(B, K)`` log probabilities of normalised images ``(B, C, H, W)``."""
+        return torch.from_numpy(self.score(self.extractor(images).detach().float().cpu().numpy()))
+
+    def score(self, features: np.ndarray) -> np.ndarray:
+        """Return ``(B, K)`` log probabilities, or for SVC one-against-rest decision values."""
+        if hasattr(self.fitted, "predict_proba"):
+            return np.log(self.fitted.predict_proba(features).clip(1e-12))
+        decision = self.fitted.decision_function(features)
+        return np.stack([-decision, decision], axis=1) if decision.ndim == 1 else decision
+
+
+def build_head(config: ClassifyConfig) -> Pipeline:
+    """Return the unfitted scikit-learn classifier of a configuration, on standardised features.
+
+    ``logistic``: elastic net, l1 ratio 0.5, saga, C 10 (on HOG features: ridge, C 0.01, the sanity arm);
+    ``svc``: rbf, C 10, gamma scale; ``mlp``: 4 x 256, ReLU, L2 0.02, Adam 1e-3, batch 64, 300 epochs.
+    """
+    balanced = "balanced" if config.class_weights == "balanced" else None
+    seed = derive_seed(config.seed, "classify/head") % 2**32
+    model: Any
+    if config.head == "svc":
+        model = SVC(C=10, kernel="rbf", gamma="scale", class_weight=balanced, decision_function_shape="ovr")
+    elif config.head == "mlp":
+        model = MLPClassifier(
+            (256,) * 4, alpha=0.02, learning_rate_init=1e-3, batch_size=64, max_iter=300, random_state=seed
+        )
+    elif config.network == EXTRACTOR_HOG:
+        model = LogisticRegression(C=0.01, max_iter=2000, class_weight=balanced)
+    else:
+        model = LogisticRegression(
+            C=10, l1_ratio=0.5, solver="saga", max_iter=2000, tol=1e-3, class_weight=balanced, random_state=seed
+        )
+    return make_pipeline(StandardScaler(), model)
+
+
+def fit_head(config: ClassifyConfig, features: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Pipeline:
+    """Fit a head on ``(N, D)`` features; sample weights ``(N,)`` are used where they differ."""
+    head = build_head(config)
+    name = head.steps[-1][0]
+    plain = np.all(weights == weights[0]) or config.head == "mlp"
+    return head.fit(features, labels) if plain else head.fit(features, labels, **{f"{name}__sample_weight": weights})
+
+
+def build_extractor(config: ClassifyConfig, classes: int) -> nn.Module:
+    """Return the frozen extractor: HOG, or a network from local weights or from this seed's initial ones."""
+    if config.network == EXTRACTOR_HOG:
+        return Hog()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "classify/weights"))
+        network = build_network(config.network, classes, config.channels, config.size, config.weights)
+    return Penultimate(network.eval()).requires_grad_(False)
+
+
+def train_head(config: ClassifyConfig, output: Path, material: Material) -> dict[str, Any]:
+    """Fit a head on the training records, write ``model.pt`` and ``metrics.json``; return what stage.json shows."""
+    from meddap_monai.classifier.train import finite, write_model
+
+    extractor = build_extractor(config, len(material.classes)).to(config.device)
+    features = _features(extractor, material.training, config)
+    labels = np.array([row["label"] for row in material.training])
+    factors = {"real": config.real_loss_weight, "synthetic": config.synthetic_loss_weight}
+    weights = np.array([factors[row["source"]] for row in material.training])
+    head = Head(extractor, fit_head(config, features, labels, weights))
+    truth = np.array([row["label"] for row in material.validation])
+    logits = head.score(_features(extractor, material.validation, config))
+    temperature = predict.fit_temperature(logits, truth)
+    probabilities = predict.softmax(logits)
+    fitted_on = {"features": features, "labels": labels, "weights": weights}
+    parts: dict[str, Any] = {name: torch.from_numpy(values) for name, values in fitted_on.items()}
+    parts["extractor"] = {name: tensor.cpu() for name, tensor in extractor.state_dict().items()}
+    write_model(output, config, material.classes, temperature, head=parts)
+    validation = finite(all_metrics(probabilities, truth))
+    results = {
+        "validation": validation,
+        "confusion": confusion(probabilities, truth).tolist(),
+        "temperature": temperature,
+    }
+    store.write_json(output / "metrics.json", results | {"classes": material.classes, "features": features.shape[1]})
+    return {"validation": validation}
+
+
+def _features(extractor: nn.Module, rows: Any, config: ClassifyConfig) -> np.ndarray:
+    data = make_dataset(rows, predict.uncached(config))
+    return extract(extractor, make_loader(data, in_order(len(data), 64)), config)
+
+
+def restore_head(config: ClassifyConfig, classes: int, parts: dict[str, Any]) -> Head:
+    """Return the head that `train_head` stored, fitted again on its features."""
+    extractor = build_extractor(config, classes)
+    extractor.load_state_dict(parts["extractor"])
+    arrays = (parts[name].numpy() for name in ("features", "labels", "weights"))
+    return Head(extractor, fit_head(config, *arrays))

@@ -1,0 +1,110 @@
+"""A trained classifier as it lies in its folder: load it, and turn records into class probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from torch import nn
+
+from meddap_monai.classifier.data import in_order, make_dataset, make_loader, normalise, to_float
+from meddap_monai.classifier.networks import build_network
+from meddap_monai.classifier.settings import ClassifyConfig
+from meddap_monai.configuration import build
+from meddap_monai.errors import StageError
+from meddap_monai.records import Record
+
+MODEL = "model.pt"
+
+
+@dataclass
+class Classifier:
+    """A classifier ready to predict.
+
+    Attributes:
+        config: how it was trained.
+        classes: names in the order of its probabilities.
+        temperature: divisor of the logits that calibrates them on the validation images (Guo et al. 2017).
+        network: maps normalised images ``(B, C, H, W)`` to logits; for a classical head, to its log probabilities.
+    """
+
+    config: ClassifyConfig
+    classes: list[str]
+    temperature: float
+    network: nn.Module
+
+    def logits(self, rows: Sequence[Record], batch: int = 64) -> np.ndarray:
+        """Return ``(N, K)`` float64 logits of records, in their order."""
+        data = make_dataset(rows, uncached(self.config))
+        return predict_logits(self.network, make_loader(data, in_order(len(data), batch)), self.config)
+
+    def probabilities(self, rows: Sequence[Record], calibrated: bool = False, batch: int = 64) -> np.ndarray:
+        """Return ``(N, K)`` float64 probabilities of records, in their order."""
+        return softmax(self.logits(rows, batch) / (self.temperature if calibrated else 1.0))
+
+
+def uncached(config: ClassifyConfig) -> ClassifyConfig:
+    """Return the configuration for a single pass over images."""
+    from dataclasses import replace
+
+    return replace(config, cache="none", num_workers=0)
+
+
+@torch.inference_mode()
+def predict_logits(network: nn.Module, loader: Any, config: ClassifyConfig) -> np.ndarray:
+    """Run a network over a loader; return ``(N, K)`` float64 logits."""
+    network.eval()
+    found = []
+    for batch in loader:
+        images = normalise(to_float(batch["image"].to(config.device)), config.normalise)
+        found.append(network(images.contiguous(memory_format=torch.channels_last)).double().cpu())
+    return torch.cat(found).numpy()
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return row-wise softmax of ``(N, K)``."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the temperature in 0.05..20 that minimises the log loss on validation images."""
+
+    def log_loss(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        scaled = scaled - scaled.max(axis=1, keepdims=True)
+        return float((np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(len(labels)), labels]).mean())
+
+    return float(np.exp(minimize_scalar(log_loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded").x))
+
+
+def load_classifier(folder: Path | str, device: str = "cpu") -> Classifier:
+    """Load the classifier of a finished ``classify`` folder.
+
+    Raises:
+        StageError: there is no model, or it is not one of this package.
+    """
+    path = Path(folder) / MODEL
+    try:
+        document = torch.load(path, map_location="cpu", weights_only=True)
+        values = document["configuration"] | {"device": device, "weights": None}
+        config = build(ClassifyConfig, values, "classify")
+        classes = list(document["classes"])
+        if config.head != "none":
+            from meddap_monai.classifier.heads import restore_head
+
+            network: nn.Module = restore_head(config, len(classes), document["head"])
+        else:
+            network = build_network(config.network, len(classes), config.channels, config.size)
+            network.load_state_dict(document["network"])
+    except Exception as error:
+        raise StageError(
+            f"{path}: no classifier of this package ({type(error).__name__}: {error}); run classify again"
+        ) from error
+    network = network.to(device, memory_format=torch.channels_last)
+    return Classifier(config, classes, float(document["temperature"]), network)

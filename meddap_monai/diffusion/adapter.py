@@ -1,0 +1,321 @@
+"""The adapter as an object: the only door through which adapter weights reach a base.
+
+An own adapter folder must name the base it was trained on and carry the hash of its own weights; a foreign file must
+be one complete known target set with fitting shapes, and is recorded as ``base: unverified``. Every adapter must
+change the base's output. Taking it out gives the base back bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from meddap_monai import resources, store
+from meddap_monai.diffusion import injection, tokens
+from meddap_monai.diffusion.adapter_file import read_json, read_tensors, write_tensors
+from meddap_monai.diffusion.base import base_hash
+from meddap_monai.diffusion.effect import prove_effect
+from meddap_monai.diffusion.formats import AdapterWeights, read_layout, to_diffusers
+from meddap_monai.diffusion.targets import COMPONENTS, recognise
+from meddap_monai.errors import BadAdapter
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+WEIGHTS = "adapter.safetensors"
+CARD = "adapter.json"
+EMBEDDINGS = "embeddings.safetensors"
+_FOREIGN = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One adapter inside a pipeline.
+
+    Attributes:
+        name: under which its layers stand in the pipeline.
+        path: folder or file it came from.
+        sets: model part -> complete target set its layers are.
+        parameters: trained values.
+        rank: largest rank; 0 for textual inversion.
+        base: name of the base it was trained on, or "unverified".
+        effect: largest change of the model's output on a fixed input, > 0.
+        sha256: of the weights file.
+        card: ``adapter.json``, empty for a foreign file.
+    """
+
+    name: str
+    path: Path
+    sets: dict[str, str]
+    parameters: int
+    rank: int
+    base: str
+    effect: float
+    sha256: str
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def prompt(self, class_name: str) -> str | None:
+        """Return the prompt the adapter was trained with for a class, or None where it does not say."""
+        return (self.card.get("class_prompts") or {}).get(class_name)
+
+
+def parts_of(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
+    """Return the model parts that can carry an adapter."""
+    return {name: part for name in COMPONENTS if (part := getattr(pipeline, name, None)) is not None}
+
+
+def loaded(pipeline: DiffusionPipeline) -> dict[str, Adapter]:
+    """Return name -> adapter of a pipeline, in loading order."""
+    return pipeline.__dict__.setdefault("_meddap_adapters", {})
+
+
+# ------------------------------------------------------------------------------------------------------------- load
+def load_adapter(
+    pipeline: DiffusionPipeline, folder: Path | str, weight: float = 1.0, name: str | None = None
+) -> Adapter:
+    """Load an adapter into a pipeline, beside those already there, or leave the pipeline as it was.
+
+    Args:
+        pipeline: from ``load_base``.
+        folder: an adapter folder of this package, "embedded" for the demo's adapter, or a foreign ``.safetensors`` file
+            (diffusers, peft, kohya-ss or MEDDAP's attention processors) or a folder with one.
+        weight: how strongly it acts, 0 or more; adapters add up.
+        name: for `set_weights` and `unload_adapter`; from the path when not given.
+
+    Raises:
+        BadAdapter: the file or folder is damaged, incomplete, not finite, of another base, or without an effect.
+    """
+    path = resources.find("data/adapter") if str(folder) == "embedded" else Path(folder)
+    name = name or _free_name(pipeline, path)
+    if name in loaded(pipeline):
+        raise BadAdapter(f"{path}: an adapter named {name!r} is loaded already; unload it or choose another name")
+    if weight < 0:
+        raise BadAdapter(f"{path}: weight {weight}, expected 0 or more")
+    if (path / CARD).is_file():
+        adapter = _load_own(pipeline, path, name)
+    else:
+        adapter = _load_foreign(pipeline, path, name)
+    loaded(pipeline)[name] = adapter
+    set_weights(pipeline, {name: weight})
+    return adapter
+
+
+def _load_own(pipeline: DiffusionPipeline, folder: Path, name: str) -> Adapter:
+    card = read_card(folder)
+    check_base(pipeline, card, folder)
+    facts = {"base": str(card["base"]), "card": card, "sha256": card["weights_sha256"]}
+    if card["method"] == "textual_inversion":
+        vectors, _ = read_tensors(folder / EMBEDDINGS)
+        return _with_tokens(pipeline, folder, name, vectors, facts)
+    return _with_layers(pipeline, folder, name, read_weights(pipeline, folder / WEIGHTS), facts)
+
+
+def _load_foreign(pipeline: DiffusionPipeline, path: Path, name: str) -> Adapter:
+    file = find_file(path)
+    weights = read_weights(pipeline, file)
+    warnings.warn(
+        f"{file}: names no base, so it was checked by shapes and target set only; recorded as base: unverified",
+        stacklevel=3,
+    )
+    return _with_layers(pipeline, path, name, weights, {"base": "unverified", "sha256": store.sha256_file(file)})
+
+
+def read_weights(pipeline: DiffusionPipeline, file: Path) -> AdapterWeights:
+    """Read an adapter file for the architecture of `pipeline` and check it is one complete target set per part.
+
+    Raises:
+        BadAdapter: see `load_adapter`.
+    """
+    tensors, header = read_tensors(file)
+    parts = parts_of(pipeline)
+    weights = read_layout(tensors, header, parts, str(file))
+    for part, changes in weights.parts.items():
+        try:
+            recognise(parts[part], part, changes)
+        except BadAdapter as error:
+            raise BadAdapter(f"{file}: {error}") from error
+    return weights
+
+
+def _with_layers(
+    pipeline: DiffusionPipeline, path: Path, name: str, weights: AdapterWeights, facts: Mapping[str, Any]
+) -> Adapter:
+    for part, module, change in weights.modules():
+        if not change.change().abs().max() > 0:
+            raise BadAdapter(
+                f"{path}: {part} {module} changes nothing (its product is 0), expected a trained one; train it again"
+            )
+    parts = parts_of(pipeline)
+    try:
+        for part, changes in weights.parts.items():
+            injection.inject(parts[part], changes, name)
+        effect = prove_effect({part: parts[part] for part in weights.parts}, name, str(path))
+    except BaseException:
+        _take_out(pipeline, name)
+        raise
+    sets = {part: recognise(parts[part], part, changes) for part, changes in weights.parts.items()}
+    return Adapter(name, path, sets, weights.parameters, max(weights.ranks), effect=effect, **facts)
+
+
+def _with_tokens(
+    pipeline: DiffusionPipeline, path: Path, name: str, vectors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
+) -> Adapter:
+    tokens.add_tokens(pipeline, vectors, name, str(path))
+    try:
+        effect = tokens.prove_effect(pipeline, vectors, str(path))
+    except BaseException:
+        tokens.remove_tokens(pipeline, name)
+        raise
+    count = sum(vector.numel() for vector in vectors.values())
+    return Adapter(name, path, {"text_encoder": "tokens"}, count, 0, effect=effect, **facts)
+
+
+def find_file(path: Path) -> Path:
+    """Return the weights file that a foreign path means.
+
+    Raises:
+        BadAdapter: there is none, or the folder holds several.
+    """
+    if not path.is_dir():
+        return path
+    for known in (*_FOREIGN, WEIGHTS):
+        if (path / known).is_file():
+            return path / known
+    found = sorted(path.glob("*.safetensors"))
+    if len(found) != 1:
+        raise BadAdapter(
+            f"{path}: holds {len(found)} .safetensors files and no {CARD}, expected an adapter folder or one file"
+        )
+    return found[0]
+
+
+def read_card(folder: Path | str) -> dict[str, Any]:
+    """Return ``adapter.json`` of an own adapter after checking it and the hash of the weights beside it.
+
+    Raises:
+        BadAdapter: missing fields, or the weights file is not the one that was written.
+    """
+    folder = Path(folder)
+    card = read_json(folder / CARD)
+    missing = {"method", "base", "base_sha256", "weights_sha256", "parameters", "classes"} - set(card)
+    if missing:
+        raise BadAdapter(f"{folder / CARD}: lacks {', '.join(sorted(missing))}; get the whole folder again")
+    file = folder / (EMBEDDINGS if card["method"] == "textual_inversion" else WEIGHTS)
+    if not file.is_file():
+        raise BadAdapter(f"{file}: missing, expected the weights that {CARD} describes; get the whole folder again")
+    found = store.sha256_file(file)
+    if found != card["weights_sha256"]:
+        raise BadAdapter(
+            f"{file}: SHA-256 {found[:12]}..., expected {str(card['weights_sha256'])[:12]}... as {CARD} says; "
+            "the file was changed or damaged, get it again"
+        )
+    return card
+
+
+def check_base(pipeline: DiffusionPipeline, card: Mapping[str, Any], where: Path | str) -> None:
+    """Raise `BadAdapter` unless `pipeline` is the base that the card names."""
+    found = pipeline_hash(pipeline)
+    if found != card["base_sha256"]:
+        raise BadAdapter(
+            f"{where}: trained on the base {card['base']!r} ({str(card['base_sha256'])[:12]}...), the pipeline holds "
+            f"{pipeline.config.get('_name_or_path')!r} ({found[:12]}...); load it on its own base"
+        )
+
+
+def pipeline_hash(pipeline: DiffusionPipeline) -> str:
+    """Return `base_hash` of the folder a pipeline was loaded from, computed once per pipeline."""
+    known = pipeline.__dict__.get("_meddap_base_sha256")
+    if known is None:
+        known = pipeline.__dict__["_meddap_base_sha256"] = base_hash(pipeline.config["_name_or_path"])
+    return known
+
+
+def _free_name(pipeline: DiffusionPipeline, path: Path) -> str:
+    stem = "".join(letter if letter.isalnum() else "_" for letter in path.stem) or "adapter"
+    taken = set(loaded(pipeline))
+    return next(name for name in (stem, *(f"{stem}_{number}" for number in range(2, 10_000))) if name not in taken)
+
+
+# --------------------------------------------------------------------------------------------- weigh, unload, fuse
+def set_weights(pipeline: DiffusionPipeline, weights: Mapping[str, float]) -> None:
+    """Set how strongly loaded adapters act; those not named keep their weight. 0 switches one off.
+
+    Raises:
+        BadAdapter: a name that is not loaded.
+    """
+    for name, weight in weights.items():
+        if name not in loaded(pipeline):
+            raise BadAdapter(f"no adapter {name!r} is loaded; loaded are {sorted(loaded(pipeline)) or 'none'}")
+        for part in parts_of(pipeline).values():
+            injection.set_weight(part, name, weight)
+
+
+def unload_adapter(pipeline: DiffusionPipeline, name: str | None = None) -> None:
+    """Take one adapter out, or all of them; the base is bit for bit what it was.
+
+    Raises:
+        BadAdapter: a name that is not loaded.
+    """
+    names = list(loaded(pipeline)) if name is None else [name]
+    for item in reversed(names):
+        if item not in loaded(pipeline):
+            raise BadAdapter(f"no adapter {item!r} is loaded; loaded are {sorted(loaded(pipeline)) or 'none'}")
+        _take_out(pipeline, item)
+        del loaded(pipeline)[item]
+
+
+def _take_out(pipeline: DiffusionPipeline, name: str) -> None:
+    tokens.remove_tokens(pipeline, name)
+    for part in parts_of(pipeline).values():
+        injection.remove(part, name)
+
+
+@contextlib.contextmanager
+def fuse(pipeline: DiffusionPipeline) -> Iterator[DiffusionPipeline]:
+    """Run with all loaded adapters folded into the base's weights, for speed; copies are put back afterwards.
+
+    Inside, do not load, weigh or unload adapters.
+    """
+    copies: list[tuple[torch.Tensor, torch.Tensor]] = []
+    taken: list[tuple[nn.Module, dict[str, nn.Module]]] = []
+    try:
+        with torch.no_grad():
+            for part in parts_of(pipeline).values():
+                for _, base, change in injection.fused_layers(part):
+                    copies.append((base.weight, base.weight.detach().clone()))
+                    base.weight.copy_(base.weight.float() + change)
+                taken.append((part, injection.unwrap(part)))
+        yield pipeline
+    finally:
+        with torch.no_grad():
+            for weight, copy in copies:
+                weight.copy_(copy)
+        for part, layers in taken:
+            injection.rewrap(part, layers)
+
+
+# ------------------------------------------------------------------------------------------------------------- save
+def save_adapter(folder: Path | str, weights: AdapterWeights | Mapping[str, torch.Tensor], card: dict[str, Any]) -> str:
+    """Write the weights and ``adapter.json`` of an adapter folder; return the SHA-256 of the weights.
+
+    Args:
+        folder: of the adapter.
+        weights: low-rank changes, or token -> embedding vector for textual inversion.
+        card: fields of ``schemas/adapter.json`` without ``weights_sha256`` and ``parameters``, which are added.
+    """
+    folder = Path(folder)
+    if isinstance(weights, AdapterWeights):
+        tensors, header = to_diffusers(weights)
+        digest, parameters = write_tensors(folder / WEIGHTS, tensors, header), weights.parameters
+    else:
+        digest = write_tensors(folder / EMBEDDINGS, weights, {})
+        parameters = sum(vector.numel() for vector in weights.values())
+    store.write_json(folder / CARD, card | {"weights_sha256": digest, "parameters": parameters})
+    return digest

@@ -1,0 +1,109 @@
+"""Open adapter files as if they came from a stranger: limits first, then structure, then values; no code is run."""
+
+from __future__ import annotations
+
+import json
+import stat
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+
+from meddap_monai import store
+from meddap_monai.errors import BadAdapter
+
+MAX_FILE = 8 * 2**30
+MAX_HEADER = 16 * 2**20
+MAX_TENSORS = 20_000
+MAX_MAGNITUDE = 1e4
+"""No trained low-rank or embedding value comes near; a flipped exponent bit passes it."""
+
+
+def read_tensors(path: Path | str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the tensors (float32, on the CPU) and the header's metadata of a ``.safetensors`` file.
+
+    Raises:
+        BadAdapter: not a regular file, not safetensors, a header or file beyond the limits, truncated, or a value that
+            is not finite or beyond `MAX_MAGNITUDE`.
+    """
+    path = Path(path)
+    _check_header(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = dict(file.metadata() or {})
+            names = list(file.keys())
+            if len(names) > MAX_TENSORS:
+                raise BadAdapter(f"{path}: {len(names):,} tensors, expected at most {MAX_TENSORS:,}; it is no adapter")
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, ValueError, UnicodeDecodeError) as error:
+        raise BadAdapter(f"{path}: not a whole safetensors file ({error}); get it again") from error
+    return {name: _checked(tensor, name, path) for name, tensor in tensors.items()}, header
+
+
+def _check_header(path: Path) -> None:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise BadAdapter(f"{path}: cannot be read ({error.strerror}); give the path of an adapter file") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise BadAdapter(f"{path}: not a regular file, expected a .safetensors file")
+    if not 8 < status.st_size <= MAX_FILE:
+        raise BadAdapter(f"{path}: {status.st_size:,} bytes, expected 9 to {MAX_FILE:,}; get the file again")
+    with path.open("rb") as stream:
+        length = struct.unpack("<Q", stream.read(8))[0]
+        if length > min(MAX_HEADER, status.st_size - 8):
+            raise BadAdapter(
+                f"{path}: its first 8 bytes announce a header of {length:,} bytes, expected at most "
+                f"{min(MAX_HEADER, status.st_size - 8):,}; it is truncated or no safetensors file (a pickle is refused)"
+            )
+        if stream.read(1) != b"{":
+            raise BadAdapter(f"{path}: the header is no JSON object; it is no safetensors file")
+
+
+def _checked(tensor: torch.Tensor, name: str, path: Path) -> torch.Tensor:
+    if not tensor.is_floating_point():
+        raise BadAdapter(f"{path}: {name} has type {tensor.dtype}, expected a floating-point type")
+    tensor = tensor.float()
+    if tensor.numel() == 0:
+        raise BadAdapter(f"{path}: {name} is empty (shape {tuple(tensor.shape)})")
+    if not torch.isfinite(tensor).all():
+        raise BadAdapter(f"{path}: {name} holds NaN or infinite values, expected finite ones; train or get it again")
+    if name.endswith("alpha"):
+        return tensor
+    largest = float(tensor.abs().max())
+    if largest > MAX_MAGNITUDE:
+        raise BadAdapter(f"{path}: {name} holds {largest:g}, expected at most {MAX_MAGNITUDE:g}; the file is damaged")
+    return tensor
+
+
+def write_tensors(path: Path | str, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> str:
+    """Write a ``.safetensors`` file atomically and return its SHA-256.
+
+    Equal content gives equal bytes, which needs at most one key in `header` (safetensors does not order several).
+
+    Raises:
+        DiskFull: an old file of that name is untouched.
+    """
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    store.write_atomic(path, to_bytes(plain, metadata=dict(header) or None))
+    return store.sha256_file(path)
+
+
+def read_json(path: Path) -> dict:
+    """Return a JSON object of an adapter folder.
+
+    Raises:
+        BadAdapter: missing, too large or no JSON object.
+    """
+    try:
+        if path.stat().st_size > MAX_HEADER:
+            raise BadAdapter(f"{path}: {path.stat().st_size:,} bytes, expected at most {MAX_HEADER:,}")
+        document = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadAdapter(f"{path}: cannot be read as JSON ({error}); get the whole adapter folder again") from error
+    if not isinstance(document, dict):
+        raise BadAdapter(f"{path}: holds {type(document).__name__}, expected a JSON object")
+    return document

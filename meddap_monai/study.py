@@ -30,15 +30,17 @@ from meddap_monai.selection.cluster import ClusterConfig, cluster
 from meddap_monai.selection.filter import SelectConfig, select
 from meddap_monai.selection.mix import MixConfig, mix
 
-ARMS: dict[str, tuple[str, str]] = {
-    "real": ("real", "none"),
-    "real_classical": ("real", "classical"),
-    "real_synthetic": ("synthetic", "none"),
-    "real_synthetic_classical": ("synthetic", "classical"),
-    "duplicated": ("duplicated", "none"),
-    "shuffled": ("shuffled", "none"),
+ARMS: dict[str, tuple[str, dict[str, str]]] = {
+    "real": ("real", {"augmentation": "none"}),
+    "real_classical": ("real", {"augmentation": "classical"}),
+    "real_synthetic": ("synthetic", {"augmentation": "none"}),
+    "real_synthetic_classical": ("synthetic", {"augmentation": "classical"}),
+    "duplicated": ("duplicated", {"augmentation": "none"}),
+    "shuffled": ("shuffled", {"augmentation": "none"}),
+    "hog": ("real", {"augmentation": "none", "network": "hog", "head": "logistic"}),
 }
-"""Arm -> (what `mix` puts in, augmentation of `classify`); the last two are controls."""
+"""Arm -> (what `mix` puts in, what it changes in `classify`). `duplicated` and `shuffled` are controls, `hog` a sanity
+arm: histograms of oriented gradients with logistic regression, which every network has to beat."""
 
 
 @dataclass(frozen=True)
@@ -297,7 +299,7 @@ class _Track:
         return (str(made / "base"), []) if (made / "base").is_dir() else (base, [made])
 
     def _arm(self, study: StudyConfig, arm: str, kept: Path | None) -> Run | None:
-        content, augmentation = ARMS[arm]
+        content, changes = ARMS[arm]
         blend = dataclasses.replace(study.mix, content=content, seed=self.seed)
         inputs = None if content == "real" else kept
         hybrid = self._stage(
@@ -307,7 +309,7 @@ class _Track:
             inputs,
             leaf=content,
         )
-        train = dataclasses.replace(study.classify, augmentation=augmentation, seed=self.seed)
+        train = dataclasses.replace(study.classify, seed=self.seed, **changes)
         fresh = False
 
         def make(to: Path) -> Path:

@@ -1,0 +1,134 @@
+"""docs/contracts.md, held: every stage is run once, and every document it writes is checked against its schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from meddap_monai import provenance, resources
+from meddap_monai.records import class_names, read_records
+from meddap_monai.store import STAGES, read_stage
+
+KEYS: dict[str, dict] = {
+    "cluster": {"k": 2},
+    "pretrain": {},
+    "adapt": {"steps": 2},
+    "generate": {"steps": 2},
+    "select": {},
+    "mix": {"content": "synthetic"},
+    "classify": {"steps": 4, "size": 32},
+    "evaluate": {},
+}
+
+
+def schema(name: str) -> dict:
+    return json.loads(resources.find(f"schemas/{name}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def stages(
+    tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, make_records: Callable[..., Path]
+) -> dict[str, Path]:
+    """Stage -> its output folder, each run alone through the same door as the commands."""
+    from meddap_monai.cli import load_sections
+    from meddap_monai.study import run_stage
+
+    root = tmp_path_factory.mktemp("contracts")
+    source = make_records({"train": 9, "val": 3, "test": 6}, size=32).parent
+    smoke = load_sections(["smoke.yaml"])
+    made: dict[str, Path] = {}
+
+    def run(stage: str, keys: dict | None = None, **inputs: object) -> Path:
+        made[stage] = root / stage
+        return run_stage(stage, (smoke.get(stage) or {}) | (keys or KEYS[stage]), made[stage], inputs)
+
+    labels = root / "labels.csv"
+    rows = [f"{r['image']},{r['class_name']},{r['patient']}" for r in read_records(source / "records.jsonl")]
+    labels.write_text("image,label,group\n" + "\n".join(rows) + "\n")
+    records = run("index", index_keys(source, labels))
+    run("pretrain", records=records)
+    chosen = run("cluster", records=records)
+    adapter = run("adapt", records=chosen, base=str(tiny_base))
+    generated = run("generate", records=records, base=str(tiny_base), adapters=[adapter])
+    kept = run("select", records=records, generated=generated)
+    hybrid = run("mix", records=records, kept=kept)
+    model = run("classify", records=hybrid)
+    run("evaluate", runs=[f"real_synthetic:0:{model}:{records}"])
+    return made
+
+
+def index_keys(source: Path, labels: Path) -> dict:
+    """How the simulated PNG folder is indexed: labels and groups from a CSV file."""
+    return {"source": str(source / "images"), "labels": str(labels), "modality": "any"}
+
+
+def test_every_stage_has_run(stages: dict[str, Path]) -> None:
+    assert set(stages) == set(STAGES)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_documents_match_their_schema(stages: dict[str, Path], stage: str) -> None:
+    document = read_stage(stages[stage])
+    jsonschema.validate(document, schema("stage"))
+    assert document["stage"] == stage
+    assert document["state"] == "done"
+
+
+def test_every_line_of_every_records_file_matches_the_schema(stages: dict[str, Path]) -> None:
+    validator = jsonschema.Draft202012Validator(schema("record"))
+    files = [path for folder in stages.values() for path in folder.glob("*.jsonl")]
+    assert {path.name for path in files} >= {
+        "records.jsonl",
+        "chosen.jsonl",
+        "generated.jsonl",
+        "kept.jsonl",
+        "hybrid.jsonl",
+    }
+    for path in files:
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            validator.validate(record)
+            assert not Path(record["image"]).is_absolute()
+            assert (path.parent / record["image"]).is_file()
+
+
+def test_all_stages_agree_on_the_classes(stages: dict[str, Path]) -> None:
+    names = {stage: class_names(stages[stage] / "any") for stage in ("index", "cluster", "generate", "select", "mix")}
+    assert all(found == ["benign", "malignant", "normal"] for found in names.values()), names
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "file"), [("adapt", "adapter", "adapter.json"), ("pretrain", "base", "base/base.json")]
+)
+def test_cards_match_their_schema(stages: dict[str, Path], stage: str, name: str, file: str) -> None:
+    jsonschema.validate(json.loads((stages[stage] / file).read_text()), schema(name))
+
+
+@pytest.mark.parametrize("table", sorted(path.name for path in resources.find("data/prompts").glob("*.yaml")))
+def test_prompt_tables_match_their_schema(table: str) -> None:
+    jsonschema.validate(yaml.safe_load((resources.find("data/prompts") / table).read_text()), schema("prompts"))
+
+
+@pytest.mark.parametrize(("stage", "inside"), [("pretrain", "base"), ("adapt", "."), ("classify", ".")])
+def test_every_trained_thing_carries_what_it_saw_and_nothing_held_out(
+    stages: dict[str, Path], stage: str, inside: str
+) -> None:
+    folder = stages[stage] / inside
+    assert provenance.train_hashes(folder)
+    records = read_records(stages["index"] / "records.jsonl", full=True)
+    assert any(record["split"] == "test" for record in records)
+    provenance.check_provenance(folder, records)
+
+
+def test_synthetic_images_train_only_and_say_what_they_are(stages: dict[str, Path]) -> None:
+    records = read_records(stages["mix"] / "hybrid.jsonl", source="synthetic", full=True)
+    assert records
+    assert {record["split"] for record in records} == {"train"}
+    assert {record["sha256"] for record in records}.isdisjoint(
+        record["sha256"] for record in read_records(stages["index"] / "records.jsonl", full=True)
+    )

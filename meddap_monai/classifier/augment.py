@@ -41,7 +41,7 @@ CLASSICAL = ClassicalRanges()
 
 @dataclass(frozen=True)
 class Drawn:
-    """Parameters of one batch: ``affine (B, 2, 3)``, ``contrast``, ``brightness`` and ``noise`` ``(B,)``, a noise seed."""
+    """Parameters of a batch: ``affine (B, 2, 3)``; ``contrast``, ``brightness``, ``noise`` ``(B,)``; a noise seed."""
 
     affine: torch.Tensor
     contrast: torch.Tensor

@@ -89,7 +89,7 @@ class TrainingStep:
         self.chunk = config.batch
         self.halvings = 0
 
-    def __call__(self, engine: SupervisedTrainer, batch: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, engine: Any, batch: dict[str, Any]) -> dict[str, Any]:
         """Train on one batch; return ``loss``, ``loss_real``, ``loss_synthetic`` (NaN where absent) and ``lr``."""
         config, step = self.config, engine.state.iteration
         device = engine.state.device
@@ -142,7 +142,7 @@ class TrainingStep:
 
     def _update_within_memory(
         self,
-        engine: SupervisedTrainer,
+        engine: Any,
         images: torch.Tensor,
         targets: torch.Tensor,
         factors: torch.Tensor,
@@ -160,7 +160,7 @@ class TrainingStep:
 
     def _update(
         self,
-        engine: SupervisedTrainer,
+        engine: Any,
         images: torch.Tensor,
         targets: torch.Tensor,
         factors: torch.Tensor,

@@ -47,7 +47,7 @@ class Curves:
         """Attach to a trainer."""
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Any) -> None:
         """Write the losses of this step."""
         output = engine.state.output
         self.write(
@@ -85,7 +85,7 @@ class Validations:
         """Attach to a trainer."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Any) -> None:
         """Count the step and validate when it is time."""
         progress, config = self.progress, self.config
         progress.step = engine.state.iteration
@@ -150,7 +150,7 @@ class Checkpoints:
         if self.scaler and engine.scaler is not None:
             engine.scaler.load_state_dict(self.scaler)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Any) -> None:
         """Write when it is time."""
         if self.progress.step % self.config.checkpoint_interval == 0 or self.progress.step == self.config.steps:
             self.write(engine)
@@ -171,7 +171,7 @@ class StopOnSignal:
         """Attach to a trainer, after `Validations`."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Any) -> None:
         """Stop when a signal has arrived at any process."""
         if self.world.any(self.flag.is_set):
             self.flag.is_set = True
@@ -203,10 +203,10 @@ class ProgressBar:
             mininterval=2,
         )
 
-    def _update(self, engine: Engine) -> None:
+    def _update(self, engine: Any) -> None:
         self.bar.update(engine.state.iteration - self.bar.n)
         self.bar.set_postfix(loss=f"{engine.state.output['loss']:.3f}", refresh=False)
 
-    def _close(self, engine: Engine) -> None:
+    def _close(self, engine: Any) -> None:
         self.bar.update(engine.state.iteration - self.bar.n)
         self.bar.close()

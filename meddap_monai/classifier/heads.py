@@ -1,7 +1,7 @@
 """Classical heads on frozen features, with the settings of the ORT thesis (Repetto and de Leon 2023).
 
-A fitted head is stored as what it was fitted on, not as a pickle: fitting is deterministic and takes seconds, so loading
-fits it again.
+A fitted head is stored as what it was fitted on, not as a pickle: fitting is deterministic and takes seconds, so
+loading fits it again.
 """
 
 from __future__ import annotations

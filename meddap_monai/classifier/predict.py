@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,6 @@ class Classifier:
 
 def uncached(config: ClassifyConfig) -> ClassifyConfig:
     """Return the configuration for a single pass over images."""
-    from dataclasses import replace
-
     return replace(config, cache="none", num_workers=0)
 
 
@@ -106,5 +104,5 @@ def load_classifier(folder: Path | str, device: str = "cpu") -> Classifier:
         raise StageError(
             f"{path}: no classifier of this package ({type(error).__name__}: {error}); run classify again"
         ) from error
-    network = network.to(device, memory_format=torch.channels_last)
+    network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Classifier(config, classes, float(document["temperature"]), network)

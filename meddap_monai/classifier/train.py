@@ -1,4 +1,4 @@
-"""The stage ``classify``: train a classifier on split train, choose it on real validation images, never see a test one."""
+"""The stage ``classify``: train on split train, choose on real validation images, never look at a test image."""
 
 from __future__ import annotations
 
@@ -35,8 +35,6 @@ from meddap_monai.errors import LeakedRecords, RecordsError
 from meddap_monai.provenance import write_train_hashes
 from meddap_monai.records import Record, class_names, read_records
 from meddap_monai.seeds import derive_seed
-
-_NOT_THE_RUN = {"num_workers": 0, "cache": "memory", "pictures": True, "device": "cpu"}
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def _stage(
     told = False
     try:
         with store.open_stage(
-            output, "classify", replace(config, **_NOT_THE_RUN), {"records": records}, overwrite
+            output, "classify", identity(config), {"records": records}, overwrite
         ) as stage:
             told = True
             world.tell(stage.done)
@@ -108,6 +106,11 @@ def _stage(
     finally:
         if not told:
             world.refuse()
+
+
+def identity(config: ClassifyConfig) -> ClassifyConfig:
+    """Return the configuration without what does not change the result."""
+    return replace(config, num_workers=0, cache="memory", pictures=True, device="cpu")
 
 
 def read_material(records: Path) -> Material:
@@ -150,7 +153,7 @@ def initial_network(config: ClassifyConfig, classes: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "classify/weights"))
         network = build_network(config.network, classes, config.channels, config.size, config.weights)
-    return network.to(config.device, memory_format=torch.channels_last)
+    return network.to(config.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 @dataclass
@@ -256,7 +259,7 @@ def write_model(
 ) -> None:
     """Write ``model.pt``: tensors, text and numbers only, so ``torch.load(weights_only=True)`` reads it."""
     document = {
-        "configuration": store.plain(replace(config, **_NOT_THE_RUN)),
+        "configuration": store.plain(identity(config)),
         "classes": classes,
         "temperature": temperature,
     }

@@ -1,0 +1,80 @@
+"""A synthetic image says so, and says how it was made: in its record and in the text of its PNG file."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from meddap_monai.diffusion.plan import PlanRow
+from meddap_monai.records import Record, pixel_hash
+
+NOTICE = "Synthetic image made by a generative model; it shows no patient and is not for diagnosis."
+KEY = "meddap-monai"
+
+
+def synthetic_field(row: PlanRow, made: dict[str, Any]) -> dict[str, Any]:
+    """Return the record field ``synthetic`` (``docs/contracts.md``) of a row of a plan.
+
+    Args:
+        row: what was asked for.
+        made: how the run made it: ``adapters, base, shard, batch, dtype, device, threads, ...``.
+    """
+    names = ("prompt", "negative_prompt", "adjective", "seed", "mode", "strength", "height", "width", "steps")
+    wanted = {name: getattr(row, name) for name in names}
+    return wanted | {
+        "guidance": row.guidance,
+        "scheduler": row.scheduler,
+        "row": row.row,
+        "source_id": row.source_id or None,
+        **made,
+    }
+
+
+def png_of(pixels: np.ndarray, synthetic: dict[str, Any]) -> bytes:
+    """Return a PNG file of an image, marked as synthetic in its text.
+
+    Args:
+        pixels: ``(H, W) or (H, W, 3) uint8``.
+        synthetic: see `synthetic_field`.
+    """
+    text = PngInfo()
+    text.add_text("SyntheticData", "YES")
+    text.add_text("Description", NOTICE)
+    text.add_text("Software", KEY)
+    text.add_itxt(KEY, json.dumps(synthetic, sort_keys=True, ensure_ascii=False))
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG", pnginfo=text)
+    return stream.getvalue()
+
+
+def read_mark(path: Path | str) -> dict[str, Any] | None:
+    """Return the field `synthetic` from a PNG file's text, or None for an image without our mark."""
+    with Image.open(path) as image:
+        text = getattr(image, "text", {})
+    return dict(json.loads(text[KEY])) if text.get("SyntheticData") == "YES" and KEY in text else None
+
+
+def record_of(row: PlanRow, name: str, pixels: np.ndarray, patient: str, synthetic: dict[str, Any]) -> Record:
+    """Return the record of a synthetic image that stands as ``<name>.png`` beside its records file."""
+    return {
+        "id": name,
+        "image": f"{name}.png",
+        "label": row.label,
+        "class_name": row.class_name,
+        "patient": patient,
+        "split": "train",
+        "source": "synthetic",
+        "sha256": pixel_hash(pixels),
+        "synthetic": synthetic,
+    }
+
+
+def grey_of(pixels: np.ndarray) -> np.ndarray:
+    """Return ``(H, W) uint8`` of an RGB image (ITU-R BT.601 luma)."""
+    return np.asarray(Image.fromarray(pixels).convert("L"))

@@ -1,0 +1,227 @@
+"""The stage ``generate``: a plan, then images in fixed shards, each committed by one rename.
+
+The promises of ``docs/generation.md``: a run that was killed goes on exactly, any number of processes gives the same
+bytes, an image says that it is synthetic in its record and in its file, and none is made by something that has seen
+the validation, test or unseen images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from meddap_monai import resources, store
+from meddap_monai.diffusion import plan, sheets
+from meddap_monai.diffusion.adapter import find_file, fuse, load_adapter, read_card
+from meddap_monai.diffusion.base import EMBEDDED, base_folder, base_hash, load_base
+from meddap_monai.diffusion.generation_config import ClassifierGuidance, GenerateConfig
+from meddap_monai.diffusion.image_sampler import ImageSampler, LoopSettings
+from meddap_monai.diffusion.prompts import load_prompt_table
+from meddap_monai.diffusion.ranks import Ranks, join_ranks
+from meddap_monai.diffusion.shard_maker import PLAN, SHARD_RECORDS, Request, ShardMaker
+from meddap_monai.errors import ConfigurationError, StageError
+from meddap_monai.provenance import check_provenance
+from meddap_monai.records import class_names, iter_records
+
+__all__ = ["ClassifierGuidance", "GenerateConfig", "generate", "open_sampler"]
+
+GENERATED = "generated.jsonl"
+
+
+def generate(
+    config: GenerateConfig,
+    output: Path | str,
+    *,
+    records: Path | str,
+    base: str | Path = EMBEDDED,
+    adapters: Sequence[Path | str] = (),
+    overwrite: bool = False,
+) -> Path:
+    """Generate labelled synthetic images and return the path of their records, ``<output>/generated.jsonl``.
+
+    Args:
+        config: how many of what, and how.
+        output: folder of the stage: ``plan.csv``, ``shards/``, ``generated.jsonl``, ``sheets/``, ``tensorboard/``.
+        records: records file of the real images; its training split gives classes, counts and sources.
+        base: "embedded", a Stable Diffusion folder, or a hub id.
+        adapters: adapter folders or files, fused with the weights of ``config.adapter_weights``.
+        overwrite: replace a folder of another configuration instead of refusing it.
+
+    Raises:
+        LeakedRecords: base or adapter was trained on a validation, test or unseen image of `records`.
+        ConfigurationError: nothing to generate, an unknown class or adjective, no source image.
+        BadBase, BadAdapter: see ``load_base`` and ``load_adapter``.
+        Interrupted: SIGINT or SIGTERM; the same call goes on.
+        DiskFull: finished shards stay; the same call goes on.
+    """
+    job = _request(config, Path(output), Path(records), base, adapters)
+    with join_ranks() as ranks, store.InterruptFlag() as flag:
+        if ranks.rank == 0:
+            _lead(job, ranks, flag, overwrite)
+        else:
+            _follow(job, ranks, flag)
+    return job.output / GENERATED
+
+
+def _request(
+    config: GenerateConfig, output: Path, records: Path, base: str | Path, adapters: Sequence[Path | str]
+) -> Request:
+    """Return the call as one object, its inputs identified by the hashes of their contents, never by paths."""
+    inputs = {"records": store.sha256_file(records), "base": base_hash(base)}
+    inputs |= {f"adapter_{number}": adapter_hash(path) for number, path in enumerate(adapters)}
+    return Request(config, output, records, base, tuple(adapters), inputs)
+
+
+def _lead(job: Request, ranks: Ranks, flag: store.InterruptFlag, overwrite: bool) -> None:
+    """Rank 0: hold the folder, write the plan, work, and finish the stage."""
+    word = "refused"
+    try:
+        with store.open_stage(job.output, "generate", job.config, dict(job.inputs), overwrite) as stage:
+            if stage.done:
+                word = "done"
+                return
+            _check_inputs(job)
+            with open_sampler(job.config, job.base, job.adapters, records=job.records) as sampler:
+                rows = _write_plan(job, sampler.size)
+                word = "go"
+                ranks.share(word)
+                used = _make_shards(job, sampler, ranks, flag)
+            _finish(job, stage, rows, used)
+    finally:
+        if word != "go":
+            ranks.share(word)
+
+
+def _follow(job: Request, ranks: Ranks, flag: store.InterruptFlag) -> None:
+    """Other ranks: wait until the plan is written, then work."""
+    word = ranks.share()
+    if word == "refused":
+        raise StageError(f"{job.output}: process 0 could not start; its message says why")
+    if word == "go":
+        with open_sampler(job.config, job.base, job.adapters, records=job.records) as sampler:
+            _make_shards(job, sampler, ranks, flag)
+
+
+def _check_inputs(job: Request) -> None:
+    """Run the provenance guard on everything trained that makes the images."""
+    trained = [adapter_folder(path) for path in job.adapters]
+    folder = base_folder(job.base)
+    trained += [folder] if isinstance(folder, Path) else []
+    for path in trained:
+        check_provenance(path, iter_records(job.records))
+
+
+def _write_plan(job: Request, size: tuple[int, int]) -> int:
+    """Write ``plan.csv`` unless an earlier start did; return its number of rows."""
+    path = job.output / PLAN
+    if path.is_file():
+        return sum(1 for _ in plan.read_plan(path))
+    keep_ids = job.config.mode != "text" or job.config.plan is not None
+    wanted = plan.survey(iter_records(job.records), class_names(job.records), size, keep_ids)
+    wanted = dataclasses.replace(wanted, prompts=_adapter_prompts(job))
+    return plan.write_plan(path, plan.make_plan(job.config, load_prompt_table(job.config.prompts), wanted))
+
+
+def _adapter_prompts(job: Request) -> dict[str, str]:
+    """Return class -> the prompt that an adapter was trained with, where its card says (DreamBooth, inversion)."""
+    prompts: dict[str, str] = {}
+    for path in job.adapters:
+        folder = adapter_folder(path)
+        if (folder / "adapter.json").is_file():
+            prompts |= read_card(folder).get("class_prompts") or {}
+    return prompts
+
+
+# ---------------------------------------------------------------------------------------------------------- sampler
+@contextlib.contextmanager
+def open_sampler(
+    config: GenerateConfig,
+    base: str | Path = EMBEDDED,
+    adapters: Sequence[Path | str] = (),
+    *,
+    records: Path | str | None = None,
+) -> Iterator[ImageSampler]:
+    """Open a base with its adapters fused, ready to sample; the base's weights are restored afterwards.
+
+    Args:
+        config: device, dtype, adapter weights, loop settings, classifier guidance.
+        base: see ``load_base``.
+        adapters: adapter folders or files.
+        records: records file, where classifier guidance has to train its classifier.
+    """
+    weights = config.adapter_weights or (1.0,) * len(adapters)
+    if len(weights) != len(adapters):
+        raise ConfigurationError(
+            f"generate#adapter_weights: {len(weights)} weights for {len(adapters)} adapters, expected one for each"
+        )
+    pipeline: Any = load_base(base, getattr(torch, config.dtype), choose_device(config.device))
+    for path, weight in zip(adapters, weights, strict=True):
+        load_adapter(pipeline, path, weight)
+    settings = LoopSettings(**{field.name: getattr(config, field.name) for field in dataclasses.fields(LoopSettings)})
+    with fuse(pipeline):
+        yield ImageSampler(pipeline, settings)
+
+
+def choose_device(name: str) -> str:
+    """Return a device name: "auto" is this process's GPU where there is one, else the CPU."""
+    if name != "auto":
+        return name
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
+def adapter_folder(path: Path | str) -> Path:
+    """Return the folder or file of an adapter; "embedded" is the demo's."""
+    return resources.find("data/adapter") if str(path) == EMBEDDED else Path(path)
+
+
+def adapter_hash(path: Path | str) -> str:
+    """Return the hash that identifies an adapter: that of its weights file."""
+    folder = adapter_folder(path)
+    if (folder / "adapter.json").is_file():
+        return str(read_card(folder)["weights_sha256"])
+    return store.sha256_file(find_file(folder))
+
+
+# ----------------------------------------------------------------------------------------------------------- finish
+def _make_shards(job: Request, sampler: ImageSampler, ranks: Ranks, flag: store.InterruptFlag) -> int:
+    """Make this process's shards; return the batch size in use at the end."""
+    maker = ShardMaker(job, sampler, ranks, flag)
+    try:
+        used = maker.run()
+    except Exception as error:
+        ranks.agree(f"{type(error).__name__}: {error}")
+        raise
+    ranks.agree(None)
+    return used
+
+
+def _finish(job: Request, stage: store.Stage, rows: int, batch: int) -> None:
+    """Join the shards' records, draw the contact sheets, write the DICOM files, close the stage."""
+    made = _join_records(job.output, math.ceil(rows / job.config.shard_size))
+    if made != rows:
+        raise StageError(f"{job.output}: {made} images in the shards, the plan has {rows}; generate into a new folder")
+    sheets.draw_sheets(job.output, job.records, job.config.sheet_columns)
+    real = sum(item["split"] == "train" and item["source"] == "real" for item in iter_records(job.records))
+    stage.finish({"in": real, "out": made, "rejected": 0}, classes=class_names(job.records), batch=batch)
+
+
+def _join_records(output: Path, count: int) -> int:
+    """Stream the records of all shards into ``generated.jsonl``; return how many."""
+    made = 0
+    with store.atomic_path(output / GENERATED) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        for number in range(count):
+            folder = store.shard_path(output, number)
+            for record in iter_records(folder / SHARD_RECORDS):
+                image = Path(record["image"]).name
+                line = record | {"image": f"shards/{folder.name}/{image}"}
+                stream.write(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n")
+                made += 1
+    return made

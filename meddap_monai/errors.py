@@ -37,6 +37,10 @@ class LeakedRecords(StageError):
     """A validation, test or unseen image is among the training images of a trained thing."""
 
 
+class EmptyClass(StageError):
+    """Selection left nothing of a class; the message says what removed it and what to change."""
+
+
 class NonFiniteLoss(StageError):
     """A loss became NaN or infinite; the last checkpoint is finite."""
 

@@ -1,0 +1,163 @@
+"""Pictures of a selection: score histograms, acceptance curves, images around the threshold, closest pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from meddap_monai import store
+from meddap_monai.records import Record
+from meddap_monai.selection.decide import CopyCheck, Decision
+from meddap_monai.selection.outcome import acceptance_curves, adjective, closest_pairs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+AROUND = 6
+MOST_ADJECTIVES = 12
+
+
+def write_figures(
+    folder: Path,
+    synthetic: Sequence[Record],
+    thumbnails: np.ndarray,
+    real_thumbnails: np.ndarray,
+    decision: Decision,
+    classes: Sequence[str],
+) -> list[Path]:
+    """Write the pictures as PNG files under ``figures/`` and into TensorBoard under ``tensorboard/``.
+
+    Args:
+        folder: output folder of the stage.
+        synthetic: N full records.
+        thumbnails: (N, 64, 64) float32 in 0 to 1.
+        real_thumbnails: (M, 64, 64) float32 in 0 to 1, training images.
+        decision: about the N images.
+        classes: names in the order of labels.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    figures: dict[str, Figure] = {"acceptance": draw_acceptance(synthetic, decision, classes)}
+    for rule in decision.verdicts:
+        figures[f"histogram_{rule}"] = draw_histograms(synthetic, decision, rule)
+        figures[f"borderline_{rule}"] = draw_borderline(synthetic, thumbnails, decision, rule, classes)
+    if decision.copies is not None:
+        figures["closest_pairs"] = draw_pairs(synthetic, thumbnails, real_thumbnails, decision.copies)
+        figures["copy_distances"] = draw_distances(decision.copies)
+    written = []
+    with SummaryWriter(str(folder / "tensorboard")) as board:
+        for rule, verdict in decision.verdicts.items():
+            for name in classes:
+                own = np.array([record["class_name"] == name for record in synthetic])
+                if own.any():
+                    board.add_histogram(f"{rule}/{name}", verdict.scores[rule][own])
+        for name, figure in figures.items():
+            path = folder / "figures" / f"{name}.png"
+            with store.atomic_path(path) as temporary:
+                figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
+            board.add_figure(name, figure)
+            written.append(path)
+    return written
+
+
+def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def draw_acceptance(synthetic: Sequence[Record], decision: Decision, classes: Sequence[str]) -> Figure:
+    """Draw the share of each class that is kept, over the threshold of each rule."""
+    curves = acceptance_curves(synthetic, decision, classes)
+    figure, axes = _figure(1, max(len(curves), 1), 4.5 * max(len(curves), 1), 3.5)
+    for axis, (rule, curve) in zip(axes[0], curves.items(), strict=False):
+        for name in classes:
+            if name in curve:
+                axis.plot(curve["threshold"], curve[name], label=name)
+        axis.set(title=rule, xlabel="threshold", ylabel="share kept", ylim=(-0.02, 1.02))
+        axis.legend(fontsize=7)
+    return figure
+
+
+def draw_histograms(synthetic: Sequence[Record], decision: Decision, rule: str) -> Figure:
+    """Draw the scores of a rule, one panel per class and one line per adjective."""
+    names = sorted({record["class_name"] for record in synthetic})
+    words = sorted({adjective(record) for record in synthetic})[:MOST_ADJECTIVES]
+    values = decision.verdicts[rule].scores[rule]
+    edges = np.linspace(min(0.0, float(values.min())), max(1.0, float(values.max())), 31)
+    figure, axes = _figure(1, len(names), 4 * len(names), 3.2)
+    for axis, name in zip(axes[0], names, strict=True):
+        for word in words:
+            rows = [r for r, one in enumerate(synthetic) if one["class_name"] == name and adjective(one) == word]
+            if rows:
+                axis.hist(values[rows], bins=edges, histtype="step", label=f"{word} ({len(rows)})")
+        axis.set(title=name, xlabel=rule)
+        axis.legend(fontsize=6)
+    return figure
+
+
+def draw_borderline(
+    synthetic: Sequence[Record], thumbnails: np.ndarray, decision: Decision, rule: str, classes: Sequence[str]
+) -> Figure:
+    """Draw what lies just above (kept by the rule) and just below its threshold, one row per class."""
+    verdict = decision.verdicts[rule]
+    figure, axes = _figure(len(classes), 2 * AROUND, 2.0 * AROUND, 1.25 * len(classes) + 0.3)
+    for line, name in zip(axes, classes, strict=True):
+        own = np.array([record["class_name"] == name for record in synthetic])
+        above = _nearest_to_edge(verdict.order, own & verdict.keep, smallest=True)
+        below = _nearest_to_edge(verdict.order, own & ~verdict.keep, smallest=False)
+        for axis in line:
+            axis.axis("off")
+        for axis, row, side in [
+            *zip(line[:AROUND], above, ["kept"] * AROUND, strict=False),
+            *zip(line[AROUND:], below, ["out"] * AROUND, strict=False),
+        ]:
+            axis.imshow(thumbnails[row], cmap="gray", vmin=0, vmax=1)
+            axis.set_title(f"{name} {side}\n{verdict.scores[rule][row]:.3f}", fontsize=6)
+    return figure
+
+
+def _nearest_to_edge(order: np.ndarray, chosen: np.ndarray, smallest: bool) -> list[int]:
+    rows = np.flatnonzero(chosen)
+    ranked = rows[np.argsort(order[rows] if smallest else -order[rows], kind="stable")]
+    return [int(row) for row in ranked[:AROUND]]
+
+
+def draw_pairs(
+    synthetic: Sequence[Record], thumbnails: np.ndarray, real_thumbnails: np.ndarray, check: CopyCheck
+) -> Figure:
+    """Draw the synthetic images nearest to a training image above that training image."""
+    rows = closest_pairs(check)
+    figure, axes = _figure(2, max(len(rows), 1), 1.3 * max(len(rows), 1), 3.2)
+    for column, row in enumerate(rows):
+        partner = int(check.nearest.index[row])
+        told = " ".join(f"{name[:4]} {value[row]:.2f}" for name, value in check.nearest.distances.items())
+        axes[0][column].imshow(thumbnails[row], cmap="gray", vmin=0, vmax=1)
+        axes[0][column].set_title(("copy\n" if check.copied[row] else "\n") + told, fontsize=5)
+        axes[1][column].imshow(real_thumbnails[partner], cmap="gray", vmin=0, vmax=1)
+        axes[1][column].set_title(f"real {check.training[partner]['id'][:12]}", fontsize=5)
+    for axis in axes.flat:
+        axis.axis("off")
+    return figure
+
+
+def draw_distances(check: CopyCheck) -> Figure:
+    """Draw nearest distances: synthetic to real, and real to real of another patient, with the threshold."""
+    names = list(check.nearest.distances)
+    figure, axes = _figure(1, len(names), 4 * len(names), 3.2)
+    for axis, name in zip(axes[0], names, strict=True):
+        both = [check.nearest.distances[name], check.thresholds.real_distances[name]]
+        finite = [values[np.isfinite(values)] for values in both]
+        edges = np.linspace(0, max(float(values.max(initial=1e-6)) for values in finite), 41)
+        for values, label in zip(finite, ("synthetic to real", "real to real, other patient"), strict=True):
+            axis.hist(values, bins=edges, histtype="step", density=True, label=label)
+        axis.axvline(check.thresholds.values[name], color="black", linestyle=":", label="threshold")
+        axis.set(title=name, xlabel="distance to the nearest training image")
+        axis.legend(fontsize=6)
+    return figure

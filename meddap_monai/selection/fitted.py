@@ -1,0 +1,112 @@
+"""The fitted filter: K networks, which fold left out whom, a temperature; a kill costs at most one fold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm import tqdm
+
+from meddap_monai import store
+from meddap_monai.classifier.networks import build_network
+from meddap_monai.classifier.predict import fit_temperature
+from meddap_monai.provenance import check_provenance, write_train_hashes
+from meddap_monai.records import Record
+from meddap_monai.seeds import derive_seed
+from meddap_monai.selection.crossfit import FilterConfig, Judged, assign_folds, judge, train_fold
+
+
+@dataclass(frozen=True)
+class FittedFilter:
+    """A filter that judged the real training images out of fold.
+
+    Attributes:
+        networks: K, in evaluation mode.
+        fold: (M,) int, the network that left each real training image out.
+        judged: what all networks say about the M real training images.
+        temperature: divisor of the logits that calibrates the out-of-fold predictions (Guo et al. 2017).
+    """
+
+    networks: list[nn.Module]
+    fold: np.ndarray
+    judged: Judged
+    temperature: float
+
+    def measure(self, labels: np.ndarray, classes: Sequence[str]) -> dict[str, object]:
+        """Return how good the filter is, out of fold: accuracy, balanced accuracy, AUC and the confusion matrix."""
+        from meddap_monai.classifier.metrics import macro_auc
+        from meddap_monai.classifier.predict import softmax
+
+        logits = self.judged.out_of_fold(self.fold).astype(np.float64)
+        found = logits.argmax(axis=1)
+        confusion = np.zeros((len(classes), len(classes)), int)
+        np.add.at(confusion, (labels, found), 1)
+        present = confusion.sum(axis=1) > 0
+        recall = np.diag(confusion)[present] / confusion.sum(axis=1)[present]
+        return {
+            "images": len(labels),
+            "folds": len(self.networks),
+            "temperature": round(self.temperature, 6),
+            "accuracy": round(float((found == labels).mean()), 6),
+            "balanced_accuracy": round(float(recall.mean()), 6),
+            "auc": round(float(macro_auc(softmax(logits / self.temperature), labels)), 6),
+            "confusion": confusion.tolist(),
+        }
+
+
+def fit_filter(
+    config: FilterConfig,
+    training: Sequence[Record],
+    images: np.ndarray,
+    everything: Sequence[Record],
+    classes: Sequence[str],
+    folder: Path,
+    seed: int,
+) -> FittedFilter:
+    """Train the K networks, or load those that an interrupted run has finished, and calibrate them.
+
+    Args:
+        config: of the filter.
+        training: M full real training records.
+        images: (M, C, H, W) uint8, theirs.
+        everything: all full real records, for the provenance guard.
+        classes: names in the order of labels.
+        folder: where networks, ``filter.json`` and ``train_sha256.txt`` go.
+        seed: of the run.
+
+    Raises:
+        LeakedRecords: a validation, test or unseen image is among the training images or their groups.
+    """
+    write_train_hashes(folder, training)
+    check_provenance(folder, everything)
+    fold = assign_folds(training, config.folds, seed)
+    networks = []
+    for number in tqdm(range(int(fold.max()) + 1), desc="filter", unit="fold"):
+        rows = np.flatnonzero(fold != number).tolist()
+        path = folder / f"fold_{number}.safetensors"
+        run_seed = derive_seed(seed, "select/filter", number) % 2**31
+        if path.is_file():
+            network = build_network(config.network, len(classes), config.channels, config.size).to(config.device)
+            network.load_state_dict(load_file(path, device=config.device))
+            networks.append(network.eval())
+            continue
+        network = train_fold(config, [training[row] for row in rows], images[rows], len(classes), run_seed)
+        state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        with store.atomic_path(path) as temporary:
+            save_file(state, temporary)
+        networks.append(network)
+    judged = judge(networks, images, config)
+    labels = np.array([record["label"] for record in training])
+    temperature = fit_temperature(judged.out_of_fold(fold).astype(np.float64), labels)
+    fitted = FittedFilter(networks, fold, judged, temperature)
+    document = {
+        "configuration": config,
+        "classes": list(classes),
+        "folds": {record["id"]: int(number) for record, number in zip(training, fold, strict=True)},
+    }
+    store.write_json(folder / "filter.json", document | {"out_of_fold": fitted.measure(labels, classes)})
+    return fitted

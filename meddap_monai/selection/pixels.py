@@ -1,0 +1,55 @@
+"""Images of records as one small array: what the filter, the copy check and the feature networks look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from meddap_monai.classifier.data import read_framed
+from meddap_monai.records import Record
+
+MANY = 500
+"""From this number of images on a progress line is shown."""
+
+
+def read_squares(
+    records: Sequence[Record], size: int, channels: int = 1, fit: str = "stretch", threads: int = 1
+) -> np.ndarray:
+    """Read the images of `records` as squares.
+
+    Args:
+        records: with absolute ``image`` paths of 8-bit PNG files.
+        size: side of the square in pixels.
+        channels: 1 (grey) or 3 (colour).
+        fit: ``stretch``, ``pad`` or ``crop``, see `meddap_monai.classifier.data.frame`.
+        threads: how many images are decoded at once.
+
+    Returns:
+        (N, C, size, size) uint8.
+
+    Raises:
+        UnreadableImage: names the file.
+    """
+    stack = np.empty((len(records), channels, size, size), np.uint8)
+
+    def read(number: int) -> None:
+        stack[number] = read_framed(records[number]["image"], size, channels, fit).numpy()
+
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        jobs = pool.map(read, range(len(records)))
+        for _ in tqdm(jobs, total=len(records), desc="images", unit="image", disable=len(records) < MANY):
+            pass
+    return stack
+
+
+def to_thumbnails(stack: np.ndarray, size: int = 64) -> np.ndarray:
+    """Return (N, size, size) float32 grey in 0 to 1, area means, from (N, C, H, W) uint8."""
+    shrunk = [
+        torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(part).float().mean(dim=1, keepdim=True), size)[:, 0]
+        for part in np.array_split(stack, max(1, len(stack) // 1024))
+    ]
+    return torch.cat(shrunk).div_(255).numpy()

@@ -1,0 +1,1 @@
+"""Evaluation: predictions of all arms and seeds, metrics with intervals, paired comparisons, the report."""

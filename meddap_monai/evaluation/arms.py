@@ -1,0 +1,57 @@
+"""The arms of an experiment: their names, what they mean, what each is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+REFERENCE = "real_classical"
+SECOND_REFERENCE = "real"
+HOG = "hog"
+CONTROLS = ("duplicated", "shuffled")
+
+MEANING = {
+    "real": "real images only",
+    "real_classical": "real images, classical augmentation",
+    "real_synthetic": "real and synthetic images",
+    "real_synthetic_classical": "real and synthetic images, classical augmentation",
+    "duplicated": "control: real images repeated to the same count",
+    "shuffled": "control: synthetic images with shuffled labels",
+    "hog": "sanity: HOG features and logistic regression on the real images",
+}
+
+
+def base_arm(arm: str) -> str:
+    """Return the arm without its variant: ``real_synthetic@ratio2`` -> ``real_synthetic``."""
+    return arm.partition("@")[0]
+
+
+def variant(arm: str) -> str:
+    """Return the variant of an arm, empty when it has none."""
+    return arm.partition("@")[2]
+
+
+def meaning(arm: str) -> str:
+    """Return what an arm is, in words."""
+    words = MEANING.get(base_arm(arm), base_arm(arm).replace("_", " "))
+    return f"{words} ({variant(arm)})" if variant(arm) else words
+
+
+def is_candidate(arm: str) -> bool:
+    """Tell whether the arm trains on synthetic images and asks for a verdict; controls do not."""
+    return "synthetic" in base_arm(arm) and base_arm(arm) not in CONTROLS
+
+
+def counterpart(wanted: str, arm: str, arms: Collection[str]) -> str | None:
+    """Return the arm called `wanted` that belongs to `arm`: of its variant, else without one, else of any variant."""
+    same = f"{wanted}@{variant(arm)}" if variant(arm) else wanted
+    others = [name for name in arms if base_arm(name) == wanted]
+    for name in (same, wanted, *others):
+        if name in arms and name != arm:
+            return name
+    return None
+
+
+def in_order(arms: Collection[str]) -> list[str]:
+    """Return arms as they are shown: known ones first, in the order of `MEANING`."""
+    known = list(MEANING)
+    return sorted(arms, key=lambda arm: (known.index(base_arm(arm)) if base_arm(arm) in known else len(known), arm))

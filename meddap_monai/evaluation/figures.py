@@ -1,0 +1,133 @@
+"""Figures of the report as SVG text, equal for equal numbers (no dates, no random ids)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D1F", "#555555")
+"""Okabe and Ito's palette: told apart by colour-blind readers too."""
+_STYLE: Any = {
+    "svg.hashsalt": "meddap",
+    "svg.fonttype": "path",
+    "font.size": 10,
+    "font.family": "DejaVu Sans",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.labelcolor": "#333333",
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+}
+
+
+def colour(place: int) -> str:
+    """Return the colour of the arm at this place."""
+    return COLOURS[place % len(COLOURS)]
+
+
+def _svg(figure: Figure) -> str:
+    FigureCanvasSVG(figure)
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
+    drawn = text.getvalue()
+    return drawn[drawn.index("<svg") :]
+
+
+def values_plot(arms: Mapping[str, Mapping[str, Any]], metric: str, names: Mapping[str, str], label: str) -> str:
+    """Draw one row per arm: a dot per seed, the mean and its interval."""
+    with matplotlib.rc_context(_STYLE):
+        order = list(arms)
+        figure = Figure(figsize=(8, 0.62 * len(order) + 0.9))
+        axes = figure.add_subplot()
+        for place, arm in enumerate(order):
+            found = arms[arm][metric]
+            row = len(order) - 1 - place
+            dots = [value for value in found["values"] if value is not None]
+            spread = np.linspace(-0.12, 0.12, len(dots)) if len(dots) > 1 else [0.0]
+            axes.scatter(dots, row + np.asarray(spread), s=14, color=colour(place), alpha=0.45, linewidths=0)
+            if found["low"] is not None:
+                axes.plot([found["low"], found["high"]], [row, row], color=colour(place), linewidth=2.4)
+            if found["mean"] is not None:
+                axes.scatter([found["mean"]], [row], s=60, color=colour(place), zorder=3, edgecolors="white")
+        axes.set_yticks(range(len(order)), [names[arm] for arm in reversed(order)])
+        axes.set_ylim(-0.6, len(order) - 0.4)
+        axes.set_xlabel(label)
+        axes.grid(axis="x", color="#e5e5e5")
+        axes.set_axisbelow(True)
+        return _svg(figure)
+
+
+def differences_plot(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], label: str) -> str:
+    """Draw paired differences with their intervals around a zero line; ``rows`` hold arm and found."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8, 0.62 * len(rows) + 1.0))
+        axes = figure.add_subplot()
+        axes.axvline(0, color="#333333", linewidth=1)
+        for place, row in enumerate(reversed(rows)):
+            found = row["found"]
+            if found["low"] is None:
+                continue
+            tone = "#009E73" if found["low"] > 0 else "#D55E00" if found["high"] < 0 else "#777777"
+            axes.plot([found["low"], found["high"]], [place, place], color=tone, linewidth=2.6)
+            axes.scatter([found["difference"]], [place], s=60, color=tone, zorder=3, edgecolors="white")
+        axes.set_yticks(range(len(rows)), [names[row["arm"]] for row in reversed(rows)])
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        low, high = axes.get_xlim()
+        reach = max(abs(low), abs(high), 0.02)
+        axes.set_xlim(-reach, reach)
+        axes.set_xlabel(label)
+        axes.grid(axis="x", color="#e5e5e5")
+        axes.set_axisbelow(True)
+        return _svg(figure)
+
+
+def roc_plot(roc: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """Draw the mean ROC of each arm, averaged over classes and seeds."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.4, 4.6))
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle="--")
+        for place, (arm, lines) in enumerate(roc["arms"].items()):
+            axes.plot(roc["false_positive"], lines["mean"], color=colour(place), linewidth=1.8, label=names[arm])
+        axes.set_xlabel("1 - specificity (healthy called ill)")
+        axes.set_ylabel("sensitivity (ill found)")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.01)
+        axes.set_aspect("equal")
+        axes.grid(color="#eeeeee")
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
+        return _svg(figure)
+
+
+def lines_plot(
+    lines: Mapping[str, Sequence[Mapping[str, Any]]], names: Mapping[str, str], x_label: str, label: str
+) -> str:
+    """Draw curves with intervals: name -> points with ``x``, ``mean``, ``low``, ``high`` (learning curves)."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 4.2))
+        axes = figure.add_subplot()
+        for place, (name, points) in enumerate(lines.items()):
+            x = [point["x"] for point in points]
+            axes.plot(
+                x, [point["mean"] for point in points], color=colour(place), marker="o", label=names.get(name, name)
+            )
+            axes.fill_between(
+                x,
+                [point["low"] for point in points],
+                [point["high"] for point in points],
+                color=colour(place),
+                alpha=0.15,
+                linewidth=0,
+            )
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(label)
+        axes.grid(color="#eeeeee")
+        axes.legend(frameon=False, fontsize=8)
+        return _svg(figure)

@@ -1,0 +1,245 @@
+"""The report as one HTML page that needs nothing else: styles, figures and pictures are inside it."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from PIL import Image
+
+from meddap_monai import store
+from meddap_monai.evaluation import arms as arm_names
+from meddap_monai.evaluation import figures
+from meddap_monai.evaluation.intervals import wilson
+from meddap_monai.evaluation.judge import Table
+from meddap_monai.evaluation.material import dropped_rows, pictures_by_class, records_of
+from meddap_monai.evaluation.weighted import METRICS
+
+WORDS = {
+    "auc": "AUC",
+    "macro_f1": "macro F1",
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "precision": "precision",
+    "average_precision": "average precision",
+    "sensitivity_at_90": "sensitivity at 90 % specificity",
+    "brier": "Brier score (lower is better)",
+    "ece": "calibration error (lower is better)",
+}
+MAIN_METRICS = ("auc", "macro_f1", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "precision")
+THUMBNAIL = 112
+
+
+def write_report(
+    output: Path, report: dict[str, Any], _tables: Mapping[str, Table], config: Any, sections: Mapping[str, Path]
+) -> None:
+    """Write ``report.json``, ``results.csv``, ``results.md`` and ``report.html``."""
+    report = report | {"pictures": collect_pictures(sections, config.pictures)}
+    store.write_json(output / "report.json", report)
+    store.write_atomic(output / "results.csv", results_csv(report))
+    store.write_atomic(output / "results.md", results_markdown(report))
+    store.write_atomic(output / "report.html", render(report))
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """Return the HTML page of a report; equal reports give equal pages."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(number=number, shown=shown, signed=signed, percent=percent, duration=duration)
+    template = environment.get_template("page.html.j2")
+    return template.render(
+        report=report,
+        words=WORDS,
+        metrics=METRICS,
+        main_metrics=MAIN_METRICS,
+        drawn={name: _draw(report, found) for name, found in report["sets"].items()},
+        copies=_share(report, ("copy", "copies", "near copy")),
+        candidates=[arm for arm in report["arms"] if arm_names.is_candidate(arm)],
+        costs=_costs(report),
+    )
+
+
+def _draw(report: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Markup]:
+    names = {arm: arm for arm in report["arms"]}
+    metric = report["metric"]
+    ordered = {arm: found["arms"][arm] for arm in report["arms"] if arm in found["arms"]}
+    rows = main_rows(report, found)
+    drawn = {
+        "values": figures.values_plot(ordered, metric, names, f"{WORDS[metric]} (dots: seeds; bar: interval)"),
+        "roc": figures.roc_plot({**found["roc"], "arms": {arm: found["roc"]["arms"][arm] for arm in ordered}}, names),
+    }
+    if rows:
+        label = f"difference in {WORDS[metric]} to {rows[0]['reference']} (right of zero is better)"
+        drawn["differences"] = figures.differences_plot(rows, names, label)
+    return {name: Markup(text) for name, text in drawn.items()}  # noqa: S704 - drawn here, holds no foreign text
+
+
+def main_rows(report: Mapping[str, Any], found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the comparisons of the report's metric with the main reference (the classical arm where there is one)."""
+    rows = [row for row in found["comparisons"] if row["metric"] == report["metric"]]
+    main = [row for row in rows if arm_names.base_arm(row["reference"]) == arm_names.REFERENCE]
+    return main or rows
+
+
+def collect_pictures(sections: Mapping[str, Path], per_class: int) -> list[dict[str, Any]]:
+    """Return rows of pictures: title, class and data URIs; real ones, kept synthetic ones, dropped ones."""
+    if not per_class:
+        return []
+    rows = []
+    real = next((records_of(sections[name]) for name in ("draw", "index") if name in sections), [])
+    real = [row for row in real if row["source"] == "real"]
+    kept = records_of(sections["select"]) if "select" in sections else []
+    made = records_of(sections["generate"]) if "generate" in sections else []
+    synthetic = [row for row in (kept or made) if row["source"] == "synthetic"]
+    unseen = records_of(sections["unseen"]) if "unseen" in sections else []
+    for title, records in (("real", real), ("synthetic", synthetic), ("unseen test set", unseen)):
+        for name, chosen in pictures_by_class(records, per_class).items():
+            rows.append({"kind": title, "class": name, "images": [_picture(row) for row in chosen]})
+    return rows + _dropped_pictures(sections, made, per_class)
+
+
+def _dropped_pictures(sections: Mapping[str, Path], made: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    if "select" not in sections or not limit:
+        return []
+    by_id = {row["id"]: row for row in made}
+    images: list[dict[str, str]] = []
+    for line in dropped_rows(sections["select"], 200):
+        row = by_id.get(line.get("id", ""))
+        if row is not None and len(images) < 2 * limit:
+            why = next((line[key] for key in ("reason", "rule") if line.get(key)), "")
+            images.append(_picture(row) | {"note": f"{row['class_name']}: {why}"[:80]})
+    return [{"kind": "dropped by the filter", "class": "", "images": images}] if images else []
+
+
+def _picture(row: Mapping[str, Any]) -> dict[str, str]:
+    note = row["class_name"]
+    if row["source"] == "synthetic":
+        note = str((row.get("synthetic") or {}).get("prompt", note))
+    return {"uri": data_uri(Path(row["image"])), "note": note[:80]}
+
+
+def data_uri(path: Path) -> str:
+    """Return an image file as a small PNG inside a ``data:`` address; empty when it cannot be read."""
+    try:
+        with Image.open(path) as opened:
+            picture = opened.convert("L" if opened.mode in ("1", "L", "I;16") else "RGB")
+    except OSError:
+        return ""
+    picture.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _share(report: Mapping[str, Any], words: tuple[str, ...]) -> dict[str, Any] | None:
+    """Return how many synthetic images were dropped as copies, with the Wilson interval of the share."""
+    section = report["sections"].get("select")
+    if not section or not section["counts"].get("in"):
+        return None
+    total = int(section["counts"]["in"])
+    hits = sum(count for reason, count in section["reasons"].items() if any(word in reason.lower() for word in words))
+    low, high = wilson(hits, total)
+    return {"hits": hits, "total": total, "share": hits / total, "low": low, "high": high}
+
+
+def _costs(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"stage": name, "seconds": section["seconds"], "device": section["device"], "out": section["counts"].get("out")}
+        for name, section in report["sections"].items()
+        if section["seconds"] is not None
+    ]
+
+
+def results_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the long table: test set, arm, columns as they are (masked or not), metric, mean, interval, sd, seeds."""
+    rows = []
+    for name, found in report["sets"].items():
+        for kind in ("arms", "masked"):
+            for arm in report["arms"]:
+                for metric, value in ((found[kind] or {}).get(arm) or {}).items():
+                    rows.append(
+                        {
+                            "test_set": name,
+                            "arm": arm,
+                            "classes": "present only" if kind == "masked" else "all",
+                            "metric": metric,
+                            "mean": value["mean"],
+                            "low": value["low"],
+                            "high": value["high"],
+                            "sd": value["sd"],
+                            "seeds": len(value["values"]),
+                        }
+                    )
+    return rows
+
+
+def results_csv(report: Mapping[str, Any]) -> str:
+    """Return `results_rows` as CSV."""
+    text = io.StringIO()
+    rows = results_rows(report)
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(
+        {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows
+    )
+    return text.getvalue()
+
+
+def results_markdown(report: Mapping[str, Any]) -> str:
+    """Return the main table of each test set in Markdown: arm, then mean and interval of each metric."""
+    parts = []
+    for name, found in report["sets"].items():
+        head = ["arm", *[WORDS[metric] for metric in MAIN_METRICS]]
+        parts += [f"{found['name']} ({name})", "", f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+        for arm in report["arms"]:
+            values = found["arms"].get(arm)
+            if values:
+                parts.append(f"| {arm} | " + " | ".join(shown(values[metric]) for metric in MAIN_METRICS) + " |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number with fixed digits, a dash when there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float | None) -> str:
+    """Return a difference with its sign."""
+    return "–" if value is None else f"{value:+.3f}"
+
+
+def shown(value: Mapping[str, Any] | None) -> str:
+    """Return ``mean [low, high]``."""
+    if value is None or value["mean"] is None:
+        return "–"
+    if value["low"] is None:
+        return number(value["mean"])
+    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def percent(value: float | None) -> str:
+    """Return a share as a percentage."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as text that a person reads."""
+    if seconds is None:
+        return "–"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

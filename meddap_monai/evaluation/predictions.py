@@ -1,0 +1,143 @@
+"""Predictions of every run on the test images it may be judged on; nothing that any model has seen."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from meddap_monai import store
+from meddap_monai.classifier.predict import load_classifier
+from meddap_monai.errors import LeakedRecords, RecordsError
+from meddap_monai.provenance import check_provenance
+from meddap_monai.records import Record, read_records
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained classifier to be judged.
+
+    Attributes:
+        arm: name of the arm.
+        seed: the draw and training seed; equal seeds are compared with each other.
+        model: folder of its ``classify`` stage.
+        records: records file that holds its own test split.
+    """
+
+    arm: str
+    seed: int
+    model: Path
+    records: Path
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of one run on one test set.
+
+    Attributes:
+        rows: the full records, in order.
+        labels: ``(N,)`` int in the order of `classes`.
+        probabilities: ``(N, K)`` float.
+        classes: K names.
+    """
+
+    rows: list[Record]
+    labels: np.ndarray
+    probabilities: np.ndarray
+    classes: list[str]
+
+    @property
+    def groups(self) -> list[str]:
+        """Patient or group of each image."""
+        return [row["patient"] for row in self.rows]
+
+
+def test_rows(records: Path, split: str) -> list[Record]:
+    """Return the full records of a split.
+
+    Raises:
+        LeakedRecords: a synthetic record stands outside train.
+        RecordsError: the split is empty.
+    """
+    everything = read_records(records, full=True)
+    synthetic = [row["id"] for row in everything if row["source"] == "synthetic" and row["split"] != "train"]
+    if synthetic:
+        raise LeakedRecords(f"{records}: {len(synthetic)} synthetic image(s) outside train, such as {synthetic[0]}")
+    rows = [row for row in everything if row["split"] == split]
+    if split == "unseen" and not rows:
+        rows = [row for row in everything if row["source"] == "real"]
+    if not rows:
+        raise RecordsError(f"{records}: no image of split {split!r}; draw the split with a test set")
+    if any(row["source"] == "synthetic" for row in rows):
+        raise LeakedRecords(f"{records}: synthetic images in a test set; an evaluation judges on real images only")
+    return rows
+
+
+def predict_run(
+    run: Run, rows: list[Record], cache: Path, guards: Sequence[Path] = (), device: str = "cpu"
+) -> Predictions:
+    """Predict test rows with a run's model; kept as a CSV of probabilities so that a resumed evaluation goes on.
+
+    Args:
+        run: the model.
+        rows: full records, all of split test or unseen.
+        cache: CSV file of this run and test set.
+        guards: further trained things (base, adapters, filter) that must not have seen the rows.
+        device: torch device.
+
+    Raises:
+        LeakedRecords: a row is among the training images of the model or of a guard.
+        RecordsError: a row's class is unknown to the model.
+    """
+    judged = [row if row["split"] != "train" else row | {"split": "unseen"} for row in rows]
+    for folder in (run.model, *guards):
+        check_provenance(folder, judged)
+    classifier = load_classifier(run.model, device)
+    labels = label_numbers(rows, classifier.classes, f"{run.arm}, seed {run.seed}")
+    probabilities = _read_table(cache, rows, classifier.classes)
+    if probabilities is None:
+        probabilities = classifier.probabilities(rows)
+        _write_table(cache, rows, labels, probabilities, classifier.classes)
+        probabilities = _read_table(cache, rows, classifier.classes)
+        assert probabilities is not None
+    return Predictions(rows, labels, probabilities, classifier.classes)
+
+
+def label_numbers(rows: Sequence[Record], classes: Sequence[str], who: str) -> np.ndarray:
+    """Return the labels of rows in the order of `classes`; the names decide, not the numbers of another index.
+
+    Raises:
+        RecordsError: a class the model does not know.
+    """
+    number = {name: place for place, name in enumerate(classes)}
+    unknown = sorted({row["class_name"] for row in rows} - set(number))
+    if unknown:
+        raise RecordsError(
+            f"{who}: the test set has class {unknown[0]!r}, the model knows {', '.join(classes)}; map the names"
+        )
+    return np.array([number[row["class_name"]] for row in rows])
+
+
+def _write_table(
+    path: Path, rows: Sequence[Record], labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
+) -> None:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["id", "patient", "class_name", *[f"p_{name}" for name in classes]])
+    for row, _label, values in zip(rows, labels, probabilities, strict=True):
+        table.writerow([row["id"], row["patient"], row["class_name"], *[f"{value:.9g}" for value in values]])
+    store.write_atomic(path, text.getvalue())
+
+
+def _read_table(path: Path, rows: Sequence[Record], classes: Sequence[str]) -> np.ndarray | None:
+    if not path.exists():
+        return None
+    with path.open(encoding="utf-8", newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    if [line["id"] for line in lines] != [row["id"] for row in rows]:
+        return None
+    return np.array([[float(line[f"p_{name}"]) for name in classes] for line in lines])

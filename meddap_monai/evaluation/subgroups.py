@@ -1,0 +1,69 @@
+"""The same metric for parts of a test set: by device, by centre, wherever the records say so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from meddap_monai.classifier.metrics import macro_auc
+from meddap_monai.evaluation.intervals import group_weights, interval, over_seeds, seed_draws
+from meddap_monai.evaluation.judge import Table
+from meddap_monai.evaluation.predictions import Predictions
+from meddap_monai.evaluation.weighted import weighted_metrics
+
+FIELDS = ("device", "centre")
+SMALLEST = 10
+"""Subgroups of fewer images are counted but not judged."""
+
+
+def subgroup_table(table: Table, shared: bool, samples: int, seed: int, confidence: float) -> list[dict[str, Any]]:
+    """Return one row per field, value and arm: images, patients, macro AUC over seeds with its interval.
+
+    A field with a single value tells nothing and is left out.
+    """
+    rows = []
+    for field in FIELDS:
+        first = next(iter(next(iter(table.values())).values()))
+        values = Counter(_value(row, field) for row in first.rows)
+        if len([value for value in values if value]) < 2:
+            continue
+        for value in sorted(value for value in values if value):
+            for arm, runs in table.items():
+                parts = [part(runs[number], field, value) for number in sorted(runs)]
+                rows.append(
+                    {"field": field, "value": value, "arm": arm} | _judge(parts, shared, samples, seed, confidence)
+                )
+    return rows
+
+
+def _value(row: dict[str, Any], field: str) -> str:
+    return str((row.get("meta") or {}).get(field) or "")
+
+
+def part(found: Predictions, field: str, value: str) -> Predictions:
+    """Return the predictions whose record has this value."""
+    chosen = np.array([_value(row, field) == value for row in found.rows])
+    rows = [row for row, keep in zip(found.rows, chosen, strict=True) if keep]
+    return Predictions(rows, found.labels[chosen], found.probabilities[chosen], found.classes)
+
+
+def _judge(parts: list[Predictions], shared: bool, samples: int, seed: int, confidence: float) -> dict[str, Any]:
+    images, patients = len(parts[0].rows), len(set(parts[0].groups))
+    small = any(len(found.rows) < SMALLEST or len(np.unique(found.labels)) < 2 for found in parts)
+    if small:
+        return {"images": images, "patients": patients, "mean": None, "low": None, "high": None}
+    points = [macro_auc(found.probabilities, found.labels) for found in parts]
+    drawn = [
+        weighted_metrics(
+            found.probabilities,
+            found.labels,
+            group_weights(found.groups, samples, seed, "subgroup" if shared else f"subgroup {number}"),
+        )["auc"]
+        for number, found in enumerate(parts)
+    ]
+    found = interval(
+        float(np.mean(points)), over_seeds(np.stack(drawn), seed_draws(len(parts), samples, seed)), confidence
+    )
+    return {"images": images, "patients": patients, "mean": found.mean, "low": found.low, "high": found.high}

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,9 +25,6 @@ from meddap_monai.diffusion.effect import prove_effect
 from meddap_monai.diffusion.formats import AdapterWeights, read_layout, to_diffusers
 from meddap_monai.diffusion.targets import COMPONENTS, recognise
 from meddap_monai.errors import BadAdapter
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
 
 WEIGHTS = "adapter.safetensors"
 CARD = "adapter.json"
@@ -66,20 +63,18 @@ class Adapter:
         return (self.card.get("class_prompts") or {}).get(class_name)
 
 
-def parts_of(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
+def parts_of(pipeline: Any) -> dict[str, nn.Module]:
     """Return the model parts that can carry an adapter."""
     return {name: part for name in COMPONENTS if (part := getattr(pipeline, name, None)) is not None}
 
 
-def loaded(pipeline: DiffusionPipeline) -> dict[str, Adapter]:
+def loaded(pipeline: Any) -> dict[str, Adapter]:
     """Return name -> adapter of a pipeline, in loading order."""
     return pipeline.__dict__.setdefault("_meddap_adapters", {})
 
 
 # ------------------------------------------------------------------------------------------------------------- load
-def load_adapter(
-    pipeline: DiffusionPipeline, folder: Path | str, weight: float = 1.0, name: str | None = None
-) -> Adapter:
+def load_adapter(pipeline: Any, folder: Path | str, weight: float = 1.0, name: str | None = None) -> Adapter:
     """Load an adapter into a pipeline, beside those already there, or leave the pipeline as it was.
 
     Args:
@@ -107,7 +102,7 @@ def load_adapter(
     return adapter
 
 
-def _load_own(pipeline: DiffusionPipeline, folder: Path, name: str) -> Adapter:
+def _load_own(pipeline: Any, folder: Path, name: str) -> Adapter:
     card = read_card(folder)
     check_base(pipeline, card, folder)
     facts = {"base": str(card["base"]), "card": card, "sha256": card["weights_sha256"]}
@@ -117,7 +112,7 @@ def _load_own(pipeline: DiffusionPipeline, folder: Path, name: str) -> Adapter:
     return _with_layers(pipeline, folder, name, read_weights(pipeline, folder / WEIGHTS), facts)
 
 
-def _load_foreign(pipeline: DiffusionPipeline, path: Path, name: str) -> Adapter:
+def _load_foreign(pipeline: Any, path: Path, name: str) -> Adapter:
     file = find_file(path)
     weights = read_weights(pipeline, file)
     warnings.warn(
@@ -127,7 +122,7 @@ def _load_foreign(pipeline: DiffusionPipeline, path: Path, name: str) -> Adapter
     return _with_layers(pipeline, path, name, weights, {"base": "unverified", "sha256": store.sha256_file(file)})
 
 
-def read_weights(pipeline: DiffusionPipeline, file: Path) -> AdapterWeights:
+def read_weights(pipeline: Any, file: Path) -> AdapterWeights:
     """Read an adapter file for the architecture of `pipeline` and check it is one complete target set per part.
 
     Raises:
@@ -144,14 +139,8 @@ def read_weights(pipeline: DiffusionPipeline, file: Path) -> AdapterWeights:
     return weights
 
 
-def _with_layers(
-    pipeline: DiffusionPipeline, path: Path, name: str, weights: AdapterWeights, facts: Mapping[str, Any]
-) -> Adapter:
-    for part, module, change in weights.modules():
-        if not change.change().abs().max() > 0:
-            raise BadAdapter(
-                f"{path}: {part} {module} changes nothing (its product is 0), expected a trained one; train it again"
-            )
+def _with_layers(pipeline: Any, path: Path, name: str, weights: AdapterWeights, facts: Mapping[str, Any]) -> Adapter:
+    _check_no_idle(weights, path)
     parts = parts_of(pipeline)
     try:
         for part, changes in weights.parts.items():
@@ -164,8 +153,22 @@ def _with_layers(
     return Adapter(name, path, sets, weights.parameters, max(weights.ranks), effect=effect, **facts)
 
 
+def _check_no_idle(weights: AdapterWeights, path: Path) -> None:
+    """Raise when a module's change is exactly zero.
+
+    Text encoders may have such modules: the layers that clip skip leaves out get no gradient. Not all may be.
+    """
+    for part, changes in weights.parts.items():
+        idle = [name for name, change in changes.items() if not change.change().any()]
+        if idle and (part == "unet" or len(idle) == len(changes)):
+            raise BadAdapter(
+                f"{path}: {len(idle)} of {len(changes)} modules of the {part} change nothing, such as {idle[0]!r} (its "
+                "product is 0), expected a trained adapter; train it again"
+            )
+
+
 def _with_tokens(
-    pipeline: DiffusionPipeline, path: Path, name: str, vectors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
+    pipeline: Any, path: Path, name: str, vectors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
 ) -> Adapter:
     tokens.add_tokens(pipeline, vectors, name, str(path))
     try:
@@ -219,7 +222,7 @@ def read_card(folder: Path | str) -> dict[str, Any]:
     return card
 
 
-def check_base(pipeline: DiffusionPipeline, card: Mapping[str, Any], where: Path | str) -> None:
+def check_base(pipeline: Any, card: Mapping[str, Any], where: Path | str) -> None:
     """Raise `BadAdapter` unless `pipeline` is the base that the card names."""
     found = pipeline_hash(pipeline)
     if found != card["base_sha256"]:
@@ -229,7 +232,7 @@ def check_base(pipeline: DiffusionPipeline, card: Mapping[str, Any], where: Path
         )
 
 
-def pipeline_hash(pipeline: DiffusionPipeline) -> str:
+def pipeline_hash(pipeline: Any) -> str:
     """Return `base_hash` of the folder a pipeline was loaded from, computed once per pipeline."""
     known = pipeline.__dict__.get("_meddap_base_sha256")
     if known is None:
@@ -237,14 +240,14 @@ def pipeline_hash(pipeline: DiffusionPipeline) -> str:
     return known
 
 
-def _free_name(pipeline: DiffusionPipeline, path: Path) -> str:
+def _free_name(pipeline: Any, path: Path) -> str:
     stem = "".join(letter if letter.isalnum() else "_" for letter in path.stem) or "adapter"
     taken = set(loaded(pipeline))
     return next(name for name in (stem, *(f"{stem}_{number}" for number in range(2, 10_000))) if name not in taken)
 
 
 # --------------------------------------------------------------------------------------------- weigh, unload, fuse
-def set_weights(pipeline: DiffusionPipeline, weights: Mapping[str, float]) -> None:
+def set_weights(pipeline: Any, weights: Mapping[str, float]) -> None:
     """Set how strongly loaded adapters act; those not named keep their weight. 0 switches one off.
 
     Raises:
@@ -257,7 +260,7 @@ def set_weights(pipeline: DiffusionPipeline, weights: Mapping[str, float]) -> No
             injection.set_weight(part, name, weight)
 
 
-def unload_adapter(pipeline: DiffusionPipeline, name: str | None = None) -> None:
+def unload_adapter(pipeline: Any, name: str | None = None) -> None:
     """Take one adapter out, or all of them; the base is bit for bit what it was.
 
     Raises:
@@ -271,14 +274,14 @@ def unload_adapter(pipeline: DiffusionPipeline, name: str | None = None) -> None
         del loaded(pipeline)[item]
 
 
-def _take_out(pipeline: DiffusionPipeline, name: str) -> None:
+def _take_out(pipeline: Any, name: str) -> None:
     tokens.remove_tokens(pipeline, name)
     for part in parts_of(pipeline).values():
         injection.remove(part, name)
 
 
 @contextlib.contextmanager
-def fuse(pipeline: DiffusionPipeline) -> Iterator[DiffusionPipeline]:
+def fuse(pipeline: Any) -> Iterator[Any]:
     """Run with all loaded adapters folded into the base's weights, for speed; copies are put back afterwards.
 
     Inside, do not load, weigh or unload adapters.

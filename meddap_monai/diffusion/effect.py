@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from meddap_monai.diffusion import injection
 from meddap_monai.errors import BadAdapter
@@ -14,7 +13,7 @@ from meddap_monai.errors import BadAdapter
 _SIDE = 16
 
 
-def prove_effect(parts: Mapping[str, nn.Module], name: str, where: str) -> float:
+def prove_effect(parts: Mapping[str, Any], name: str, where: str) -> float:
     """Return the largest absolute change of any part's output caused by all its adapters' layers.
 
     Args:
@@ -29,11 +28,11 @@ def prove_effect(parts: Mapping[str, nn.Module], name: str, where: str) -> float
 
 
 @torch.no_grad()
-def _change(part: str, component: nn.Module, name: str, where: str) -> float:
+def _change(part: str, component: Any, name: str, where: str) -> float:
     others = {id(layer): dict(layer.scaling) for layer in injection.layers(component).values()}
     try:
         for layer in injection.layers(component).values():
-            layer.scaling.update(dict.fromkeys((key for key in layer.scaling if key != name), 0.0))
+            layer.scaling.update(dict.fromkeys((other for other in layer.scaling if other != injection.key(name)), 0.0))
         with_adapter = run_once(component)
         injection.enable(component, False)
         without = run_once(component)
@@ -50,7 +49,7 @@ def _change(part: str, component: nn.Module, name: str, where: str) -> float:
     return change
 
 
-def run_once(component: nn.Module) -> torch.Tensor:
+def run_once(component: Any) -> torch.Tensor:
     """Return a model part's output on a fixed small input.
 
     Args:

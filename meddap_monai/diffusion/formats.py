@@ -119,7 +119,7 @@ def _layout_of(key: str) -> str:
 
 def _names(component: nn.Module, part: str) -> dict[str, str]:
     """Return every spelling of a module in the known layouts -> its name in `component`."""
-    table = {}
+    table: dict[str, str] = {}
     for name in plain_modules_of(component):
         bare = name.removeprefix("text_model.")
         spellings = {name, bare, f"text_model.{bare}"} if part != "unet" else {name, _processor_name(name)}
@@ -142,7 +142,7 @@ def _legacy_text_name(name: str) -> str:
     return f"{block}.{old}" if old else name
 
 
-def _sgm_name(name: str, unet: nn.Module) -> str:
+def _sgm_name(name: str, unet: Any) -> str:
     """Return the name kohya-ss gives a UNet module of SDXL (the original repository's block numbers)."""
     per_block = unet.config["layers_per_block"]
     found = re.match(r"(down_blocks|up_blocks|mid_block)\.(\d+\.)?attentions\.(\d+)\.(.+)", name)
@@ -230,7 +230,8 @@ def _same(tensor: torch.Tensor, wanted: tuple[int, ...]) -> bool:
 # ------------------------------------------------------------------------------------------------------------ write
 def to_diffusers(weights: AdapterWeights) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Return (tensors, header) that ``load_lora_weights`` of diffusers reads with the right alpha."""
-    tensors, settings = {}, {}
+    tensors: dict[str, torch.Tensor] = {}
+    settings: dict[str, Any] = {}
     for part, name, change in weights.modules():
         stem = f"{part}.{_written(part, name)}"
         tensors[f"{stem}.lora_A.weight"] = change.down.contiguous()

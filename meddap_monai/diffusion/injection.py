@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,14 +44,19 @@ class LowRank:
         return self.alpha / self.rank * (self.up.flatten(1).float() @ self.down.flatten(1).float())
 
 
-def shapes(module: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def key(name: str) -> str:
+    """Return the name of an adapter's layers: letters that a module name may have, and none of torch's own words."""
+    return "".join(letter if letter.isalnum() else "_" for letter in name) + "_layers"
+
+
+def shapes(module: Any, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the shapes of (down, up) that `module` takes at `rank`."""
     inputs, outputs = sizes(module)
     tail = (1, 1) if isinstance(module, nn.Conv2d) else ()
     return (rank, inputs, *tail), (outputs, rank, *tail)
 
 
-def inject(component: nn.Module, changes: Mapping[str, LowRank], name: str) -> None:
+def inject(component: Any, changes: Mapping[str, LowRank], name: str) -> None:
     """Put the low-rank layers of one adapter into a model part, frozen and active beside those already there.
 
     Args:
@@ -60,6 +66,7 @@ def inject(component: nn.Module, changes: Mapping[str, LowRank], name: str) -> N
     """
     from peft import LoraConfig
 
+    name = key(name)
     config = LoraConfig(
         r=1,
         lora_alpha=1,
@@ -78,12 +85,12 @@ def inject(component: nn.Module, changes: Mapping[str, LowRank], name: str) -> N
     activate_all(component)
 
 
-def layers(component: nn.Module) -> dict[str, nn.Module]:
+def layers(component: Any) -> dict[str, Any]:
     """Return module name -> peft layer of every wrapped module."""
     return {name: module for name, module in component.named_modules() if hasattr(module, "lora_A")}
 
 
-def activate_all(component: nn.Module) -> None:
+def activate_all(component: Any) -> None:
     """Make every adapter of every layer active and frozen, and leave the part in evaluation mode."""
     for layer in layers(component).values():
         layer.enable_adapters(True)
@@ -92,22 +99,23 @@ def activate_all(component: nn.Module) -> None:
     component.eval()
 
 
-def set_weight(component: nn.Module, name: str, weight: float) -> None:
+def set_weight(component: Any, name: str, weight: float) -> None:
     """Scale one adapter; 0 switches it off."""
     for layer in layers(component).values():
-        if name in layer.lora_A:
-            layer.set_scale(name, weight)
+        if key(name) in layer.lora_A:
+            layer.set_scale(key(name), weight)
 
 
-def enable(component: nn.Module, on: bool) -> None:
+def enable(component: Any, on: bool) -> None:
     """Switch all adapters of a part on or off without touching their weights."""
     for layer in layers(component).values():
         layer.enable_adapters(on)
         layer.requires_grad_(False)
 
 
-def remove(component: nn.Module, name: str) -> None:
+def remove(component: Any, name: str) -> None:
     """Take one adapter out; a module without any adapter is the base's own module object again."""
+    name = key(name)
     for module, layer in layers(component).items():
         if name in layer.lora_A:
             layer.delete_adapter(name)
@@ -121,7 +129,7 @@ def remove(component: nn.Module, name: str) -> None:
         component._hf_peft_config_loaded = False
 
 
-def fused_layers(component: nn.Module) -> Iterator[tuple[str, nn.Module, torch.Tensor]]:
+def fused_layers(component: Any) -> Iterator[tuple[str, Any, torch.Tensor]]:
     """Yield (module name, base module, summed change in float32, shaped as its weight) of every wrapped module."""
     for module, layer in layers(component).items():
         total = sum(
@@ -132,7 +140,7 @@ def fused_layers(component: nn.Module) -> Iterator[tuple[str, nn.Module, torch.T
         yield module, layer.base_layer, torch.as_tensor(total).reshape(layer.base_layer.weight.shape)
 
 
-def unwrap(component: nn.Module) -> dict[str, nn.Module]:
+def unwrap(component: Any) -> dict[str, Any]:
     """Replace every peft layer by its base module and return the layers, for `rewrap`."""
     taken = layers(component)
     for module, layer in taken.items():
@@ -140,12 +148,12 @@ def unwrap(component: nn.Module) -> dict[str, nn.Module]:
     return taken
 
 
-def rewrap(component: nn.Module, taken: Mapping[str, nn.Module]) -> None:
+def rewrap(component: Any, taken: Mapping[str, Any]) -> None:
     """Put the layers that `unwrap` took back."""
     for module, layer in taken.items():
         _put(component, module, layer)
 
 
-def _put(component: nn.Module, name: str, module: nn.Module) -> None:
+def _put(component: Any, name: str, module: Any) -> None:
     parent, _, child = name.rpartition(".")
     setattr(component.get_submodule(parent), child, module)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
 from meddap_monai.errors import BadAdapter
 
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
 
-
-def add_tokens(pipeline: DiffusionPipeline, vectors: Mapping[str, torch.Tensor], name: str, where: str) -> list[int]:
+def add_tokens(pipeline: Any, vectors: Mapping[str, torch.Tensor], name: str, where: str) -> list[int]:
     """Teach tokenizer and text encoder new words and return their numbers.
 
     Args:
@@ -53,7 +50,7 @@ def add_tokens(pipeline: DiffusionPipeline, vectors: Mapping[str, torch.Tensor],
     return numbers
 
 
-def remove_tokens(pipeline: DiffusionPipeline, name: str) -> None:
+def remove_tokens(pipeline: Any, name: str) -> None:
     """Undo `add_tokens` of that adapter and give the later ones their words again."""
     stack = _stack(pipeline)
     names = [entry[0] for entry in stack]
@@ -77,7 +74,7 @@ def remove_tokens(pipeline: DiffusionPipeline, name: str) -> None:
 
 
 @torch.no_grad()
-def prove_effect(pipeline: DiffusionPipeline, vectors: Mapping[str, torch.Tensor], where: str) -> float:
+def prove_effect(pipeline: Any, vectors: Mapping[str, torch.Tensor], where: str) -> float:
     """Return how far the new words move the text encoder's output from that of an empty prompt.
 
     Raises:
@@ -99,5 +96,5 @@ def prove_effect(pipeline: DiffusionPipeline, vectors: Mapping[str, torch.Tensor
     return max(changes.values())
 
 
-def _stack(pipeline: DiffusionPipeline) -> list:
+def _stack(pipeline: Any) -> list:
     return pipeline.__dict__.setdefault("_meddap_tokens", [])

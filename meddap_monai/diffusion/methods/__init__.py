@@ -1,0 +1,1 @@
+"""The published ways to teach a base a small data set, one module each."""

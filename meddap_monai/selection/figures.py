@@ -63,7 +63,8 @@ def write_figures(
     return written
 
 
-def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Any]:
+def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Any]:
+    """Return a figure and its (rows, columns) axes; width and height in inches. No global state is touched."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -75,7 +76,7 @@ def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figur
 def draw_acceptance(synthetic: Sequence[Record], decision: Decision, classes: Sequence[str]) -> Figure:
     """Draw the share of each class that is kept, over the threshold of each rule."""
     curves = acceptance_curves(synthetic, decision, classes)
-    figure, axes = _figure(1, max(len(curves), 1), 4.5 * max(len(curves), 1), 3.5)
+    figure, axes = new_figure(1, max(len(curves), 1), 4.5 * max(len(curves), 1), 3.5)
     for axis, (rule, curve) in zip(axes[0], curves.items(), strict=False):
         for name in classes:
             if name in curve:
@@ -91,7 +92,7 @@ def draw_histograms(synthetic: Sequence[Record], decision: Decision, rule: str) 
     words = sorted({adjective(record) for record in synthetic})[:MOST_ADJECTIVES]
     values = decision.verdicts[rule].scores[rule]
     edges = np.linspace(min(0.0, float(values.min())), max(1.0, float(values.max())), 31)
-    figure, axes = _figure(1, len(names), 4 * len(names), 3.2)
+    figure, axes = new_figure(1, len(names), 4 * len(names), 3.2)
     for axis, name in zip(axes[0], names, strict=True):
         for word in words:
             rows = [r for r, one in enumerate(synthetic) if one["class_name"] == name and adjective(one) == word]
@@ -107,7 +108,7 @@ def draw_borderline(
 ) -> Figure:
     """Draw what lies just above (kept by the rule) and just below its threshold, one row per class."""
     verdict = decision.verdicts[rule]
-    figure, axes = _figure(len(classes), 2 * AROUND, 2.0 * AROUND, 1.25 * len(classes) + 0.3)
+    figure, axes = new_figure(len(classes), 2 * AROUND, 2.0 * AROUND, 1.25 * len(classes) + 0.3)
     for line, name in zip(axes, classes, strict=True):
         own = np.array([record["class_name"] == name for record in synthetic])
         above = _nearest_to_edge(verdict.order, own & verdict.keep, smallest=True)
@@ -134,7 +135,7 @@ def draw_pairs(
 ) -> Figure:
     """Draw the synthetic images nearest to a training image above that training image."""
     rows = closest_pairs(check)
-    figure, axes = _figure(2, max(len(rows), 1), 1.3 * max(len(rows), 1), 3.2)
+    figure, axes = new_figure(2, max(len(rows), 1), 1.3 * max(len(rows), 1), 3.2)
     for column, row in enumerate(rows):
         partner = int(check.nearest.index[row])
         told = " ".join(f"{name[:4]} {value[row]:.2f}" for name, value in check.nearest.distances.items())
@@ -150,7 +151,7 @@ def draw_pairs(
 def draw_distances(check: CopyCheck) -> Figure:
     """Draw nearest distances: synthetic to real, and real to real of another patient, with the threshold."""
     names = list(check.nearest.distances)
-    figure, axes = _figure(1, len(names), 4 * len(names), 3.2)
+    figure, axes = new_figure(1, len(names), 4 * len(names), 3.2)
     for axis, name in zip(axes[0], names, strict=True):
         both = [check.nearest.distances[name], check.thresholds.real_distances[name]]
         finite = [values[np.isfinite(values)] for values in both]

@@ -129,15 +129,15 @@ def _run(config: SelectConfig, output: Path, data: _Inputs, stage: store.Stage) 
         )
         progress.update()
         judged = judge(fitted.networks, images[0], config.filter)
-        real_features, own_features = features.for_rules(
-            config.features, fitted.judged, judged, data.training, data.synthetic, output / "features"
-        )
+        cache = output / "features"
+        real = features.for_rules(config.features, fitted.judged, data.training, real_images[0], cache / "real.npy")
+        own = features.for_rules(config.features, judged, data.synthetic, images[0], cache / "synthetic.npy")
         evidence = Evidence(
-            data.labels(data.synthetic), judged, own_features, data.labels(data.training), fitted.judged,
-            real_features, fitted.fold, fitted.temperature,
+            data.labels(data.synthetic), judged, own.per_fold, data.labels(data.training), fitted.judged,
+            real.per_fold, fitted.fold, fitted.temperature,
         )  # fmt: skip
         progress.update()
-        copies = _check_copies(config, data, images[1], real_images[1], own_features, real_features)
+        copies = _check_copies(config, data, images[1], real_images[1], own, real)
         decision = decide(evidence, config.rules, copies, config.copies.action)
         scored = write_outcome(output, data.synthetic, decision, config.rules, config.copies)
         summary = summarise(scored, decision, data.classes)
@@ -168,17 +168,17 @@ def _check_copies(
     data: _Inputs,
     thumbnails: np.ndarray,
     real_thumbnails: np.ndarray,
-    own_features: np.ndarray,
-    real_features: np.ndarray,
+    own: features.FeatureSet,
+    real: features.FeatureSet,
 ) -> CopyCheck | None:
     if config.copies.action == "off":
         return None
     patients = [record["patient"] for record in data.training]
-    real = Images(real_thumbnails, features.join(real_features), patients)
-    thresholds = calibrate(real, config.copies)
+    known = Images(real_thumbnails, real.joined, patients)
+    thresholds = calibrate(known, config.copies)
     sources = [""] * len(data.synthetic)
     if config.copies.own_source == "skip":
         patient_of = {record["id"]: record["patient"] for record in data.training}
         sources = [patient_of.get(str(record["synthetic"].get("source_id")), "") for record in data.synthetic]
-    queries = Images(thumbnails, features.join(own_features), sources)
-    return check_copies(find_nearest(queries, real, config.copies), thresholds, data.training)
+    queries = Images(thumbnails, own.joined, sources)
+    return check_copies(find_nearest(queries, known, config.copies), thresholds, data.training)

@@ -1,0 +1,83 @@
+"""Pictures of clusters: their nearest images, the choice of k, and the features for TensorBoard's projector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from meddap_monai import store
+from meddap_monai.records import Record
+from meddap_monai.selection.figures import new_figure
+from meddap_monai.selection.pixels import read_squares
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from meddap_monai.selection.cluster import Cluster
+
+SHOWN = 8
+PROJECTED = 2000
+
+
+def write_cluster_figures(
+    folder: Path,
+    training: Sequence[Record],
+    values: np.ndarray,
+    found: Sequence[Cluster],
+    tried: dict[str, dict[str, list[float]]],
+) -> None:
+    """Write ``figures/clusters.png`` and ``figures/choice_of_k.png``, and both and the features into TensorBoard.
+
+    Args:
+        folder: output folder of the stage.
+        training: M records.
+        values: (M, D) float32 features.
+        found: clusters.
+        tried: per class the ``k``, ``silhouette`` and ``inertia`` that were tried.
+    """
+    import torch
+    from torch.utils.tensorboard import SummaryWriter
+
+    figures = {"clusters": draw_clusters(training, found)}
+    if any(len(lists["k"]) > 1 for lists in tried.values()):
+        figures["choice_of_k"] = draw_choice(tried)
+    with SummaryWriter(str(folder / "tensorboard")) as board:
+        for name, figure in figures.items():
+            with store.atomic_path(folder / "figures" / f"{name}.png") as temporary:
+                figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
+            board.add_figure(name, figure)
+        rows = range(min(len(training), PROJECTED))
+        pictures = torch.from_numpy(read_squares([training[row] for row in rows], 32)).float() / 255
+        labels = [training[row]["class_name"] for row in rows]
+        board.add_embedding(torch.from_numpy(values[: len(rows)]), labels, pictures, tag="features")
+
+
+def draw_clusters(training: Sequence[Record], found: Sequence[Cluster]) -> Figure:
+    """Draw one line of images per cluster, nearest to the centroid first."""
+    figure, axes = new_figure(max(len(found), 1), SHOWN, 1.1 * SHOWN + 1, 1.25 * max(len(found), 1))
+    for line, one in zip(axes, found, strict=False):
+        rows = one.rows[:SHOWN]
+        pictures = read_squares([training[row] for row in rows], 64)[:, 0]
+        for axis in line:
+            axis.axis("off")
+        for axis, picture in zip(line, pictures, strict=False):
+            axis.imshow(picture, cmap="gray", vmin=0, vmax=255)
+        told = (
+            f"{one.class_name} {one.number}, {one.size} images\nsimilarity {one.similarity:.2f} +- {one.deviation:.2f}"
+        )
+        line[0].set_title(told + ("" if one.passes else " (left out)"), fontsize=6, loc="left")
+    return figure
+
+
+def draw_choice(tried: dict[str, dict[str, list[float]]]) -> Figure:
+    """Draw silhouette and inertia over k for each class."""
+    figure, axes = new_figure(1, 2, 8, 3.2)
+    for axis, what in zip(axes[0], ("silhouette", "inertia"), strict=True):
+        for name, lists in tried.items():
+            axis.plot(lists["k"], lists[what], marker="o", label=name)
+        axis.set(title=what, xlabel="k")
+        axis.legend(fontsize=7)
+    return figure

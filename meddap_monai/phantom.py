@@ -221,6 +221,28 @@ def write_phantom_study(
     return folder
 
 
+def write_phantom_pictures(
+    folder: Path | str, patients_per_class: int, images_per_patient: int, seed: int, scanner: str = "own"
+) -> Path:
+    """Write the same simulated stills as colour PNG files, ``<folder>/<class>/<patient>/IM<n>.png``, (H, W, 3) uint8.
+
+    A fixed palette from dark red over orange to white stands for a colour modality such as fundus photography; no
+    anatomy of such a modality is simulated. Arguments as in `write_phantom_study`.
+    """
+    folder = Path(folder)
+    level = np.linspace(0.0, 1.0, 256)[:, None]
+    palette = np.rint(255 * np.clip(level * [1.6, 1.1, 0.9] - [0.0, 0.1, 0.25], 0, 1)).astype(np.uint8)
+    for class_name in CLASSES:
+        for patient in range(patients_per_class):
+            anatomy = seed * 1_000_003 + CLASSES.index(class_name) * 10_007 + patient
+            for still in range(images_per_patient):
+                pixels = simulate_image(class_name, anatomy * 101 + still, scanner, patient_seed=anatomy)
+                path = folder / class_name / f"patient{patient:03d}" / f"IM{still:04d}.png"
+                with store.atomic_path(path) as temporary:
+                    Image.fromarray(palette[pixels]).save(temporary, format="PNG")
+    return folder
+
+
 def _clip(class_name: str, anatomy: int, scanner: str) -> np.ndarray:
     """A probe held almost still: (8, H, W) uint8 frames that drift by a pixel and differ in noise."""
     still = simulate_image(class_name, anatomy * 101 + 97, scanner, patient_seed=anatomy).astype(float)

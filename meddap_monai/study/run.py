@@ -1,9 +1,4 @@
-"""The only module that knows all stages: a folder of ultrasound in, a judged classifier out.
-
-One draw of the small data set per seed; per draw an adapter, generated images, the filter, the mixtures and one
-classifier per arm; at the end one evaluation over all seeds on the own test set and on the unseen set. Every stage has
-its own folder and decides itself whether it is done, so a killed study goes on where it stopped.
-"""
+"""Run a study: one draw of the small data set per seed, and on each draw every stage for every variant."""
 
 from __future__ import annotations
 
@@ -16,103 +11,19 @@ from typing import Any
 from tqdm import tqdm
 
 from meddap_monai import provenance, store
-from meddap_monai.classifier.train import ClassifyConfig, classify
-from meddap_monai.configuration import build, check_choice, check_keys
+from meddap_monai.classifier.train import classify
 from meddap_monai.diffusion.base import base_folder
-from meddap_monai.diffusion.pretrain import PretrainConfig, pretrain
-from meddap_monai.diffusion.sample import GenerateConfig, generate
+from meddap_monai.diffusion.pretrain import pretrain
+from meddap_monai.diffusion.sample import generate
 from meddap_monai.diffusion.train import AdaptConfig, adapt
-from meddap_monai.errors import ConfigurationError
-from meddap_monai.evaluation.stage import EvaluateConfig, Run, evaluate
+from meddap_monai.evaluation.stage import Run, evaluate
 from meddap_monai.images.index import IndexConfig, index
 from meddap_monai.records import class_names, draw_split, iter_records, write_records
-from meddap_monai.selection.cluster import ClusterConfig, cluster
-from meddap_monai.selection.filter import SelectConfig, select
-from meddap_monai.selection.mix import MixConfig, mix
-
-ARMS: dict[str, tuple[str, dict[str, str]]] = {
-    "real": ("real", {"augmentation": "none"}),
-    "real_classical": ("real", {"augmentation": "classical"}),
-    "real_synthetic": ("synthetic", {"augmentation": "none"}),
-    "real_synthetic_classical": ("synthetic", {"augmentation": "classical"}),
-    "duplicated": ("duplicated", {"augmentation": "none"}),
-    "shuffled": ("shuffled", {"augmentation": "none"}),
-    "hog": ("real", {"augmentation": "none", "network": "hog", "head": "logistic"}),
-}
-"""Arm -> (what `mix` puts in, what it changes in `classify`). `duplicated` and `shuffled` are controls, `hog` a sanity
-arm: histograms of oriented gradients with logistic regression, which every network has to beat."""
-
-
-@dataclass(frozen=True)
-class DrawConfig:
-    """The small-data drawing of one seed (``docs/contracts.md``, Experiments)."""
-
-    train: int = 30
-    """Images per class in train."""
-    val: int = 10
-    """Images per class in val."""
-
-
-@dataclass(frozen=True)
-class StudyConfig:
-    """Everything a study needs; each stage's own keys are those of its configuration class."""
-
-    index: IndexConfig
-    unseen: IndexConfig | None = None
-    draw: DrawConfig | None = field(default_factory=DrawConfig)
-    """None: keep the splits of `index`."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    arms: tuple[str, ...] = tuple(ARMS)
-    base: str = "embedded"
-    cluster: ClusterConfig | None = None
-    pretrain: PretrainConfig | None = None
-    adapt: AdaptConfig | None = field(default_factory=AdaptConfig)
-    generate: GenerateConfig = field(default_factory=GenerateConfig)
-    select: SelectConfig = field(default_factory=SelectConfig)
-    mix: MixConfig = field(default_factory=MixConfig)
-    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    variants: Mapping[str, dict] = field(default_factory=dict)
-    """Name -> overrides by full id (``generate#ratio: 2``); what several variants share is computed once."""
-
-    def __post_init__(self) -> None:
-        """Check what no single stage can."""
-        if not self.seeds:
-            raise ConfigurationError("study#seeds: got none, expected at least one seed")
-        for arm in self.arms:
-            check_choice(arm, ARMS, "study#arms")
-
-
-def read_study(sections: Mapping[str, Any]) -> tuple[StudyConfig, dict[str, StudyConfig]]:
-    """Return the study and its variants, checked to the last nested key before any work starts.
-
-    Raises:
-        ConfigurationError: an unknown key (naming the nearest valid one) or a wrong value.
-    """
-    study = build(StudyConfig, sections, "study")
-    variants = {"": study}
-    for name, overrides in study.variants.items():
-        variants[name] = build(StudyConfig, override(sections, overrides, f"variants#{name}"), f"variants#{name}")
-    if study.variants:
-        del variants[""]
-    return study, variants
-
-
-def override(sections: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return a copy of `sections` with values replaced by full id, e.g. ``{"generate#steps": 20}``."""
-    result = dict(sections)
-    valid = [item.name for item in dataclasses.fields(StudyConfig)]
-    for key, value in overrides.items():
-        first, *rest = key.replace("::", "#").split("#")
-        check_keys([first], valid, where)
-        level = result
-        for part in [first, *rest][:-1]:
-            if not isinstance(level.get(part), Mapping):
-                level[part] = {}
-            level[part] = dict(level[part])
-            level = level[part]
-        level[[first, *rest][-1]] = value
-    return result
+from meddap_monai.selection.cluster import cluster
+from meddap_monai.selection.filter import select
+from meddap_monai.selection.mix import mix
+from meddap_monai.study.configuration import ARMS, DrawConfig, StudyConfig, read_study
+from meddap_monai.study.simulated import place
 
 
 def run_study(output: Path | str, sections: Mapping[str, Any], overwrite: bool = False) -> Path:
@@ -129,8 +40,8 @@ def run_study(output: Path | str, sections: Mapping[str, Any], overwrite: bool =
     """
     output = Path(output)
     study, variants = read_study(sections)
-    own = index(study.index, output / "index", overwrite=overwrite)
-    unseen = index(study.unseen, output / "unseen", overwrite=overwrite) if study.unseen else None
+    own = _index(study, study.index, output, "index", overwrite)
+    unseen = _index(study, study.unseen, output, "unseen", overwrite) if study.unseen else None
     runs: list[Run] = []
     folders: dict[str, Path] = {"index": output / "index"} | ({"unseen": output / "unseen"} if unseen else {})
     for seed in tqdm(study.seeds, desc="study", unit="seed", leave=True):
@@ -144,6 +55,11 @@ def run_study(output: Path | str, sections: Mapping[str, Any], overwrite: bool =
     return evaluate(
         study.evaluate, output / "evaluate", runs=runs, unseen=unseen, sections=folders, overwrite=overwrite
     )
+
+
+def _index(study: StudyConfig, config: IndexConfig, output: Path, name: str, overwrite: bool) -> Path:
+    source = place(config.source, study.simulated, output, "own" if name == "index" else "unseen")
+    return index(dataclasses.replace(config, source=source), output / name, overwrite=overwrite)
 
 
 def draw(config: DrawConfig, output: Path, records: Path, seed: int, base: str, overwrite: bool = False) -> Path:
@@ -161,51 +77,6 @@ def draw(config: DrawConfig, output: Path, records: Path, seed: int, base: str, 
             counts = {"in": len(everything), "out": len(drawn), "rejected": len(everything) - len(drawn)}
             stage.finish(counts, classes=class_names(records))
     return output / "records.jsonl"
-
-
-def run_stage(
-    stage: str, keys: Mapping[str, Any], output: Path, inputs: Mapping[str, Any], overwrite: bool = False
-) -> Path:
-    """Run one stage alone, as the commands and the bundles do.
-
-    Args:
-        stage: its name.
-        keys: its configuration.
-        output: its folder.
-        inputs: its inputs as text: ``records``, ``base``, ``adapters``, ``generated``, ``kept``, ``runs``, ``unseen``.
-        overwrite: see `run_study`.
-    """
-    function, cls = _STAGES[stage]
-    arguments: dict[str, Any] = {}
-    for name, value in inputs.items():
-        if name == "runs":
-            arguments[name] = [_run(text) for text in value]
-        elif name == "adapters":
-            arguments[name] = [Path(item) for item in value]
-        else:
-            arguments[name] = value if name == "base" else Path(value)
-    result: Path = function(build(cls, keys, stage), output, overwrite=overwrite, **arguments)
-    return result
-
-
-def _run(text: str) -> Run:
-    parts = text.split(":")
-    if len(parts) != 4 or not parts[1].isdigit():
-        raise ConfigurationError(f"runs: got {text!r}, expected ARM:SEED:MODEL_FOLDER:RECORDS_FILE")
-    return Run(arm=parts[0], seed=int(parts[1]), model=Path(parts[2]), records=Path(parts[3]))
-
-
-_STAGES: dict[str, tuple[Callable[..., Path], type]] = {
-    "index": (index, IndexConfig),
-    "cluster": (cluster, ClusterConfig),
-    "pretrain": (pretrain, PretrainConfig),
-    "adapt": (adapt, AdaptConfig),
-    "generate": (generate, GenerateConfig),
-    "select": (select, SelectConfig),
-    "mix": (mix, MixConfig),
-    "classify": (classify, ClassifyConfig),
-    "evaluate": (evaluate, EvaluateConfig),
-}
 
 
 class Once:
@@ -300,7 +171,7 @@ class _Track:
 
     def _arm(self, study: StudyConfig, arm: str, kept: Path | None) -> Run | None:
         content, changes = ARMS[arm]
-        blend = dataclasses.replace(study.mix, content=content, seed=self.seed)
+        blend = dataclasses.replace(study.mix, arm=content, seed=self.seed)
         inputs = None if content == "real" else kept
         hybrid = self._stage(
             "mix",

@@ -1,0 +1,155 @@
+"""Full ids of a configuration (``train#trainer#max_epochs``) and whether one names something that is there."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Container, Iterable, Mapping
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import yaml
+
+from meddap_monai.configuration import check_keys
+from meddap_monai.errors import ConfigurationError
+
+_MORE = "**"
+_ALIKE = 0.85
+"""A key this close to a known argument is a misspelling, even when the target takes any key."""
+_COMPONENT_KEYS = ("_target_", "_disabled_", "_requires_", "_mode_", "_desc_")
+
+
+def split(key: str) -> list[str]:
+    """Return the parts of a full id; MONAI's merge mark ``+`` and its second separator ``::`` are understood."""
+    return key.removeprefix("+").replace("::", "#").split("#")
+
+
+def read_yaml(file: Path | str) -> dict[str, Any]:
+    """Return the mapping in a YAML or JSON file.
+
+    Raises:
+        ConfigurationError: it cannot be read, is no YAML, or holds something else than a mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{file}: cannot be read as YAML ({error})") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{file}: got {type(content).__name__}, expected a mapping of full ids to values")
+    return content
+
+
+def check_id(key: str, known: Mapping[str, Any], where: str, sections: Container[str] = ()) -> None:
+    """Raise when `key` names nothing in the configuration `known`.
+
+    What may be set: an id that is there; an argument of a component (``_target_``), by its signature; a key of an empty
+    mapping. Anything below a reference or an expression cannot be judged and is an error.
+
+    Args:
+        key: full id.
+        known: the configuration.
+        where: the place that messages name.
+        sections: root ids whose own keys are checked by what reads them (the stages of a study).
+
+    Raises:
+        ConfigurationError: names the part and the nearest valid one.
+    """
+    level: Any = known
+    parts = split(key)
+    if parts[0] in sections and parts[0] in known:
+        return
+    for depth, part in enumerate(parts):
+        place = f"{where}: {'#'.join(parts[:depth])}" if depth else where
+        if isinstance(level, Mapping):
+            if part in level:
+                level = level[part]
+                continue
+            if depth and (not level or _is_argument(level, part)):
+                return
+            valid = [*level, *_arguments(level)] if depth else level
+            check_keys([part], [name for name in valid if name not in (*_COMPONENT_KEYS, _MORE)], place)
+        elif isinstance(level, list):
+            if not part.isdigit() or int(part) >= len(level):
+                raise ConfigurationError(f"{place}: got the index {part!r}, expected 0 to {len(level) - 1}")
+            level = level[int(part)]
+        else:
+            raise ConfigurationError(f"{place}: is {level!r}, which has no key {part!r}; give a whole mapping instead")
+
+
+def _is_argument(level: Mapping[str, Any], part: str) -> bool:
+    if "_target_" not in level:
+        return False
+    names = _arguments(level)
+    if part in _COMPONENT_KEYS or part in names:
+        return True
+    takes_more = names == () or _MORE in names
+    return takes_more and not difflib.get_close_matches(part, names, n=1, cutoff=_ALIKE)
+
+
+def _arguments(level: Mapping[str, Any]) -> tuple[str, ...]:
+    """Argument names of a component's target, `_MORE` among them when it takes others too; none without a target."""
+    target = level.get("_target_")
+    return _signature(target) if isinstance(target, str) else ()
+
+
+@functools.cache
+def _signature(target: str) -> tuple[str, ...]:
+    from monai.bundle import ConfigComponent
+
+    path = target if "." in target else ConfigComponent(config={"_target_": target}, id="").resolve_module_name()
+    found: Any = locate(path)
+    if found is None:
+        raise ConfigurationError(f"the target {target!r} cannot be imported; check its dotted path")
+    names: list[str] = []
+    classes = found.__mro__[:-1] if inspect.isclass(found) else ()
+    for function in [vars(item)["__init__"] for item in classes if "__init__" in vars(item)] or [found]:
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except (TypeError, ValueError):
+            return (*names, _MORE)
+        more = [item for item in parameters if item.kind is item.VAR_KEYWORD]
+        names += [item.name for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
+        if not more:
+            return tuple(names)
+    return (*names, _MORE)
+
+
+def check_whole_mapping(key: str, old: Any, new: Any, where: str) -> None:
+    """Raise when the value `new` would silently drop the other keys of the mapping `old`."""
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping) or "_target_" in new:
+        return
+    if set(old) - set(new):
+        example = next(iter(new), "key")
+        raise ConfigurationError(
+            f"{where}: {key!r} would replace the whole mapping and lose its other keys; "
+            f"write full ids, such as '{key}#{example}'"
+        )
+
+
+def look_up(key: str, known: Mapping[str, Any]) -> Any:
+    """Return the value that a full id names, or None."""
+    level: Any = known
+    for part in split(key):
+        if isinstance(level, Mapping):
+            level = level.get(part)
+        elif isinstance(level, list) and part.isdigit() and int(part) < len(level):
+            level = level[int(part)]
+        else:
+            return None
+    return level
+
+
+def leaves(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield every (full id, scalar) of a configuration."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from leaves(item, f"{prefix}#{key}" if prefix else str(key))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from leaves(item, f"{prefix}#{number}")
+    else:
+        yield prefix, value

@@ -1,0 +1,49 @@
+"""Simulated images in place of a data set that is not at hand: the source called ``simulated``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meddap_monai import store
+from meddap_monai.configuration import check_range
+from meddap_monai.phantom import write_phantom_pictures, write_phantom_study
+
+SIMULATED = "simulated"
+
+
+@dataclass(frozen=True)
+class SimulatedConfig:
+    """How many simulated images stand in for a data set whose source is ``simulated``."""
+
+    patients_per_class: int = 12
+    images_per_patient: int = 2
+    colour: bool = False
+    """Colour PNG files (a fixed palette over the simulated echo) instead of grey DICOM files."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_range(self.patients_per_class, 1, 10_000, "simulated#patients_per_class")
+        check_range(self.images_per_patient, 1, 100, "simulated#images_per_patient")
+
+
+def place(source: Any, config: SimulatedConfig, folder: Path, scanner: str) -> Any:
+    """Return `source`, or for the source ``simulated`` the folder of images that are written there once.
+
+    Args:
+        source: a path, or ``simulated``.
+        config: how many, and whether in colour.
+        folder: of the study; images go to ``simulated/<scanner>`` below it.
+        scanner: "own" or "unseen".
+    """
+    if str(source) != SIMULATED:
+        return source
+    target = folder / SIMULATED / scanner
+    marker = target.with_suffix(".json")
+    if not marker.exists():
+        write = write_phantom_pictures if config.colour else write_phantom_study
+        seed = 0 if scanner == "own" else 1
+        write(target, config.patients_per_class, config.images_per_patient, seed, scanner)
+        store.write_json(marker, {"scanner": scanner, "colour": config.colour})
+    return target

@@ -1,0 +1,64 @@
+"""One stage alone, as the commands and the bundles run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from meddap_monai.classifier.train import ClassifyConfig, classify
+from meddap_monai.configuration import build
+from meddap_monai.diffusion.pretrain import PretrainConfig, pretrain
+from meddap_monai.diffusion.sample import GenerateConfig, generate
+from meddap_monai.diffusion.train import AdaptConfig, adapt
+from meddap_monai.errors import ConfigurationError
+from meddap_monai.evaluation.stage import EvaluateConfig, Run, evaluate
+from meddap_monai.images.index import IndexConfig, index
+from meddap_monai.selection.cluster import ClusterConfig, cluster
+from meddap_monai.selection.filter import SelectConfig, select
+from meddap_monai.selection.mix import MixConfig, mix
+
+
+def run_stage(
+    stage: str, keys: Mapping[str, Any], output: Path, inputs: Mapping[str, Any], overwrite: bool = False
+) -> Path:
+    """Run one stage alone, as the commands and the bundles do.
+
+    Args:
+        stage: its name.
+        keys: its configuration.
+        output: its folder.
+        inputs: its inputs as text: ``records``, ``base``, ``adapters``, ``generated``, ``kept``, ``runs``, ``unseen``.
+        overwrite: see `run_study`.
+    """
+    function, cls = _STAGES[stage]
+    arguments: dict[str, Any] = {}
+    for name, value in inputs.items():
+        if name == "runs":
+            arguments[name] = [_run(text) for text in value]
+        elif name == "adapters":
+            arguments[name] = [Path(item) for item in value]
+        else:
+            arguments[name] = value if name == "base" else Path(value)
+    result: Path = function(build(cls, keys, stage), output, overwrite=overwrite, **arguments)
+    return result
+
+
+def _run(text: str) -> Run:
+    parts = text.split(":")
+    if len(parts) != 4 or not parts[1].isdigit():
+        raise ConfigurationError(f"runs: got {text!r}, expected ARM:SEED:MODEL_FOLDER:RECORDS_FILE")
+    return Run(arm=parts[0], seed=int(parts[1]), model=Path(parts[2]), records=Path(parts[3]))
+
+
+_STAGES: dict[str, tuple[Callable[..., Path], type]] = {
+    "index": (index, IndexConfig),
+    "cluster": (cluster, ClusterConfig),
+    "pretrain": (pretrain, PretrainConfig),
+    "adapt": (adapt, AdaptConfig),
+    "generate": (generate, GenerateConfig),
+    "select": (select, SelectConfig),
+    "mix": (mix, MixConfig),
+    "classify": (classify, ClassifyConfig),
+    "evaluate": (evaluate, EvaluateConfig),
+}

@@ -1,0 +1,261 @@
+"""One door to ultrasound DICOM: `read_ultrasound` returns pixels as they are meant to look, and what may be known.
+
+Nothing else of the file leaves this module: see `UltrasoundInfo`, which is the allow-list.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from meddap_monai.errors import ConfigurationError, UnreadableImage
+from meddap_monai.images.decode import Layout, decode_frame, read_layout
+from meddap_monai.images.frames import check_policy, choose_frames
+from meddap_monai.images.grey_levels import WINDOWS, to_display
+from meddap_monai.images.header import Header, finite, open_header, word
+from meddap_monai.images.limits import DEFAULT_LIMITS, Limits, check_decoded_size
+from meddap_monai.images.pseudonym import device_name, load_key, pseudonym
+from meddap_monai.images.regions import Region, choose_region, declared_regions, find_region, pixel_spacing
+
+OUTSIDE = ("keep", "zero", "crop")
+COLOURS = ("keep", "auto", "grey")
+_MODALITIES = {
+    "US",
+    "IVUS",
+    "CR",
+    "DX",
+    "CT",
+    "MR",
+    "MG",
+    "NM",
+    "PT",
+    "XA",
+    "RF",
+    "OT",
+    "SC",
+    "ES",
+    "GM",
+    "OP",
+    "SM",
+    "XC",
+}
+_GREY_TOLERANCE = 6
+
+
+@dataclass(frozen=True)
+class UltrasoundInfo:
+    """All that leaves the reader besides the pixels.
+
+    Attributes:
+        rows: of the stored frame.
+        columns: of the stored frame.
+        frames: in the file.
+        chosen_frames: numbers of the frames that were read, 0 is the first.
+        photometric: as stored, such as "YBR_FULL_422"; the pixels are grey or RGB.
+        bits_stored: per sample, as stored.
+        transfer_syntax: UID.
+        modality: DICOM's two- or four-letter code, "other" for codes that are not known.
+        patient: keyed pseudonym of the patient id, empty when the file has none.
+        centre: keyed pseudonym of the institution, empty when the file has none.
+        device: maker from a fixed list and keyed hash of the model.
+        spacing_mm: (row, column) of the returned pixels, None where not known.
+        frame_time_ms: between frames of a clip, None where not known.
+        regions: that the file declares, in screen coordinates.
+        region: the chosen one; None when there is none or the whole frame was asked for.
+        box: (top, left, bottom, right) of the returned pixels on the screen.
+        grey_in_colour: whether the file stores grey as colour (within the returned box).
+    """
+
+    rows: int
+    columns: int
+    frames: int
+    chosen_frames: tuple[int, ...]
+    photometric: str
+    bits_stored: int
+    transfer_syntax: str
+    modality: str
+    patient: str
+    centre: str
+    device: str
+    spacing_mm: tuple[float, float] | None
+    frame_time_ms: float | None
+    regions: tuple[Region, ...]
+    region: Region | None
+    box: tuple[int, int, int, int]
+    grey_in_colour: bool
+
+
+def read_ultrasound(
+    path: Path | str,
+    *,
+    frames: str | Sequence[int] = "all",
+    outside: str = "keep",
+    colour: str = "keep",
+    window: str = "file",
+    modality: str = "any",
+    key: bytes | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> tuple[np.ndarray, UltrasoundInfo]:
+    """Read an ultrasound DICOM file.
+
+    Args:
+        path: a regular file, with or without suffix.
+        frames: a policy (see `frames.check_policy`) or frame numbers; only these are decoded.
+        outside: what happens outside of the B-mode region: "keep" returns the whole screen (it can hold burned-in
+            names), "zero" blackens and "crop" cuts it away. The region is the largest B-mode area of (0018,6011), or
+            a tight box found in the pixels; the latter two refuse a file that has neither.
+        colour: "keep" as stored, "auto" returns grey that was stored as colour as one channel, "grey" always one.
+        window: "file" applies the file's VOI window or LUT, "none" the whole stored range, "minmax" the frame's range.
+        modality: "US" refuses everything that is not ultrasound; "any" reads all.
+        key: for pseudonyms; default: the user's key file.
+        limits: ceilings checked before memory is taken.
+
+    Returns:
+        (F, C, H, W) uint8 with C 1 (grey, white is high) or 3 (RGB), and what may be known about the file.
+
+    Raises:
+        UnreadableImage: with file, attribute, value and expectation.
+        ConfigurationError: an argument that is not listed above.
+    """
+    _check_arguments(frames, outside, colour, window, modality)
+    with _door(path), open_header(path, limits) as header:
+        if modality == "US" and word(header, "Modality") not in ("US", "IVUS"):
+            raise UnreadableImage(f"{path}: Modality (0008,0060) is not US; set modality to any to read it")
+        layout = read_layout(header, limits)
+
+        def show(number: int) -> np.ndarray:
+            return to_display(decode_frame(header, layout, number), header, layout, window)
+
+        wanted = _wanted(path, frames, layout, show)
+        channels = 3 if layout.samples == 3 or layout.photometric == "PALETTE COLOR" else 1
+        check_decoded_size(path, len(wanted), layout.rows * layout.columns * channels, limits)
+        pixels = np.stack([show(number).reshape(layout.rows, layout.columns, channels) for number in wanted])
+        info = _describe(header, layout, tuple(wanted), key)
+        pixels, info = _cut(path, pixels, info, outside)
+    return _channels(pixels, info, colour)
+
+
+def _check_arguments(frames: str | Sequence[int], outside: str, colour: str, window: str, modality: str) -> None:
+    for name, value, valid in (
+        ("outside", outside, OUTSIDE),
+        ("colour", colour, COLOURS),
+        ("window", window, WINDOWS),
+        ("modality", modality, ("US", "any")),
+    ):
+        if value not in valid:
+            raise ConfigurationError(f"read_ultrasound: {name} is {value!r}, expected one of {', '.join(valid)}")
+    if isinstance(frames, str):
+        check_policy(frames)
+
+
+@contextmanager
+def _door(path: Path | str) -> Iterator[None]:
+    """Turn whatever a damaged file makes the libraries raise into `UnreadableImage`, without values of the file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (UnreadableImage, ConfigurationError):
+        raise
+    except RecursionError as error:
+        raise UnreadableImage(f"{path}: sequences are nested deeper than this reader follows") from error
+    except MemoryError as error:
+        raise UnreadableImage(f"{path}: asks for more memory than there is") from error
+    except Exception as error:
+        raise UnreadableImage(f"{path}: damaged or inconsistent ({type(error).__name__} while reading)") from error
+
+
+def _wanted(path: Path | str, frames: str | Sequence[int], layout: Layout, show) -> list[int]:
+    if isinstance(frames, str):
+        return choose_frames(frames, layout.frames, show)
+    wanted = [int(number) for number in frames]
+    if not wanted or min(wanted) < 0 or max(wanted) >= layout.frames:
+        raise UnreadableImage(f"{path}: frames {wanted[:8]} were asked for, expected numbers 0 to {layout.frames - 1}")
+    return wanted
+
+
+def _describe(header: Header, layout: Layout, wanted: tuple[int, ...], key: bytes | None) -> UltrasoundInfo:
+    dataset = header.dataset
+
+    def text(name: str) -> str:
+        value = dataset.get(name)
+        return str(value).strip().strip("\0") if value is not None and not isinstance(value, bytes) else ""
+
+    key = load_key() if key is None else key
+    patient, centre = text("PatientID"), text("InstitutionName")
+    modality, time = word(header, "Modality"), finite(dataset.get("FrameTime"))
+    regions = declared_regions(dataset, layout.rows, layout.columns)
+    return UltrasoundInfo(
+        rows=layout.rows,
+        columns=layout.columns,
+        frames=layout.frames,
+        chosen_frames=wanted,
+        photometric=layout.photometric,
+        bits_stored=layout.stored,
+        transfer_syntax=header.syntax,
+        modality=modality if modality in _MODALITIES else "other",
+        patient=pseudonym(patient, key) if patient else "",
+        centre=pseudonym(centre, key, "centre", 8) if centre else "",
+        device=device_name(text("Manufacturer"), text("ManufacturerModelName"), key),
+        spacing_mm=pixel_spacing(dataset.get("PixelSpacing")),
+        frame_time_ms=time if time is not None and 0 < time < 1e5 else None,
+        regions=regions,
+        region=None,
+        box=(0, 0, layout.rows, layout.columns),
+        grey_in_colour=False,
+    )
+
+
+def _cut(path: Path | str, pixels: np.ndarray, info: UltrasoundInfo, outside: str) -> tuple[np.ndarray, UltrasoundInfo]:
+    """Zero or crop what lies outside of the region of (F, H, W, C) pixels."""
+    region, mask = choose_region(info.regions), None
+    if region is None and not info.regions and outside != "keep":
+        brightest = pixels.max(axis=(0, 3))
+        found = find_region(brightest)
+        if found:
+            region, mask = found
+    if region is None:
+        if outside == "keep":
+            return pixels, info
+        raise UnreadableImage(
+            f"{path}: no B-mode region (0018,6011) and no tight box around the scan; it could show names. Allow the "
+            "full frame only for files known to be clean"
+        )
+    spacing = region.spacing_mm or info.spacing_mm
+    if outside == "keep":
+        return pixels, replace(info, region=region, spacing_mm=spacing)
+    if mask is not None:
+        pixels = pixels * mask[None, :, :, None]
+    rows, columns = region.slices
+    if outside == "crop":
+        box = (region.top, region.left, region.bottom, region.right)
+        return pixels[:, rows, columns], replace(info, region=region, spacing_mm=spacing, box=box)
+    kept = np.zeros_like(pixels)
+    kept[:, rows, columns] = pixels[:, rows, columns]
+    return kept, replace(info, region=region, spacing_mm=spacing)
+
+
+def _channels(pixels: np.ndarray, info: UltrasoundInfo, colour: str) -> tuple[np.ndarray, UltrasoundInfo]:
+    """(F, H, W, C) to (F, C, H, W), with one channel for grey where asked for."""
+    if pixels.shape[-1] == 3:
+        info = replace(info, grey_in_colour=is_grey(pixels))
+        if colour == "grey" or (colour == "auto" and info.grey_in_colour):
+            pixels = to_grey(pixels)[..., None]
+    return np.ascontiguousarray(np.moveaxis(pixels, -1, 1)), info
+
+
+def is_grey(pixels: np.ndarray) -> bool:
+    """Whether colour pixels (..., 3) uint8 are grey: 99.9 % of them differ by at most 6 levels between channels."""
+    spread = np.ptp(pixels.astype(np.int16), axis=-1)
+    return bool((spread <= _GREY_TOLERANCE).mean() >= 0.999)
+
+
+def to_grey(pixels: np.ndarray) -> np.ndarray:
+    """Luma of colour pixels (..., 3) uint8 (ITU-R BT.601); exact for equal channels."""
+    weighted = pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    return np.rint(weighted).astype(np.uint8)

@@ -1,0 +1,149 @@
+"""From stored values to what a display shows: palettes, modality and VOI look-up, inversion, 8 bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi
+
+from meddap_monai.errors import UnreadableImage
+from meddap_monai.images.decode import Layout
+from meddap_monai.images.header import Header, finite
+
+WINDOWS = ("file", "none", "minmax")
+
+
+def to_display(values: np.ndarray, header: Header, layout: Layout, window: str = "file") -> np.ndarray:
+    """Turn one decoded frame into 8-bit display values.
+
+    Args:
+        values: (H, W) stored values or palette indices, or (H, W, 3) RGB, of 8 or 16 bits.
+        header: the file, for its look-up tables.
+        layout: its layout.
+        window: "file" applies the first VOI window or VOI LUT of the file, where it is valid; "none" maps the whole
+            stored range to 0..255; "minmax" maps the frame's own range.
+
+    Returns:
+        (H, W) or (H, W, 3) uint8; for MONOCHROME1 already inverted, so that white is high.
+
+    Raises:
+        UnreadableImage: a palette, slope or intercept that makes no sense.
+    """
+    if layout.photometric == "PALETTE COLOR":
+        return _apply_palette(values, header)
+    if values.ndim == 3:
+        return _eight_bits(values, layout.stored)
+    _slope(header)
+    plain = layout.stored == 8 and not layout.signed
+    if window == "minmax":
+        shown = _stretch(values.astype(np.float64), float(values.min()), float(values.max()))
+    elif window == "file" and (windowed := _windowed(values, header)) is not None:
+        shown = windowed
+    elif plain:
+        shown = values.astype(np.uint8, copy=False)
+    else:
+        low = -(1 << (layout.stored - 1)) if layout.signed else 0
+        shown = _stretch(values.astype(np.float64), low, low + (1 << layout.stored) - 1)
+    return 255 - shown if layout.photometric == "MONOCHROME1" else shown
+
+
+def _eight_bits(values: np.ndarray, stored: int) -> np.ndarray:
+    if stored == 8:
+        return values.astype(np.uint8, copy=False)
+    return _stretch(values.astype(np.float64), 0, (1 << stored) - 1)
+
+
+def _stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Map low..high to 0..255, rounded and clipped; a flat range becomes 0."""
+    if not high > low:
+        return np.zeros(values.shape, np.uint8)
+    return np.clip(np.rint((values - low) * (255.0 / (high - low))), 0, 255).astype(np.uint8)
+
+
+def _apply_palette(values: np.ndarray, header: Header) -> np.ndarray:
+    """PALETTE COLOR indices (H, W) to RGB (H, W, 3) uint8 (PS3.3 C.7.6.3.1.5)."""
+    try:
+        colour = apply_color_lut(values, header.dataset)
+    except Exception as error:
+        raise UnreadableImage(
+            f"{header.path}: the palette (0028,1101 to 1223) is missing or damaged ({type(error).__name__})"
+        ) from error
+    if colour.ndim != 3 or colour.shape[-1] < 3:
+        raise UnreadableImage(f"{header.path}: the palette gives shape {colour.shape}, expected red, green and blue")
+    colour = colour[..., :3]
+    if colour.dtype == np.uint8 or _entries_fit_a_byte(header.dataset):
+        return colour.astype(np.uint8)
+    return _stretch(colour.astype(np.float64), 0, 65535)
+
+
+def _entries_fit_a_byte(dataset: Dataset) -> bool:
+    """Some machines announce 16-bit palettes and write 8-bit entries."""
+    for name in ("Red", "Green", "Blue"):
+        data = dataset.get(f"{name}PaletteColorLookupTableData")
+        if not isinstance(data, bytes) or len(data) % 2:
+            return False
+        order = "<" if dataset.original_encoding[1] is not False else ">"
+        if np.frombuffer(data, order + "u2").max(initial=0) > 255:
+            return False
+    return True
+
+
+def _slope(header: Header) -> tuple[float, float]:
+    """Rescale slope and intercept, 1 and 0 when the file has none.
+
+    Raises:
+        UnreadableImage: not a finite number, or a slope of 0 or below.
+    """
+    found = []
+    for name, tag, default in (("RescaleSlope", "0028,1053", 1.0), ("RescaleIntercept", "0028,1052", 0.0)):
+        value = header.dataset.get(name)
+        number = default if value is None or value == "" else finite(value)
+        kind = "one above 0" if name == "RescaleSlope" else "one"
+        if number is None or (name == "RescaleSlope" and number <= 0) or abs(number) > 1e9:
+            raise UnreadableImage(f"{header.path}: {name} ({tag}) is not a usable number, expected a finite {kind}")
+        found.append(number)
+    return found[0], found[1]
+
+
+def _windowed(values: np.ndarray, header: Header) -> np.ndarray | None:
+    """Apply modality and VOI transformation (PS3.3 C.11.1, C.11.2); None when the file has no valid VOI."""
+    dataset = header.dataset
+    slope, intercept = _slope(header)
+    tables = dataset.get("VOILUTSequence")
+    centre, width = (_first(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    function = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
+    least = 1.0 if function == "LINEAR" else 1e-6
+    usable = centre is not None and width is not None and least <= width < 1e9 and abs(centre) < 1e9
+    if not tables and not usable:
+        return None
+    if dataset.get("ModalityLUTSequence"):
+        scaled = apply_modality_lut(values, dataset).astype(np.float64)
+    else:
+        scaled = values.astype(np.float64) * slope + intercept
+    if tables:
+        shown = apply_voi(scaled.astype(np.int64), dataset)
+        bits = int(tables[0].LUTDescriptor[2])
+        return _stretch(shown.astype(np.float64), 0, (1 << min(max(bits, 8), 16)) - 1)
+    assert centre is not None and width is not None
+    return _window(scaled, centre, width, function)
+
+
+def _window(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
+    """PS3.3 C.11.2.1.2 and C.11.2.1.3, to 0..255."""
+    if function == "SIGMOID":
+        shown = 255.0 / (1.0 + np.exp(np.clip(-4.0 * (values - centre) / width, -60, 60)))
+        return np.rint(shown).astype(np.uint8)
+    if function == "LINEAR_EXACT":
+        return _stretch(values, centre - width / 2, centre + width / 2)
+    if width == 1:
+        return np.where(values > centre - 0.5, 255, 0).astype(np.uint8)
+    return _stretch(values, centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2)
+
+
+def _first(value: Any) -> float | None:
+    """The first of one or several numbers."""
+    if value is not None and not isinstance(value, (str, bytes)) and hasattr(value, "__len__"):
+        value = value[0] if len(value) else None
+    return finite(value)

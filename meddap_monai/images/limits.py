@@ -1,0 +1,100 @@
+"""Ceilings that are checked before memory is taken, and the one way in which image files are opened."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from meddap_monai.errors import UnreadableImage
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one image file may ask for.
+
+    Attributes:
+        file_bytes: size of the file.
+        frame_pixels: rows times columns of a frame.
+        decoded_bytes: all frames that were asked for, decoded.
+        depth: nested sequences in a DICOM header.
+        inflated_bytes: a deflated DICOM file after inflating.
+        inflate_ratio: inflated by deflated size, tested once 64 MiB are inflated.
+        frames: frames of a clip.
+    """
+
+    file_bytes: int = 512 * MIB
+    frame_pixels: int = 64_000_000
+    decoded_bytes: int = 1024 * MIB
+    depth: int = 32
+    inflated_bytes: int = 512 * MIB
+    inflate_ratio: int = 100
+    frames: int = 100_000
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def open_regular(path: Path | str, limits: Limits = DEFAULT_LIMITS) -> tuple[BinaryIO, int]:
+    """Open a regular file for reading without ever blocking; return the stream and its size in bytes.
+
+    Raises:
+        UnreadableImage: a directory, named pipe, device or socket; missing; empty; larger than the limit.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        code = getattr(error, "errno", None)
+        reason = os.strerror(code) if code else "not a valid file name"
+        if code == errno.ENXIO:
+            reason = "not a regular file"
+        raise UnreadableImage(f"{path!s}: cannot be opened ({reason}); expected a readable regular file") from error
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise UnreadableImage(f"{path}: is {_kind(found.st_mode)}, expected a regular file")
+        if found.st_size == 0:
+            raise UnreadableImage(f"{path}: is empty, expected an image file")
+        if found.st_size > limits.file_bytes:
+            raise UnreadableImage(
+                f"{path}: has {found.st_size:,} bytes, expected at most {limits.file_bytes:,}; raise the limit "
+                "file_bytes if the file can be trusted"
+            )
+    except UnreadableImage:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb"), found.st_size
+
+
+def check_frame_size(path: Path | str, rows: int, columns: int, limits: Limits) -> None:
+    """Raise `UnreadableImage` when a frame has more pixels than the limit."""
+    if rows * columns > limits.frame_pixels:
+        raise UnreadableImage(
+            f"{path}: a frame of {rows} x {columns} pixels, expected at most {limits.frame_pixels:,} pixels; raise the "
+            "limit frame_pixels if the file can be trusted"
+        )
+
+
+def check_decoded_size(path: Path | str, frames: int, frame_bytes: int, limits: Limits) -> None:
+    """Raise `UnreadableImage` when the wanted frames would take more memory than the limit."""
+    if frames * frame_bytes > limits.decoded_bytes:
+        raise UnreadableImage(
+            f"{path}: {frames} frames of {frame_bytes:,} bytes, expected at most {limits.decoded_bytes:,} bytes "
+            "in all; ask for fewer frames or raise the limit decoded_bytes"
+        )
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a directory",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "not a regular file")

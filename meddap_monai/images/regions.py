@@ -1,0 +1,163 @@
+"""Where on the screen the ultrasound image is: the regions a file declares, or a tight box found in the pixels.
+
+Everything outside of the chosen region can hold burned-in names, dates and settings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+from scipy import ndimage
+
+from meddap_monai.images.header import finite
+
+KINDS = {1: "2d", 2: "m-mode", 3: "spectral", 4: "waveform", 5: "graphics"}
+"""Region Spatial Format (0018,6012)."""
+TISSUE, COLOUR_FLOW = 1, 2
+"""Region Data Type (0018,6014)."""
+_CENTIMETRE = 3
+_SMALLEST_SIDE = 16
+_MILLIMETRE_RANGE = (1e-3, 20.0)
+
+
+@dataclass(frozen=True)
+class Region:
+    """A rectangle of the screen; rows and columns count from 0, `bottom` and `right` lie outside.
+
+    Attributes:
+        kind: "b-mode", "colour", "m-mode", "spectral", "waveform", "graphics", "other", or "found" for a tight box.
+        top: first row.
+        left: first column.
+        bottom: one after the last row.
+        right: one after the last column.
+        spacing_mm: (row, column) spacing in mm, or None where the file gives none or nonsense.
+    """
+
+    kind: str
+    top: int
+    left: int
+    bottom: int
+    right: int
+    spacing_mm: tuple[float, float] | None = None
+
+    @property
+    def area(self) -> int:
+        """Pixels in the rectangle."""
+        return (self.bottom - self.top) * (self.right - self.left)
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Row and column slices."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+
+def declared_regions(dataset: Dataset, rows: int, columns: int) -> tuple[Region, ...]:
+    """Read the Sequence of Ultrasound Regions (0018,6011; PS3.3 C.8.5.5).
+
+    Items whose rectangle is not a rectangle on the screen are left out.
+
+    Args:
+        dataset: the header.
+        rows: of the screen.
+        columns: of the screen.
+
+    Returns:
+        The regions in the order of the file.
+    """
+    found = (_region(item, rows, columns) for item in dataset.get("SequenceOfUltrasoundRegions") or [])
+    return tuple(region for region in found if region is not None)
+
+
+def _region(item: Dataset, rows: int, columns: int) -> Region | None:
+    names = ("RegionLocationMinY0", "RegionLocationMinX0", "RegionLocationMaxY1", "RegionLocationMaxX1")
+    numbers = [finite(item.get(name)) for name in names]
+    if any(number is None for number in numbers):
+        return None
+    top, left, bottom, right = (int(number) for number in numbers if number is not None)
+    if top < 0 or left < 0 or bottom < top or right < left or top >= rows or left >= columns:
+        return None
+    bottom, right = min(bottom + 1, rows), min(right + 1, columns)
+    if bottom - top < _SMALLEST_SIDE or right - left < _SMALLEST_SIDE:
+        return None
+    return Region(_kind(item), top, left, bottom, right, _spacing(item))
+
+
+def _kind(item: Dataset) -> str:
+    shape, content = finite(item.get("RegionSpatialFormat")), finite(item.get("RegionDataType"))
+    kind = KINDS.get(int(shape), "other") if shape is not None else "other"
+    if kind == "2d":
+        kind = {TISSUE: "b-mode", COLOUR_FLOW: "colour"}.get(int(content or 0), "other")
+    return kind
+
+
+def _spacing(item: Dataset) -> tuple[float, float] | None:
+    """Spacing in mm; only centimetres are a length among the units of (0018,6024)."""
+    found = []
+    for axis in "YX":
+        delta = finite(item.get(f"PhysicalDelta{axis}"))
+        if delta is None or finite(item.get(f"PhysicalUnits{axis}Direction")) != _CENTIMETRE:
+            return None
+        if not _MILLIMETRE_RANGE[0] <= delta * 10 <= _MILLIMETRE_RANGE[1]:
+            return None
+        found.append(round(delta * 10, 9))
+    return found[0], found[1]
+
+
+def pixel_spacing(value: Any) -> tuple[float, float] | None:
+    """Check Pixel Spacing (0028,0030): (row, column) in mm, or None when it is missing or nonsense."""
+    if value is None or isinstance(value, (str, bytes)) or not hasattr(value, "__len__") or len(value) != 2:
+        return None
+    numbers = [finite(part) for part in value]
+    if any(number is None or not _MILLIMETRE_RANGE[0] <= number <= _MILLIMETRE_RANGE[1] for number in numbers):
+        return None
+    return float(numbers[0] or 0), float(numbers[1] or 0)
+
+
+def choose_region(regions: tuple[Region, ...]) -> Region | None:
+    """Return the largest B-mode region, or else the largest colour-flow region; None when there is neither.
+
+    M-mode, spectral and waveform regions never count as images.
+    """
+    for kind in ("b-mode", "colour"):
+        candidates = [region for region in regions if region.kind == kind]
+        if candidates:
+            return max(candidates, key=lambda region: (region.area, -region.top, -region.left))
+    return None
+
+
+def find_region(image: np.ndarray) -> tuple[Region, np.ndarray] | None:
+    """Find the scan on a screen without declared regions.
+
+    The scan is the one large connected patch of echoes on a black background. Text is made of thin strokes: an opening
+    removes it, so what is cut off from the patch is never part of the result. Where no such patch stands apart from
+    the border (the picture fills the screen, or there are several of similar size), nothing is returned.
+
+    Args:
+        image: (H, W) uint8, a frame or the brightest value over all frames.
+
+    Returns:
+        The tight box and an (H, W) bool mask of the scan, or None.
+    """
+    rows, columns = image.shape
+    if min(rows, columns) < 4 * _SMALLEST_SIDE:
+        return None
+    bright = image > max(6, int(np.percentile(image, 5)) + 4)
+    stroke = max(3, round(min(rows, columns) / 60))
+    closed = ndimage.binary_closing(np.pad(bright, stroke), np.ones((3, 3)), iterations=max(1, stroke // 3))
+    solid = ndimage.binary_opening(closed, np.ones((2 * stroke + 1, 2 * stroke + 1)))[stroke:-stroke, stroke:-stroke]
+    labels, count = ndimage.label(solid)
+    if count == 0:
+        return None
+    sizes = np.bincount(labels.ravel())[1:]
+    order = np.argsort(sizes)[::-1]
+    if sizes[order[0]] < 0.08 * image.size or (count > 1 and sizes[order[1]] > 0.3 * sizes[order[0]]):
+        return None
+    mask = ndimage.binary_fill_holes(labels == order[0] + 1)
+    where_rows, where_columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    top, left = int(where_rows[0]), int(where_columns[0])
+    box = Region("found", top, left, int(where_rows[-1]) + 1, int(where_columns[-1]) + 1)
+    tight = box.area <= 0.9 * image.size and mask.sum() >= 0.5 * box.area
+    return (box, mask) if tight and min(box.bottom - box.top, box.right - box.left) >= _SMALLEST_SIDE else None

@@ -58,8 +58,8 @@ class GenerateConfig:
     """Divide ratio or counts among the adjectives instead of giving each of them the whole."""
     prompts: str = "breast"
     """Prompt table of the package or path of a YAML file."""
-    templates: tuple[int, ...] = (0,)
-    """Sentences of the prompt table, taken in turn."""
+    templates: tuple[int, ...] = ()
+    """Sentences of the prompt table, taken in turn; none: the adapter's training prompt, else sentence 0."""
     negative: str | None = None
     """Negative prompt; none: that of the prompt table."""
     unconditional: bool = False
@@ -88,8 +88,8 @@ class GenerateConfig:
     """Size in pixels, multiples of 8; none: that of the base."""
     grey: bool | None = None
     """Write grey images; none: as the training images are."""
-    clip_skip: int = 0
-    """Last text-encoder layers left out (FU-LoRA: 1 in diffusers' counting)."""
+    clip_skip: int | None = None
+    """Last text-encoder layers left out, 1 for FU-LoRA; none: as the adapter was trained."""
     batch: int = 8
     shard_size: int = 64
     dtype: str = "float32"
@@ -132,7 +132,7 @@ def _check_choices(config: GenerateConfig) -> None:
     check_choice(config.dtype, DTYPES, "generate#dtype")
     if config.timestep_spacing is not None:
         check_choice(config.timestep_spacing, ("leading", "trailing", "linspace"), "generate#timestep_spacing")
-    for name in ("adjectives", "templates", "schedulers", "strengths"):
+    for name in ("adjectives", "schedulers", "strengths"):
         if not getattr(config, name):
             raise ConfigurationError(f"generate#{name}: got none, expected at least one")
     for name in config.schedulers:
@@ -145,13 +145,13 @@ def _check_numbers(config: GenerateConfig) -> None:
         ("guidance", 0, 100),
         ("guidance_rescale", 0, 1),
         ("eta", 0, 1),
-        ("clip_skip", 0, 24),
         ("batch", 1, 4096),
         ("shard_size", 1, 65536),
         ("sheet_columns", 1, 64),
     ]
     for name, low, high in ranges:
         check_range(getattr(config, name), low, high, f"generate#{name}")
+    check_range(config.clip_skip or 0, 0, 24, "generate#clip_skip")
     for strength in config.strengths:
         check_range(strength, 0.01, 1.0, "generate#strength")
     start, end = config.guidance_interval

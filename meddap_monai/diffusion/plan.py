@@ -235,7 +235,8 @@ def _prompt(name: str, adjective: str, number: int, config: GenerateConfig, tabl
     if name in wanted.prompts:
         check_choice(adjective, table.adjectives, f"prompt table {table.name!r}: adjectives")
         return f"{table.adjectives[adjective]} {wanted.prompts[name]}".strip()
-    return table.prompt(name, adjective, config.templates[number % len(config.templates)])
+    templates = config.templates or (0,)
+    return table.prompt(name, adjective, templates[number % len(templates)])
 
 
 def _given_plan(path: Path, config: GenerateConfig, table: PromptTable, wanted: Wanted) -> Iterator[PlanRow]:

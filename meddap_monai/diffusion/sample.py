@@ -21,7 +21,7 @@ import torch
 from meddap_monai import resources, store
 from meddap_monai.diffusion import plan, sheets
 from meddap_monai.diffusion.adapter import find_file, fuse, load_adapter, read_card
-from meddap_monai.diffusion.base import EMBEDDED, base_folder, base_hash, load_base
+from meddap_monai.diffusion.base import EMBEDDED, base_card, base_folder, base_hash, load_base
 from meddap_monai.diffusion.generation_config import ClassifierGuidance, GenerateConfig
 from meddap_monai.diffusion.image_sampler import ImageSampler, LoopSettings
 from meddap_monai.diffusion.prompts import load_prompt_table
@@ -62,7 +62,7 @@ def generate(
         Interrupted: SIGINT or SIGTERM; the same call goes on.
         DiskFull: finished shards stay; the same call goes on.
     """
-    job = _request(config, Path(output), Path(records), base, adapters)
+    job = request_of(config, Path(output), Path(records), base, adapters)
     with join_ranks() as ranks, store.InterruptFlag() as flag:
         if ranks.rank == 0:
             _lead(job, ranks, flag, overwrite)
@@ -71,7 +71,7 @@ def generate(
     return job.output / GENERATED
 
 
-def _request(
+def request_of(
     config: GenerateConfig, output: Path, records: Path, base: str | Path, adapters: Sequence[Path | str]
 ) -> Request:
     """Return the call as one object, its inputs identified by the hashes of their contents, never by paths."""
@@ -126,18 +126,24 @@ def _write_plan(job: Request, size: tuple[int, int]) -> int:
         return sum(1 for _ in plan.read_plan(path))
     keep_ids = job.config.mode != "text" or job.config.plan is not None
     wanted = plan.survey(iter_records(job.records), class_names(job.records), size, keep_ids)
-    wanted = dataclasses.replace(wanted, prompts=_adapter_prompts(job))
+    if not job.config.templates:
+        wanted = dataclasses.replace(wanted, prompts=cards(job.base, job.adapters)["class_prompts"])
     return plan.write_plan(path, plan.make_plan(job.config, load_prompt_table(job.config.prompts), wanted))
 
 
-def _adapter_prompts(job: Request) -> dict[str, str]:
-    """Return class -> the prompt that an adapter was trained with, where its card says (DreamBooth, inversion)."""
+def cards(base: str | Path, adapters: Sequence[Path | str]) -> dict[str, Any]:
+    """Return what base and adapters say about their training prompts, later ones over earlier ones.
+
+    Returns:
+        ``class_prompts`` (class -> sentence) and ``clip_skip`` (layers of the text encoder left out).
+    """
+    found = [base_card(base)]
+    folders = [adapter_folder(path) for path in adapters]
+    found += [read_card(folder) for folder in folders if (folder / "adapter.json").is_file()]
     prompts: dict[str, str] = {}
-    for path in job.adapters:
-        folder = adapter_folder(path)
-        if (folder / "adapter.json").is_file():
-            prompts |= read_card(folder).get("class_prompts") or {}
-    return prompts
+    for card in found:
+        prompts |= card.get("class_prompts") or {}
+    return {"class_prompts": prompts, "clip_skip": max(int(card.get("clip_skip") or 0) for card in found)}
 
 
 # ---------------------------------------------------------------------------------------------------------- sampler
@@ -165,7 +171,10 @@ def open_sampler(
     pipeline: Any = load_base(base, getattr(torch, config.dtype), choose_device(config.device))
     for path, weight in zip(adapters, weights, strict=True):
         load_adapter(pipeline, path, weight)
-    settings = LoopSettings(**{field.name: getattr(config, field.name) for field in dataclasses.fields(LoopSettings)})
+    given = {field.name: getattr(config, field.name) for field in dataclasses.fields(LoopSettings)}
+    if config.clip_skip is None:
+        given["clip_skip"] = cards(base, adapters)["clip_skip"]
+    settings = LoopSettings(**given)
     with fuse(pipeline):
         yield ImageSampler(pipeline, settings)
 

@@ -6,7 +6,7 @@ import errno
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,18 +71,22 @@ class ShardMaker:
         sampler: base with fused adapters.
         ranks: who divides the shards.
         flag: ends the work between two steps once a signal has arrived.
-        batch: images sampled together; halved when memory runs out, never raised again.
+        batch: images sampled together; halved when memory runs out, never raised again; 0: as configured.
+        sliced: whether images are decoded one by one, which the first shortage of memory brings about.
     """
 
     request: Request
     sampler: ImageSampler
     ranks: Ranks
     flag: store.InterruptFlag
-    batch: int = field(init=False)
-    sliced: bool = field(init=False, default=False)
+    batch: int = 0
+    sliced: bool = False
 
     def __post_init__(self) -> None:
-        self.batch = self.request.config.batch
+        """Collect what every shard needs from the real records."""
+        self.batch = self.batch or self.request.config.batch
+        if self.sliced:
+            self.sampler.save_memory()
         self._sources = SourceImages.find(iter_records(self.request.records), self.request.config)
         self._grey = _wants_grey(self.request)
 

@@ -1,0 +1,194 @@
+"""R12, R15, R16, R27 for generation: killed, interrupted, raced or divided, the bytes are those of one quiet run."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from meddap_monai import store
+from meddap_monai.diffusion.sample import GenerateConfig, generate
+from meddap_monai.records import read_records
+from tests.reliability.forked import finish, kill_when, start
+
+CONFIG = GenerateConfig(counts=4, steps=3, scheduler="euler_ancestral", shard_size=2, batch=2, sheet_columns=2)
+
+
+@pytest.fixture(scope="module")
+def records(make_records: Callable[..., Path]) -> Path:
+    return make_records({"train": 2, "test": 1}, size=32)
+
+
+@pytest.fixture(scope="module")
+def quiet(records: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    output = tmp_path_factory.mktemp("quiet") / "out"
+    generate(CONFIG, output, records=records, base=tiny_base)
+    return contents(output)
+
+
+def contents(output: Path) -> dict[str, str]:
+    """Return the hash of every file that promises to be equal: plan, shards, joined records, sheets."""
+    chosen = [output / "plan.csv", output / "generated.jsonl", *output.glob("sheets/*"), *output.glob("shards/**/*")]
+    return {
+        str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in chosen
+        if path.is_file()
+    }
+
+
+def shards_made(output: Path) -> int:
+    return len(list(output.glob("shards/[0-9]*")))
+
+
+class _Later:
+    """True some seconds after a condition first held."""
+
+    def __init__(self, condition: Callable[[], bool], wait: float) -> None:
+        self._condition, self._wait, self._begun = condition, wait, 0.0
+
+    def __call__(self) -> bool:
+        if not self._begun and self._condition():
+            self._begun = time.monotonic()
+        return bool(self._begun) and time.monotonic() - self._begun > self._wait
+
+
+def run_killed(work: Callable[[], object], output: Path, log: Path, kills: int, seed: int) -> int:
+    """Run `work` again and again, killed at random times; return how many kills hit."""
+    draw, hits = random.Random(seed), 0
+    for _ in range(kills):
+        wanted, wait = shards_made(output) + draw.randint(0, 1), draw.random() * 0.15
+        process = start(work, log)
+
+        hits += kill_when(process, _Later(lambda wanted=wanted: shards_made(output) >= wanted, wait))
+        assert finish(process) in (0, -signal.SIGKILL), log.read_text()
+    return hits
+
+
+@pytest.mark.parametrize(("kills", "seed"), [(3, 0), pytest.param(20, 1, marks=pytest.mark.slow)])
+def test_killed_runs_give_the_bytes_of_a_quiet_one(
+    kills: int, seed: int, records: Path, tiny_base: Path, quiet: dict[str, str], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    hits = run_killed(
+        lambda: generate(CONFIG, output, records=records, base=tiny_base), output, tmp_path / "log", kills, seed
+    )
+    assert hits > 0
+    path = generate(CONFIG, output, records=records, base=tiny_base)
+    assert contents(output) == quiet
+    assert len(read_records(path)) == len(list(output.glob("shards/*/*.png"))) == 12
+
+
+def test_no_partial_shard_is_ever_visible(
+    records: Path, tiny_base: Path, quiet: dict[str, str], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    process = start(lambda: generate(CONFIG, output, records=records, base=tiny_base), tmp_path / "log")
+    while process.is_alive():
+        for shard in output.glob("shards/[0-9]*"):
+            assert len(list(shard.iterdir())) == 3
+    assert finish(process) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_step_and_the_run_goes_on(
+    number: int, records: Path, tiny_base: Path, quiet: dict[str, str], tmp_path: Path
+) -> None:
+    output, log = tmp_path / "out", tmp_path / "log"
+    process = start(lambda: generate(CONFIG, output, records=records, base=tiny_base), log)
+    assert kill_when(process, lambda: shards_made(output) >= 1, number)
+    sent = time.monotonic()
+    assert finish(process) == 3
+    assert time.monotonic() - sent < 10
+    assert "Interrupted" in log.read_text() and "run the same command again" in log.read_text()
+    assert store.read_stage(output)["state"] == "running"
+    generate(CONFIG, output, records=records, base=tiny_base)
+    assert contents(output) == quiet
+
+
+@pytest.mark.parametrize("times", [3, pytest.param(50, marks=pytest.mark.slow)])
+def test_of_two_writers_one_works_and_the_other_says_who(
+    times: int, records: Path, tiny_base: Path, quiet: dict[str, str], tmp_path: Path
+) -> None:
+    for number in range(times):
+        output = tmp_path / str(number)
+        logs = [tmp_path / f"{number}-{name}" for name in "ab"]
+        pair = [
+            start(lambda output=output: generate(CONFIG, output, records=records, base=tiny_base), log) for log in logs
+        ]
+        codes = [finish(process) for process in pair]
+        if codes == [0, 0]:  # the first had finished before the second gave up waiting
+            assert store.read_stage(output)["state"] == "done"
+        else:
+            assert sorted(codes) == [0, 3]
+            text = logs[codes.index(3)].read_text()
+            assert "FolderInUse" in text and f"process {pair[codes.index(0)].pid} on" in text
+        assert contents(output) == quiet
+
+
+def test_a_dead_holders_lock_is_taken_over(records: Path, tiny_base: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    process = start(lambda: generate(CONFIG, output, records=records, base=tiny_base), tmp_path / "log")
+    assert kill_when(process, lambda: shards_made(output) >= 1)
+    finish(process)
+    begun = time.monotonic()
+    with store.lock_folder(output):
+        assert time.monotonic() - begun < 2
+
+
+def test_two_processes_give_the_bytes_of_one(
+    records: Path, tiny_base: Path, quiet: dict[str, str], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    pair = pair_of_ranks(lambda: generate(CONFIG, output, records=records, base=tiny_base), tmp_path)
+    assert [finish(process) for process in pair] == [0, 0], read_logs(tmp_path)
+    assert contents(output) == quiet
+
+
+def test_one_failing_process_ends_both_with_its_reason(
+    records: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from meddap_monai.diffusion.shard_maker import ShardMaker
+
+    make = ShardMaker.make
+
+    def failing(self, number, rows):
+        if number == 3:
+            raise ValueError("shard 3 fails on purpose")
+        return make(self, number, rows)
+
+    monkeypatch.setattr(ShardMaker, "make", failing)
+    output = tmp_path / "out"
+    pair = pair_of_ranks(lambda: generate(CONFIG, output, records=records, base=tiny_base), tmp_path)
+    assert [finish(process) for process in pair] == [3, 3]
+    logs = read_logs(tmp_path)
+    assert "StageError: process 1: ValueError: shard 3 fails on purpose" in logs[0]
+    assert "ValueError: shard 3 fails on purpose" in logs[1]
+    assert store.read_stage(output)["state"] == "running"
+
+
+def test_ranks_learn_that_the_first_could_not_start(records: Path, tiny_base: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "mine.txt").write_text("not of this package")
+    pair = pair_of_ranks(lambda: generate(CONFIG, output, records=records, base=tiny_base), tmp_path)
+    assert [finish(process) for process in pair] == [3, 3]
+    logs = read_logs(tmp_path)
+    assert "ForeignOutput" in logs[0] and "process 0 could not start" in logs[1]
+
+
+def pair_of_ranks(work: Callable[[], object], folder: Path) -> list:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [start(work, folder / f"log{rank}", RANK=str(rank), **common) for rank in range(2)]
+
+
+def read_logs(folder: Path) -> list[str]:
+    return [path.read_text() if (path := folder / f"log{rank}").exists() else "" for rank in range(2)]

@@ -37,14 +37,14 @@ class Penultimate(nn.Module):
 
 
 class Hog(nn.Module):
-    """1,764 HOG features of the image at 64 x 64 (9 orientations, 8 x 8 cells, 2 x 2 blocks; Dalal and Triggs 2005)."""
+    """1,764 HOG features at 128 x 128 px: 9 orientations, 16 x 16 cells, 2 x 2 blocks (Dalal and Triggs 2005)."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return ``(B, 1764)`` features of ``(B, C, H, W)`` images."""
         grey = images.mean(dim=1, keepdim=True)
-        small = F.interpolate(grey, size=(64, 64), mode="bilinear", antialias=True) if grey.shape[-1] != 64 else grey
+        small = F.interpolate(grey, size=(128, 128), mode="bilinear", antialias=True) if grey.shape[-1] != 128 else grey
         found = [
-            hog(image, orientations=9, pixels_per_cell=(8, 8), cells_per_block=(2, 2))
+            hog(image, orientations=9, pixels_per_cell=(16, 16), cells_per_block=(2, 2))
             for image in small[:, 0].detach().cpu().numpy()
         ]
         return torch.from_numpy(np.stack(found).astype(np.float32))

@@ -97,9 +97,7 @@ def _stage(
         return
     told = False
     try:
-        with store.open_stage(
-            output, "classify", identity(config), {"records": records}, overwrite
-        ) as stage:
+        with store.open_stage(output, "classify", identity(config), {"records": records}, overwrite) as stage:
             told = True
             world.tell(stage.done)
             yield stage

@@ -14,6 +14,7 @@ MEANING = {
     "real_classical": "real images, classical augmentation",
     "real_synthetic": "real and synthetic images",
     "real_synthetic_classical": "real and synthetic images, classical augmentation",
+    "synthetic": "synthetic images only",
     "duplicated": "control: real images repeated to the same count",
     "shuffled": "control: synthetic images with shuffled labels",
     "hog": "sanity: HOG features and logistic regression on the real images",
@@ -42,13 +43,17 @@ def is_candidate(arm: str) -> bool:
 
 
 def counterpart(wanted: str, arm: str, arms: Collection[str]) -> str | None:
-    """Return the arm called `wanted` that belongs to `arm`: of its variant, else without one, else of any variant."""
-    same = f"{wanted}@{variant(arm)}" if variant(arm) else wanted
-    others = [name for name in arms if base_arm(name) == wanted]
-    for name in (same, wanted, *others):
-        if name in arms and name != arm:
-            return name
-    return None
+    """Return the arm called `wanted` that belongs to `arm`: with most parts of its variant and no other part.
+
+    A variant's parts are joined by ``-``; an arm without synthetic images has only the parts that concern it, such as
+    the network. When none fits, any arm of that name serves.
+    """
+    own = set(variant(arm).split("-"))
+    others = [name for name in arms if base_arm(name) == wanted and name != arm]
+    fitting = [name for name in others if not variant(name) or set(variant(name).split("-")) <= own]
+    if fitting:
+        return max(fitting, key=lambda name: len(variant(name).split("-")) if variant(name) else 0)
+    return others[0] if others else None
 
 
 def in_order(arms: Collection[str]) -> list[str]:

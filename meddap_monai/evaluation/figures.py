@@ -96,8 +96,8 @@ def roc_plot(roc: Mapping[str, Any], names: Mapping[str, str]) -> str:
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle="--")
         for place, (arm, lines) in enumerate(roc["arms"].items()):
             axes.plot(roc["false_positive"], lines["mean"], color=colour(place), linewidth=1.8, label=names[arm])
-        axes.set_xlabel("1 - specificity (healthy called ill)")
-        axes.set_ylabel("sensitivity (ill found)")
+        axes.set_xlabel("1 - specificity")
+        axes.set_ylabel("sensitivity")
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.01)
         axes.set_aspect("equal")

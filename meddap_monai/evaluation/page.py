@@ -20,20 +20,8 @@ from meddap_monai.evaluation.intervals import wilson
 from meddap_monai.evaluation.judge import Table
 from meddap_monai.evaluation.material import dropped_rows, pictures_by_class, records_of
 from meddap_monai.evaluation.weighted import METRICS
+from meddap_monai.evaluation.weighted import NAMES as WORDS
 
-WORDS = {
-    "auc": "AUC",
-    "macro_f1": "macro F1",
-    "balanced_accuracy": "balanced accuracy",
-    "accuracy": "accuracy",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "precision": "precision",
-    "average_precision": "average precision",
-    "sensitivity_at_90": "sensitivity at 90 % specificity",
-    "brier": "Brier score (lower is better)",
-    "ece": "calibration error (lower is better)",
-}
 MAIN_METRICS = ("auc", "macro_f1", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "precision")
 THUMBNAIL = 112
 
@@ -58,7 +46,9 @@ def render(report: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(number=number, shown=shown, signed=signed, percent=percent, duration=duration)
+    environment.filters.update(
+        number=number, shown=shown, signed=signed, percent=percent, duration=duration, reach=reach
+    )
     template = environment.get_template("page.html.j2")
     return template.render(
         report=report,
@@ -229,6 +219,11 @@ def shown(value: Mapping[str, Any] | None) -> str:
     if value["low"] is None:
         return number(value["mean"])
     return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def reach(values: list[int]) -> str:
+    """Return the range of counts that differ between seeds, one number when they do not."""
+    return f"{values[0]} to {values[-1]}" if len(values) > 1 else str(values[0])
 
 
 def percent(value: float | None) -> str:

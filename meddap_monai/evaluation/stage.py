@@ -23,7 +23,7 @@ from meddap_monai.evaluation.comparisons import RULE
 from meddap_monai.evaluation.curves import roc_of_arms
 from meddap_monai.evaluation.predictions import Predictions, Run, predict_run, test_rows
 from meddap_monai.evaluation.subgroups import subgroup_table
-from meddap_monai.evaluation.weighted import METRICS
+from meddap_monai.evaluation.weighted import METRICS, NAMES
 
 __all__ = ["EvaluateConfig", "Run", "evaluate"]
 
@@ -137,7 +137,7 @@ def _hog_runs(config: EvaluateConfig, output: Path, runs: Sequence[Run]) -> list
         found.setdefault(run.seed, run.records)
     made = []
     for seed, records in sorted(found.items()):
-        ask = ClassifyConfig(network="hog", head="logistic", seed=seed, pictures=False)
+        ask = ClassifyConfig(network="hog", head="logistic", size=128, seed=seed, pictures=False)
         folder = output / "hog" / f"seed_{seed}"
         made.append(Run(arm_names.HOG, seed, classify(ask, folder, records=records), records))
     return made
@@ -214,7 +214,7 @@ def build_report(
         "question": config.question,
         "rule": RULE.format(
             confidence=config.confidence,
-            metric=config.metric,
+            metric=NAMES[config.metric],
             reference=reference or arm_names.SECOND_REFERENCE,
             level=config.level,
         ),

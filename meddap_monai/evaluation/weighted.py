@@ -26,6 +26,21 @@ METRICS = (
     "ece",
 )
 
+NAMES = {
+    "auc": "AUC",
+    "macro_f1": "macro F1",
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "precision": "precision",
+    "average_precision": "average precision",
+    "sensitivity_at_90": "sensitivity at 90 % specificity",
+    "brier": "Brier score (lower is better)",
+    "ece": "calibration error (lower is better)",
+}
+"""Metrics as people call them."""
+
 
 def weighted_metrics(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     """Return every metric of every replicate.

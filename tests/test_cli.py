@@ -51,8 +51,8 @@ def test_an_overlay_must_name_full_ids(tmp_path: Path) -> None:
 def test_variants_override_single_ids() -> None:
     sections = load_sections([], ["variants={half: {'generate#ratio': 0.5}, none: {adapt: null}}"])
     _, variants = read_study(sections)
-    assert variants["half"].generate.ratio == 0.5
-    assert variants["none"].adapt is None
+    assert variants["half"].config.generate.ratio == 0.5
+    assert variants["none"].config.adapt is None
     with pytest.raises(ConfigurationError, match=r"variants#half#generate: unknown key 'rattio'"):
         read_study(load_sections([], ["variants={half: {'generate#rattio': 0.5}}"]))
 

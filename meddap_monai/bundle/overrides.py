@@ -32,8 +32,8 @@ def check_overrides(arguments: Sequence[str] | None = None, sections: Sequence[s
     """Stop a ``monai.bundle run`` whose command line, ``--args_file`` or overlay names an id that does not exist.
 
     Stands in a bundle's ``initialize``. The bundle's own files, those beside its first configuration, may bring new
-    ids; a file from elsewhere and the command line may not. An override inside a component is held against the signature of
-    its target.
+    ids; a file from elsewhere and the command line may not. An override inside a component is held against its
+    target's signature.
 
     Args:
         arguments: command line after the program's name; by default that of this process when it is MONAI's.

@@ -31,7 +31,7 @@ ARMS: dict[str, tuple[str, dict[str, str]]] = {
     "shuffled": ("shuffled", {"augmentation": "none"}),
     "hog": ("real", {"augmentation": "none", "network": "hog", "head": "logistic"}),
 }
-"""Arm -> (what `mix` puts in, what it changes in `classify`). `duplicated` and `shuffled` are controls, `hog` a sanity
+"""Arm -> (`mix#arm`, what it changes in `classify`). `duplicated` and `shuffled` are controls, `hog` a sanity
 arm: histograms of oriented gradients with logistic regression, which every network has to beat."""
 
 
@@ -54,11 +54,13 @@ class StudyConfig:
     draw: DrawConfig | None = field(default_factory=DrawConfig)
     """None: keep the splits of `index`."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    arms: tuple[str, ...] = tuple(ARMS)
+    arms: tuple[str, ...] = tuple(arm for arm in ARMS if arm != "synthetic")
     base: str = "embedded"
     cluster: ClusterConfig | None = None
     pretrain: PretrainConfig | None = None
     adapt: AdaptConfig | None = field(default_factory=AdaptConfig)
+    adapters: str = "one"
+    """one: for all classes; per_class: one each; per_cluster: one for each cluster that `cluster` chose."""
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
     mix: MixConfig = field(default_factory=MixConfig)
@@ -69,7 +71,7 @@ class StudyConfig:
     grid: Mapping[str, Any] = field(default_factory=dict)
     """Full id -> values, as a list or as name -> value; with `variants` they span the variants that are run."""
     combine: str = "product"
-    """product: every value with every other; diagonal: as many variants as the longest list, each value at least once."""
+    """product: every value with every other; diagonal: as many as the longest list, each value at least once."""
     limits: Mapping[str, Any] = field(default_factory=dict)
     """Full id -> value, the last word over variants and grid, and only where the section is in use (smoke scale)."""
     simulated: SimulatedConfig = field(default_factory=SimulatedConfig)
@@ -82,45 +84,74 @@ class StudyConfig:
         for arm in self.arms:
             check_choice(arm, ARMS, "study#arms")
         check_choice(self.combine, ("product", "diagonal"), "study#combine")
+        check_choice(self.adapters, ("one", "per_class", "per_cluster"), "study#adapters")
+        if self.adapters == "per_cluster" and self.cluster is None:
+            raise ConfigurationError("study#adapters: per_cluster needs clusters; give cluster a mapping")
 
 
-def read_study(sections: Mapping[str, Any]) -> tuple[StudyConfig, dict[str, StudyConfig]]:
+@dataclass(frozen=True)
+class Variant:
+    """One variant of a study."""
+
+    name: str
+    """Its parts, joined by ``-``; also a folder's name."""
+    real: str
+    """The parts that also concern arms without synthetic images; arms that several variants share have this name."""
+    config: StudyConfig
+
+
+_REAL = ("index", "unseen", "draw", "classify")
+
+
+def read_study(sections: Mapping[str, Any]) -> tuple[StudyConfig, dict[str, Variant]]:
     """Return the study and its variants, checked to the last nested key before any work starts.
 
-    A study without variants and grid has the one variant ``""``.
+    A study without variants and grid has one variant with the name ``""``.
 
     Raises:
         ConfigurationError: an unknown key (naming the nearest valid one) or a wrong value.
     """
     study = build(StudyConfig, limit(sections, sections), "study")
-    variants = {}
-    for name, overrides in expand(study).items():
+    variants = []
+    for parts in expand(study):
+        name = "-".join(part for part, _ in parts)
         where = f"variants#{name}" if name else "study"
-        variants[name] = build(StudyConfig, limit(override(sections, overrides, where), sections), where)
-    return study, variants
+        overrides = {key: value for _, values in parts for key, value in values.items()}
+        config = build(StudyConfig, limit(override(sections, overrides, where), sections), where)
+        real = "-".join(part for part, values in parts if any(_root(key) in _REAL for key in values))
+        variants.append(Variant(name, real, config))
+    named = {variant.name: variant for variant in variants}
+    if len(named) != len(variants):
+        raise ConfigurationError(f"grid: {len(variants)} variants have only {len(named)} names; name the values")
+    return study, named
 
 
-def expand(study: StudyConfig) -> dict[str, dict[str, Any]]:
-    """Return variant name -> overrides: `study.variants` and the axes of `study.grid`, combined.
+def expand(study: StudyConfig) -> list[list[tuple[str, dict[str, Any]]]]:
+    """Return the variants, each as its parts (name, overrides), spanned by `study.variants` and `study.grid`.
+
+    A key of the grid is a full id with its values, or a free name with named groups of overrides.
 
     Raises:
-        ConfigurationError: two variants whose names are equal as folder names, or an axis without values.
+        ConfigurationError: an axis without values.
     """
-    axes: list[dict[str, dict[str, Any]]] = [dict(study.variants)] if study.variants else []
-    for identifier, values in study.grid.items():
+    sections = {item.name for item in fields(StudyConfig)}
+    axes: list[list[tuple[str, dict[str, Any]]]] = []
+    if study.variants:
+        axes.append([(_folder_name(name), dict(values)) for name, values in study.variants.items()])
+    for key, values in study.grid.items():
         named = values if isinstance(values, Mapping) else {str(value): value for value in values}
         if not named:
-            raise ConfigurationError(f"grid#{identifier}: got no values, expected at least one")
-        axes.append({_folder_name(name): {identifier: value} for name, value in named.items()})
+            raise ConfigurationError(f"grid#{key}: got no values, expected at least one")
+        whole = _root(key) not in sections
+        axes.append([(_folder_name(n), dict(value) if whole else {key: value}) for n, value in named.items()])
     if study.combine == "product":
-        rows = list(itertools.product(*(axis.items() for axis in axes)))
-    else:
-        longest = max(map(len, axes), default=1)
-        rows = [tuple(list(axis.items())[row % len(axis)] for axis in axes) for row in range(longest)]
-    result = {"-".join(name for name, _ in row): {k: v for _, part in row for k, v in part.items()} for row in rows}
-    if len(result) != len(rows):
-        raise ConfigurationError(f"grid: {len(rows)} variants have only {len(result)} names; name the values")
-    return result
+        return [list(row) for row in itertools.product(*axes)]
+    longest = max(map(len, axes), default=1)
+    return [[axis[row % len(axis)] for axis in axes] for row in range(longest)]
+
+
+def _root(key: str) -> str:
+    return key.replace("::", "#").split("#")[0]
 
 
 def _folder_name(text: Any) -> str:
@@ -131,8 +162,7 @@ def limit(sections: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, A
     """Return `sections` with the `limits` of `source` as the last word, leaving sections that are null alone."""
     result = dict(sections)
     for identifier, value in (source.get("limits") or {}).items():
-        first = identifier.replace("::", "#").split("#")[0]
-        if first not in result or result[first] is not None:
+        if result.get(_root(identifier), {}) is not None:
             result = override(result, {identifier: value}, "limits")
     return result
 

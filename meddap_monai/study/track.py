@@ -1,0 +1,211 @@
+"""One variant of one seed: from its records to one classifier per arm."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from meddap_monai import store
+from meddap_monai.classifier.train import classify
+from meddap_monai.diffusion.pretrain import pretrain
+from meddap_monai.diffusion.sample import GenerateConfig, generate
+from meddap_monai.diffusion.train import AdaptConfig, adapt
+from meddap_monai.errors import ConfigurationError
+from meddap_monai.evaluation.stage import Run
+from meddap_monai.records import class_names, iter_records, write_records
+from meddap_monai.seeds import derive_seed
+from meddap_monai.selection.cluster import cluster
+from meddap_monai.selection.filter import select
+from meddap_monai.selection.mix import mix
+from meddap_monai.study.configuration import ARMS, StudyConfig, Variant
+
+
+class Once:
+    """Compute equal things once: the same stage with the same configuration and inputs keeps its first folder."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Path] = {}
+
+    def __call__(self, key: Any, folder: Path, make: Callable[[Path], Path]) -> Path:
+        """Return what `make(folder)` returned for the first equal `key`."""
+        name = store.hash_configuration(key)
+        if name not in self._made:
+            self._made[name] = make(folder)
+        return self._made[name]
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What one adapter learns from and draws."""
+
+    name: str
+    learn: Path
+    classes: tuple[str, ...] = ()
+    share: float = 1.0
+    """Part of the class's images that it draws."""
+
+
+@dataclass
+class Track:
+    """One variant of one seed."""
+
+    folder: Path
+    variant: Variant
+    seed: int
+    records: Path
+    overwrite: bool
+    once: Once
+    folders: dict[str, Path] = field(default_factory=dict)
+
+    def run(self) -> list[Run]:
+        """Run every stage and return the classifiers that no earlier variant had already."""
+        study = self.variant.config
+        kept = self._synthetic(study) if any(ARMS[arm][0] != "real" for arm in study.arms) else None
+        return [run for arm in study.arms if (run := self._arm(study, arm, kept)) is not None]
+
+    def _stage(self, name: str, config: Any, make: Callable[[Path], Path], *inputs: Any, leaf: str = "") -> Path:
+        folder = self.folder / name / self.variant.name / leaf
+        result = self.once([name, config, [str(item) for item in inputs]], folder, make)
+        self.folders.setdefault(name, result if result.is_dir() else result.parent)
+        return result
+
+    def _synthetic(self, study: StudyConfig) -> Path:
+        base = self._base(study)
+        portions = self._portions(study, self._chosen(study))
+        parts = [self._generate(study, base, portion, len(portions)) for portion in portions]
+        generated = parts[0] if len(parts) == 1 else self._merge(parts)
+        choose = dataclasses.replace(study.select, seed=self.seed)
+        return self._stage(
+            "select",
+            choose,
+            lambda to: select(choose, to, records=self.records, generated=generated, overwrite=self.overwrite),
+            generated,
+        )
+
+    def _chosen(self, study: StudyConfig) -> Path:
+        if study.cluster is None:
+            return self.records
+        config = dataclasses.replace(study.cluster, seed=self.seed)
+        return self._stage(
+            "cluster", config, lambda to: cluster(config, to, records=self.records, overwrite=self.overwrite)
+        )
+
+    def _portions(self, study: StudyConfig, learn: Path) -> list[Portion]:
+        if study.adapt is None or study.adapters == "one":
+            return [Portion("", learn)]
+        if study.adapters == "per_class":
+            return [Portion(name, learn, (name,)) for name in class_names(learn)]
+        listed = json.loads((learn.parent / "clusters.json").read_text(encoding="utf-8"))["clusters"]
+        passing = [one for one in listed if one["passes"]]
+        alike = Counter(one["class_name"] for one in passing)
+        return [
+            Portion(
+                Path(one["records"]).stem,
+                learn.parent / one["records"],
+                (one["class_name"],),
+                1 / alike[one["class_name"]],
+            )
+            for one in passing
+        ]
+
+    def _base(self, study: StudyConfig) -> str:
+        if study.pretrain is None:
+            return study.base
+        config = dataclasses.replace(study.pretrain, seed=self.seed)
+        made = self._stage(
+            "pretrain", config, lambda to: pretrain(config, to, records=self.records, overwrite=self.overwrite)
+        )
+        return str(made)
+
+    def _generate(self, study: StudyConfig, base: str, portion: Portion, portions: int) -> Path:
+        adapters: list[Path] = []
+        if study.adapt is not None:
+            base, adapters = self._adapt(study.adapt, base, portion)
+        make = share(dataclasses.replace(study.generate, seed=self.seed), portion)
+        return self._stage(
+            "generate",
+            make,
+            lambda to: generate(make, to, records=self.records, base=base, adapters=adapters, overwrite=self.overwrite),
+            base,
+            *adapters,
+            leaf=portion.name if portions > 1 else "",
+        )
+
+    def _merge(self, parts: list[Path]) -> Path:
+        """Put the images of several adapters into one records file."""
+
+        def make(to: Path) -> Path:
+            inputs = {str(number): part for number, part in enumerate(parts)}
+            with store.open_stage(to, "generate", {"merged": len(parts)}, inputs, self.overwrite) as stage:
+                if not stage.done:
+                    count = write_all(to / "generated.jsonl", parts)
+                    stage.finish({"in": count, "out": count, "rejected": 0}, classes=class_names(self.records))
+            return to / "generated.jsonl"
+
+        return self._stage("generate", {"merged": True}, make, *parts, leaf="merged")
+
+    def _adapt(self, config: AdaptConfig, base: str, portion: Portion) -> tuple[str, list[Path]]:
+        config = dataclasses.replace(config, seed=self.seed, classes=portion.classes or config.classes)
+        made = self._stage(
+            "adapt",
+            config,
+            lambda to: adapt(config, to, records=portion.learn, base=base, overwrite=self.overwrite),
+            base,
+            portion.learn,
+            leaf=portion.name,
+        )
+        return (str(made), []) if (made / "unet").is_dir() else (base, [made])
+
+    def _arm(self, study: StudyConfig, arm: str, kept: Path | None) -> Run | None:
+        content, changes = ARMS[arm]
+        blend = dataclasses.replace(study.mix, arm=content, seed=self.seed)
+        inputs = None if content == "real" else kept
+        hybrid = self._stage(
+            "mix",
+            blend,
+            lambda to: mix(blend, to, records=self.records, kept=inputs, overwrite=self.overwrite),
+            inputs,
+            leaf=content,
+        )
+        train = dataclasses.replace(study.classify, seed=self.seed, **changes)  # type: ignore[arg-type]
+        fresh = False
+
+        def make(to: Path) -> Path:
+            nonlocal fresh
+            fresh = True
+            return classify(train, to, records=hybrid, overwrite=self.overwrite)
+
+        model = self._stage("classify", train, make, hybrid, leaf=arm)
+        name = self.variant.real if content == "real" else self.variant.name
+        full = f"{arm}@{name}" if name else arm
+        return Run(arm=full, seed=self.seed, model=model, records=self.records) if fresh else None
+
+
+def share(config: GenerateConfig, portion: Portion) -> GenerateConfig:
+    """Give one portion its classes, and of a class with several portions its part of the images and an own seed."""
+    if not portion.classes:
+        return config
+    config = dataclasses.replace(config, classes=portion.classes)
+    if portion.share == 1:
+        return config
+    name, seed = portion.classes[0], derive_seed(config.seed, "generate", portion.name)
+    if config.ratio is not None:
+        whole = config.ratio[name] if isinstance(config.ratio, dict) else config.ratio
+        return dataclasses.replace(config, ratio=whole * portion.share, seed=seed)
+    if config.counts is not None:
+        count = config.counts[name] if isinstance(config.counts, dict) else config.counts
+        return dataclasses.replace(config, counts=math.ceil(count * portion.share - 1e-9), seed=seed)
+    raise ConfigurationError("generate: several adapters for one class need generate#ratio or generate#counts")
+
+
+def write_all(target: Path, parts: list[Path]) -> int:
+    """Write the records of several files into one, images unmoved; return how many."""
+    records = [record for part in parts for record in iter_records(part)]
+    write_records(target, records)
+    return len(records)

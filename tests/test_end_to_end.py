@@ -15,7 +15,7 @@ import pytest
 from meddap_monai.records import read_records
 from meddap_monai.store import read_stage
 
-ARMS = ["real", "real_synthetic_classical", "shuffled", "hog"]
+ARMS = ["real", "real_synthetic_classical", "shuffled"]
 
 
 def overrides(base: Path) -> list[str]:

@@ -1,0 +1,165 @@
+"""Training of the autoencoder: reconstruction, gradients, spectrum, and a patch discriminator for the speckle.
+
+Least squares and L1 losses average speckle away; the hinge patch discriminator (Isola et al. 2017; the balance of
+the two gradients as in Esser et al. 2021, eq. 7) brings its energy back. With a fixed encoder latents stay as they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from meddap_monai.diffusion.autoencoder import AutoencoderConfig, PatchPCA
+from meddap_monai.diffusion.loop import finite, learning_rate, set_rate
+from meddap_monai.seeds import generator
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+def build_discriminator() -> nn.Module:
+    """Return a patch discriminator of grey pictures, about 0.2 M parameters, without normalisation."""
+    widths = (1, 32, 64, 96)
+    layers: list[nn.Module] = []
+    for before, after in zip(widths, widths[1:], strict=False):
+        layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
+
+
+class AutoencoderTraining:
+    """One step of autoencoder training; see `AutoencoderConfig` for what is weighed how."""
+
+    def __init__(
+        self,
+        vae: Any,
+        pca: PatchPCA | None,
+        pixels: np.ndarray,
+        ids: list[str],
+        config: AutoencoderConfig,
+        seed: int,
+        device: str = "cpu",
+    ) -> None:
+        """Hold the pictures (N, H, W) uint8 and make the optimizers."""
+        self.vae, self.pca, self.config, self.seed = vae.to(device), pca, config, seed
+        self.pixels, self.ids, self.device = pixels, ids, device
+        self.discriminator = build_discriminator().to(device)
+        trained = vae.decoder if pca is not None else vae
+        self.optimizer = torch.optim.AdamW(trained.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=0.0)
+        self.rival = torch.optim.AdamW(self.discriminator.parameters(), lr=0.0, betas=(0.5, 0.9), weight_decay=0.0)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        names = {"vae": self.vae, "discriminator": self.discriminator}
+        return names | {"optimizer": self.optimizer, "rival": self.rival}
+
+    def advance(self, step: int) -> dict[str, float]:
+        """Do step `step`: crops on even steps, whole pictures on odd ones."""
+        config = self.config
+        draw = generator(self.seed, "pretrain/decoder", step)
+        images, names = self._batch(step, draw)
+        rate = learning_rate(step, config.steps, config.learning_rate, min(100, config.steps))
+        set_rate(self.optimizer, rate)
+        made, kl = self._reconstruct(images, draw)
+        losses = reconstruction_losses(made, images)
+        loss = losses["l1"] + config.gradient * losses["gradient"] + config.spectrum * losses["spectrum"]
+        total = finite(loss + config.kl * kl, "decoder", step, rate, names)
+        adversarial = config.adversarial > 0 and step >= config.adversarial_from * config.steps
+        if adversarial:
+            total = total + self._deceive(loss, made)
+        self.optimizer.zero_grad()
+        total.backward()
+        nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
+        self.optimizer.step()
+        report = {name: value.item() for name, value in losses.items()}
+        if adversarial:
+            report["discriminator"] = self._judge(images, made.detach(), rate, step, names)
+        return report
+
+    def picture(self, writer: SummaryWriter, step: int) -> None:
+        """Draw eight pictures above their reconstructions and write the share of gradient energy kept."""
+        count = min(8, len(self.pixels))
+        chosen = np.linspace(0, len(self.pixels) - 1, count).astype(int)
+        images = self._tensor(self.pixels[chosen])
+        with torch.no_grad():
+            made = self.vae.decode(self._encode(images)).sample.mean(1, keepdim=True)
+        rows = torch.cat([torch.cat(list(part), dim=2) for part in (images, made.clamp(-1, 1))], dim=1)
+        writer.add_image("decoder/real above reconstructed", (rows + 1) / 2, step)
+        writer.add_scalar("decoder/gradient energy", float(_energy(made) / _energy(images)), step)
+        writer.add_scalar("decoder/psnr", float(-10 * ((made - images) / 2).square().mean().log10()), step)
+
+    def _batch(self, step: int, draw: torch.Generator) -> tuple[torch.Tensor, list[str]]:
+        config, side = self.config, self.pixels.shape[-1]
+        whole = step % 2 == 1 or side <= config.crop
+        count = max(1, config.batch * config.crop**2 // side**2) if whole else config.batch
+        chosen = torch.randint(len(self.pixels), (count,), generator=draw).tolist()
+        crop = side if whole else config.crop
+        parts = []
+        for number in chosen:
+            corner = torch.randint((side - crop) // config.factor + 1, (2,), generator=draw) * config.factor
+            top, left = corner.tolist()
+            parts.append(self.pixels[number, top : top + crop, left : left + crop])
+        return self._tensor(np.stack(parts)), [self.ids[number] for number in chosen]
+
+    def _tensor(self, pixels: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(pixels).to(self.device, torch.float32).div(127.5).sub(1)[:, None]
+
+    def _encode(self, images: torch.Tensor) -> torch.Tensor:
+        if self.pca is not None:
+            return self.pca.encode(images)
+        return self.vae.encode(images.expand(-1, 3, -1, -1)).latent_dist.mode()
+
+    def _reconstruct(self, images: torch.Tensor, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        kl = images.new_zeros(())
+        if self.pca is not None:
+            latents = self.pca.encode(images)
+            size = torch.rand(len(images), 1, 1, 1, generator=draw).to(self.device) * self.config.latent_noise
+        else:
+            posterior = self.vae.encode(images.expand(-1, 3, -1, -1)).latent_dist
+            latents, size, kl = posterior.mean, posterior.std, posterior.kl().mean()
+        noise = torch.randn(latents.shape, generator=draw).to(self.device)
+        return self.vae.decode(latents + size * noise).sample.mean(1, keepdim=True), kl
+
+    def _deceive(self, loss: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
+        verdict = -self.discriminator(made).mean()
+        last = self.vae.decoder.conv_out.weight
+        own = torch.autograd.grad(loss, last, retain_graph=True)[0].norm()
+        other = torch.autograd.grad(verdict, last, retain_graph=True)[0].norm()
+        weight = (own / (other + 1e-6)).clamp(max=100.0).detach()
+        return self.config.adversarial * weight * verdict
+
+    def _judge(self, images: torch.Tensor, made: torch.Tensor, rate: float, step: int, names: list[str]) -> float:
+        set_rate(self.rival, 0.5 * rate)
+        loss = (
+            functional.relu(1 - self.discriminator(images)).mean()
+            + functional.relu(1 + self.discriminator(made)).mean()
+        )
+        finite(loss, "decoder", step, rate, names)
+        self.rival.zero_grad()
+        loss.backward()
+        self.rival.step()
+        return float(loss.item())
+
+
+def reconstruction_losses(made: torch.Tensor, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return L1, the L1 distance of image gradients and of log spectra.
+
+    Args:
+        made: (B, 1, H, W) in about [-1, 1].
+        images: likewise.
+    """
+    gradient = sum((torch.diff(made, dim=axis) - torch.diff(images, dim=axis)).abs().mean() for axis in (2, 3))
+    spectra = [torch.fft.rfft2(part, norm="ortho").abs().add(1e-2).log() for part in (made, images)]
+    return {
+        "l1": (made - images).abs().mean(),
+        "gradient": torch.as_tensor(gradient),
+        "spectrum": (spectra[0] - spectra[1]).abs().mean(),
+    }
+
+
+def _energy(images: torch.Tensor) -> torch.Tensor:
+    return torch.diff(images, dim=3).abs().mean()

@@ -1,0 +1,133 @@
+"""Writing a trained base: fp16 weights, ``base.json``, the hashes of what it saw, a card and its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from meddap_monai import store
+from meddap_monai.diffusion.base import base_hash
+from meddap_monai.diffusion.prompts import PromptTable
+from meddap_monai.provenance import write_train_hashes
+
+if TYPE_CHECKING:
+    from meddap_monai.diffusion.pretrain import PretrainJob
+
+
+def export_base(job: PretrainJob) -> Path:
+    """Write ``output/base`` from a job whose phases are done; return the folder."""
+    folder = job.output / "base"
+    pipeline = job.pipeline(job.unet)
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        part.to("cpu", torch.float16)
+    pipeline.save_pretrained(folder)
+    write_train_hashes(folder, job.training, job.everything)
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        part.to(job.config.device, torch.float32)
+    document = describe(job, pipeline)
+    store.write_json(folder / "base.json", document | {"sha256": base_hash(folder)})
+    sheet, rows = sample_sheet(pipeline, job.tables, job.config.seed, columns=6, steps=15)
+    _save_picture(folder / "samples.png", sheet)
+    _save_picture(folder / "reconstructions.png", reconstruction_sheet(job))
+    store.write_atomic(folder / "card.md", _card(job, document, rows))
+    return folder
+
+
+def describe(job: PretrainJob, pipeline: Any) -> dict[str, Any]:
+    """Return the content of ``base.json``."""
+    config = job.config
+    parts = ("unet", "text_encoder", "vae")
+    return {
+        "resolution": config.resolution,
+        "prompts": list(config.prompts),
+        "prompts_sha256": {table.name: table.sha256 for table in job.tables},
+        "parameters": {part: sum(p.numel() for p in getattr(pipeline, part).parameters()) for part in parts},
+        "seed": config.seed,
+        "steps": {
+            "text_encoder": config.text_encoder.steps,
+            "autoencoder": config.autoencoder.steps,
+            "unet": config.unet.steps,
+        },
+        "prediction_type": config.unet.prediction,
+        "images": len(job.training),
+        "configuration": config,
+    }
+
+
+def sample_sheet(
+    pipeline: Any, tables: Sequence[PromptTable], seed: int, columns: int, steps: int, guidance: float = 2.5
+) -> tuple[np.ndarray, list[str]]:
+    """Draw one row of pictures per class of the tables.
+
+    Returns:
+        the sheet (rows * side, columns * side) uint8 and the prompt of each row.
+    """
+    from diffusers import DPMSolverMultistepScheduler
+
+    prompts = [table.prompt(name) for table in tables for name in table.classes]
+    before = pipeline.scheduler
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(before.config)
+    rows = []
+    for number, prompt in enumerate(prompts):
+        generators = [torch.Generator().manual_seed(seed * 1000 + number * 100 + item) for item in range(columns)]
+        made = pipeline(
+            [prompt] * columns,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=generators,
+            output_type="np",
+        ).images
+        grey = np.rint(made.mean(-1) * 255).astype(np.uint8)
+        rows.append(np.concatenate(list(grey), axis=1))
+    pipeline.scheduler = before
+    return np.concatenate(rows, axis=0), prompts
+
+
+@torch.no_grad()
+def reconstruction_sheet(job: PretrainJob, columns: int = 8) -> np.ndarray:
+    """Return real pictures above their reconstructions, (2 * side, columns * side) uint8."""
+    chosen = np.linspace(0, len(job.views.pixels) - 1, columns).astype(int)
+    pixels = job.views.pixels[chosen]
+    images = torch.from_numpy(pixels).float().div(127.5).sub(1)[:, None].expand(-1, 3, -1, -1)
+    vae = job.vae.to("cpu")
+    made = vae.decode(vae.encode(images).latent_dist.mode()).sample.mean(1)
+    back = ((made.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
+    return np.concatenate([np.concatenate(list(part), axis=1) for part in (pixels, back)], axis=0)
+
+
+def _save_picture(path: Path, pixels: np.ndarray) -> None:
+    with store.atomic_path(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")
+
+
+def _card(job: PretrainJob, document: dict[str, Any], prompts: list[str]) -> str:
+    config = job.config
+    total = sum(document["parameters"].values())
+    classes = sorted({record["class_name"] for record in job.training})
+    lines = [
+        "# A small ultrasound base",
+        "",
+        f"Latent diffusion, {config.resolution} px, {total:,} parameters "
+        f"({', '.join(f'{name} {count:,}' for name, count in document['parameters'].items())}), seed {config.seed}.",
+        f"Trained on {len(job.training)} images ({len(job.views.ids)} views) of the classes {', '.join(classes)}.",
+        "It opens with `diffusers.StableDiffusionPipeline.from_pretrained(folder)`. For research, not for diagnosis.",
+        "",
+        "## Data",
+        *(f"- {line}" for line in config.sources or ("as given in the records",)),
+        "",
+        "## Pictures",
+        "`samples.png`: one row per prompt, guidance 2.5, 15 steps of DPM-Solver++:",
+        *(f"{number}. {prompt}" for number, prompt in enumerate(prompts, start=1)),
+        "",
+        "`reconstructions.png`: training pictures above what the autoencoder keeps of them.",
+        "",
+        "## Again",
+        "`meddap pretrain` with the configuration in `base.json`; the hashes of all training images and of their "
+        "groups stand in `train_sha256.txt`.",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,146 @@
+"""One training loop for every phase of pre-training: checkpoints, exact resume, interrupt, finite losses, curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm import tqdm
+
+from meddap_monai import store
+from meddap_monai.errors import NonFiniteLoss, StageError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+Stateful = torch.nn.Module | torch.optim.Optimizer
+
+
+@dataclass
+class Phase:
+    """What one phase trains, and where its checkpoint stands.
+
+    Attributes:
+        name: e.g. "decoder"; names the checkpoint and the curves.
+        folder: of the checkpoints.
+        steps: number of the last step.
+        state: everything a checkpoint holds: modules, optimizers, moving averages.
+        advance: does step `n` and returns its losses; all its randomness must derive from `n`.
+        picture: draws into TensorBoard; called every `picture_every` steps and at the end.
+        checkpoint_every: steps between checkpoints.
+        picture_every: steps between pictures.
+    """
+
+    name: str
+    folder: Path
+    steps: int
+    state: Mapping[str, Stateful]
+    advance: Callable[[int], dict[str, float]]
+    picture: Callable[[SummaryWriter, int], None] | None = None
+    checkpoint_every: int = 250
+    picture_every: int = 500
+    step: int = field(default=0, init=False)
+
+    @property
+    def checkpoint(self) -> Path:
+        """Path of the checkpoint file: plain tensors, loaded with ``weights_only=True``."""
+        return self.folder / f"{self.name}.pt"
+
+    def save(self) -> None:
+        """Write the checkpoint atomically."""
+        document = {"step": self.step, **{name: item.state_dict() for name, item in self.state.items()}}
+        with store.atomic_path(self.checkpoint) as temporary:
+            torch.save(document, temporary)
+
+    def resume(self) -> None:
+        """Load the checkpoint when there is one.
+
+        Raises:
+            StageError: the file is not a checkpoint of this phase.
+        """
+        if not self.checkpoint.is_file():
+            return
+        try:
+            document: dict[str, Any] = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
+            for name, item in self.state.items():
+                item.load_state_dict(document[name])
+            self.step = int(document["step"])
+        except (RuntimeError, KeyError, ValueError, EOFError) as error:
+            raise StageError(
+                f"{self.checkpoint}: not a checkpoint of phase {self.name!r} ({error}); "
+                "delete it to train this phase anew"
+            ) from error
+
+
+def run_phase(phase: Phase, interrupt: store.InterruptFlag, writer: SummaryWriter | None = None) -> None:
+    """Train a phase to its last step, from its checkpoint if there is one.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM; the checkpoint of the current step was written.
+        NonFiniteLoss: from `finite`; the checkpoint before it stays.
+        DiskFull: from the store; the old checkpoint stays.
+    """
+    phase.resume()
+    if phase.step >= phase.steps:
+        return
+    bar = tqdm(total=phase.steps, initial=phase.step, desc=phase.name, unit="step", mininterval=5.0)
+    with bar:
+        while phase.step < phase.steps:
+            losses = phase.advance(phase.step)
+            phase.step += 1
+            bar.update()
+            _log(phase, losses, writer, bar)
+            if interrupt.is_set or phase.step % phase.checkpoint_every == 0 or phase.step == phase.steps:
+                phase.save()
+            interrupt.raise_if_set(f"phase {phase.name!r} stopped at step {phase.step}, checkpoint {phase.checkpoint}")
+
+
+def finite(loss: torch.Tensor, phase: str, step: int, rate: float, items: Iterable[str]) -> torch.Tensor:
+    """Return `loss` if it is finite.
+
+    Raises:
+        NonFiniteLoss: names phase, step, learning rate and the samples of the batch.
+    """
+    if not torch.isfinite(loss).all():
+        raise NonFiniteLoss(
+            f"phase {phase!r}, step {step}: loss is {loss.item()}, expected a finite number (learning rate {rate:.3g}, "
+            f"samples {', '.join(items)}); the last checkpoint is finite: lower the learning rate or remove the samples"
+        )
+    return loss
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
+    """Return linear warm-up followed by half a cosine down to a twentieth of the peak."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return peak * (0.05 + 0.95 * 0.5 * (1.0 + math.cos(math.pi * done)))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every group; a group's ``factor`` multiplies it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("factor", 1.0)
+
+
+@torch.no_grad()
+def follow(average: torch.nn.Module, module: torch.nn.Module, step: int, decay: float) -> None:
+    """Move an exponential moving average of weights; young averages follow faster."""
+    rate = 1.0 - min(decay, (1.0 + step) / (10.0 + step))
+    for slow, fast in zip(average.parameters(), module.parameters(), strict=True):
+        slow.lerp_(fast.to(slow.dtype), rate)
+
+
+def _log(phase: Phase, losses: dict[str, float], writer: SummaryWriter | None, bar: tqdm) -> None:
+    if phase.step % 20 == 0 or phase.step == phase.steps:
+        bar.set_postfix({name: f"{value:.4f}" for name, value in losses.items()}, refresh=False)
+        for name, value in losses.items():
+            if writer is not None:
+                writer.add_scalar(f"{phase.name}/{name}", value, phase.step)
+    last = phase.step == phase.steps
+    if writer is not None and phase.picture is not None and (last or phase.step % phase.picture_every == 0):
+        phase.picture(writer, phase.step)

@@ -1,0 +1,243 @@
+"""Stage ``pretrain``: records in, an own latent diffusion base out, in the ordinary Stable Diffusion layout.
+
+HistoDiffusion's idea (Ye et al., MICCAI 2023) as a product feature: pre-train once on much data without labels, steer
+later with little. Three phases, each with its own checkpoint: text encoder, autoencoder, UNet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from meddap_monai import store
+from meddap_monai.configuration import check_choice, check_range
+from meddap_monai.diffusion.autoencoder import AutoencoderConfig, PatchPCA, build_autoencoder, fit_patch_pca
+from meddap_monai.diffusion.decoder import AutoencoderTraining
+from meddap_monai.diffusion.denoiser import (
+    Cache,
+    DenoiserConfig,
+    DenoiserTraining,
+    build_denoiser,
+    build_scheduler,
+)
+from meddap_monai.diffusion.export import export_base, sample_sheet
+from meddap_monai.diffusion.loop import Phase, run_phase
+from meddap_monai.diffusion.prompts import PromptTable, load_prompt_table, table_names
+from meddap_monai.diffusion.textencoder import TextEncoderConfig, TextEncoderTraining
+from meddap_monai.diffusion.tiny import build_text_encoder, vocabulary_words
+from meddap_monai.diffusion.views import Views, ViewsConfig, cut_views
+from meddap_monai.errors import ConfigurationError, RecordsError
+from meddap_monai.records import Record, read_records
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """What to train and for how long.
+
+    Attributes:
+        seed: everything random derives from it.
+        resolution: side of the pictures in pixels, a multiple of the autoencoder's factor.
+        prompts: prompt tables that caption the records; their classes must not share names.
+        views: crops and captions.
+        autoencoder: shape and training of the autoencoder.
+        text_encoder: shape and training of the text encoder.
+        unet: shape and training of the UNet.
+        device: "cpu" or "cuda".
+        half: compute the UNet in bfloat16 autocast.
+        checkpoint_every: steps between checkpoints.
+        picture_every: steps between pictures in TensorBoard.
+        sources: lines for the card: data, licence, citation.
+    """
+
+    seed: int = 0
+    resolution: int = 128
+    prompts: tuple[str, ...] = ("breast", "fetal")
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+    unet: DenoiserConfig = field(default_factory=DenoiserConfig)
+    device: str = "cpu"
+    half: bool = True
+    checkpoint_every: int = 250
+    picture_every: int = 500
+    sources: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check what only the whole configuration can tell."""
+        check_choice(self.device, ("cpu", "cuda"), "pretrain.device")
+        check_range(self.resolution, 8, 2048, "pretrain.resolution")
+        check_range(self.checkpoint_every, 1, 1_000_000_000, "pretrain.checkpoint_every")
+        factor = self.autoencoder.factor * 2 ** (len(self.unet.channels) - 1)
+        if self.resolution % factor:
+            raise ConfigurationError(
+                f"pretrain.resolution is {self.resolution}, expected a multiple of {factor}, which the autoencoder and "
+                "the UNet halve it by"
+            )
+
+
+def pretrain(config: PretrainConfig, output: Path, *, records: Path, overwrite: bool = False) -> Path:
+    """Train a base from scratch and write it as a Stable Diffusion folder.
+
+    Args:
+        config: see `PretrainConfig`.
+        output: stage folder; the base goes to ``output/base``, checkpoints to ``output/phases``.
+        records: records file; only split ``train`` is seen.
+        overwrite: replace a folder of another configuration.
+
+    Returns:
+        ``output/base``.
+
+    Raises:
+        RecordsError: no record in split train.
+        NonFiniteLoss, Interrupted, DiskFull, ForeignOutput, FolderInUse: see `errors`.
+    """
+    output, records = Path(output), Path(records)
+    with store.open_stage(output, "pretrain", config, {"records": records}, overwrite) as stage:
+        if stage.done:
+            return output / "base"
+        with store.InterruptFlag() as interrupt:
+            job = PretrainJob(config, output, records)
+            for train in (job.train_text_encoder, job.train_autoencoder, job.train_unet):
+                train(interrupt)
+        folder = job.export()
+        counts = {"in": len(job.everything), "out": len(job.training), "rejected": 0}
+        stage.finish({**counts, "views": len(job.views.ids)}, classes=sorted({r["class_name"] for r in job.training}))
+    return folder
+
+
+class PretrainJob:
+    """The three phases over one set of pictures; each goes on from its own checkpoint."""
+
+    def __init__(self, config: PretrainConfig, output: Path, records: Path) -> None:
+        """Read the records and cut the views."""
+        self.config, self.output, self.phases = config, output, output / "phases"
+        self.everything: list[Record] = read_records(records, full=True)
+        self.training = [r for r in self.everything if r["split"] == "train" and r["source"] == "real"]
+        if not self.training:
+            raise RecordsError(f"{records}: no real record in split 'train', expected at least one to pre-train on")
+        self.tables: list[PromptTable] = [load_prompt_table(name) for name in config.prompts]
+        self.views: Views = cut_views(self.training, self.tables, config.resolution, config.views, config.seed)
+        learned = config.autoencoder.encoder == "learned"
+        self.pca: PatchPCA | None = None if learned else fit_patch_pca(self.views.pixels, config.autoencoder)
+        self.tokenizer, self.text_encoder = self._new_text_encoder()
+        self.vae: Any = self._seeded(build_autoencoder, config.autoencoder, config.resolution, self.pca)
+        side = config.resolution // config.autoencoder.factor
+        latents, width = config.autoencoder.latents, config.text_encoder.width
+        self.unet: Any = self._seeded(build_denoiser, config.unet, latents, side, width)
+        self.scheduler = build_scheduler(config.unet)
+
+    def train_text_encoder(self, interrupt: store.InterruptFlag) -> None:
+        """Phase one: words; then the text encoder is frozen."""
+        work = TextEncoderTraining(
+            self.tokenizer, self.text_encoder, self.tables, self.config.text_encoder, self.config.seed
+        )
+        self._run("text", self.config.text_encoder.steps, work, interrupt)
+        self.text_encoder.eval().requires_grad_(False)
+
+    def train_autoencoder(self, interrupt: store.InterruptFlag) -> None:
+        """Phase two: pictures to latents and back."""
+        views, config = self.views, self.config
+        work = AutoencoderTraining(
+            self.vae, self.pca, views.pixels, views.ids, config.autoencoder, config.seed, config.device
+        )
+        self._run("autoencoder", config.autoencoder.steps, work, interrupt)
+        self.vae.eval().requires_grad_(False)
+
+    def train_unet(self, interrupt: store.InterruptFlag) -> None:
+        """Phase three: the UNet on cached latents; its moving average becomes the base's UNet."""
+        config = self.config
+        work = DenoiserTraining(
+            self.unet, self.scheduler, self.cache(), config.unet, config.seed, config.device, config.half
+        )
+        work.picture = lambda writer, step: writer.add_image(  # type: ignore[attr-defined]
+            "unet/samples", self._sheet(work.average), step
+        )
+        self._run("unet", config.unet.steps, work, interrupt)
+        self.unet = work.average
+
+    def export(self) -> Path:
+        """Write the base folder with card, hashes and pictures."""
+        return export_base(self)
+
+    def cache(self) -> Cache:
+        """Encode every view and every distinct caption once."""
+        views = self.views
+        latents = [self._encode(views.pixels[start : start + 64]) for start in range(0, len(views.pixels), 64)]
+        texts = ["", *sorted(set(views.captions) - {""})]
+        rows = {text: number for number, text in enumerate(texts)}
+        captions = torch.tensor([rows[text] for text in views.captions])
+        embeddings = self.embed(texts)
+        return Cache(torch.cat(latents), captions, embeddings, views.groups, views.ids, views.changed)
+
+    @torch.no_grad()
+    def embed(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return the hidden states (N, T, D) of texts."""
+        tokens = self.tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return self.text_encoder.eval()(tokens).last_hidden_state.detach()
+
+    @torch.no_grad()
+    def _encode(self, pixels: np.ndarray) -> torch.Tensor:
+        images = torch.from_numpy(pixels).float().div(127.5).sub(1)[:, None]
+        if self.pca is not None:
+            return self.pca.encode(images).half()
+        device = self.config.device
+        return self.vae.to(device).encode(images.expand(-1, 3, -1, -1).to(device)).latent_dist.mode().half().cpu()
+
+    def _sheet(self, unet: Any) -> np.ndarray:
+        sheet, _ = sample_sheet(self.pipeline(unet), self.tables, seed=self.config.seed, columns=4, steps=12)
+        return sheet[None]
+
+    def pipeline(self, unet: Any) -> Any:
+        """Return the parts as an ordinary pipeline."""
+        from diffusers import StableDiffusionPipeline
+
+        pipeline: Any = StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=unet,
+            scheduler=self.scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline.to(self.config.device)
+
+    def _new_text_encoder(self) -> tuple[CLIPTokenizer, CLIPTextModel]:
+        words = vocabulary_words([load_prompt_table(name) for name in table_names()] + self.tables)
+        shape = self.config.text_encoder
+        return self._seeded(build_text_encoder, self.phases, words, shape.width, shape.layers, shape.heads)
+
+    def _seeded(self, make: Any, *arguments: Any) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            return make(*arguments)
+
+    def _run(self, name: str, steps: int, work: Any, interrupt: store.InterruptFlag) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        phase = Phase(
+            name,
+            self.phases,
+            steps,
+            work.state,
+            work.advance,
+            getattr(work, "picture", None),
+            self.config.checkpoint_every,
+            self.config.picture_every,
+        )
+        phase.resume()
+        writer = SummaryWriter(str(self.output / "tensorboard"), purge_step=phase.step)
+        try:
+            run_phase(phase, interrupt, writer)
+        finally:
+            writer.close()

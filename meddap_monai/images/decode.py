@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pydicom.encaps import encapsulate, get_frame
@@ -209,21 +210,19 @@ def _encapsulated(header: Header, layout: Layout, number: int) -> np.ndarray:
 
 
 def _decode(decoder: Decoder, frame: bytes, layout: Layout) -> np.ndarray:
-    values, _ = decoder.as_array(
-        encapsulate([frame], has_bot=False),
-        index=0,
-        raw=False,
-        rows=layout.rows,
-        columns=layout.columns,
-        number_of_frames=1,
-        samples_per_pixel=layout.samples,
-        bits_allocated=layout.allocated,
-        bits_stored=layout.stored,
-        pixel_representation=int(layout.signed),
-        photometric_interpretation=layout.photometric,
-        planar_configuration=layout.planar,
-        pixel_keyword="PixelData",
-    )
+    options: dict[str, Any] = {
+        "rows": layout.rows,
+        "columns": layout.columns,
+        "number_of_frames": 1,
+        "samples_per_pixel": layout.samples,
+        "bits_allocated": layout.allocated,
+        "bits_stored": layout.stored,
+        "pixel_representation": int(layout.signed),
+        "photometric_interpretation": layout.photometric,
+        "planar_configuration": layout.planar,
+        "pixel_keyword": "PixelData",
+    }
+    values, _ = decoder.as_array(encapsulate([frame], has_bot=False), index=0, raw=False, **options)
     return values
 
 

@@ -60,7 +60,7 @@ class UltrasoundInfo:
         bits_stored: per sample, as stored.
         transfer_syntax: UID.
         modality: DICOM's two- or four-letter code, "other" for codes that are not known.
-        patient: keyed pseudonym of the patient id, empty when the file has none.
+        patient: keyed pseudonym of the patient id, else of the study's UID, empty when the file has neither.
         centre: keyed pseudonym of the institution, empty when the file has none.
         device: maker from a fixed list and keyed hash of the model.
         spacing_mm: (row, column) of the returned pixels, None where not known.
@@ -98,6 +98,7 @@ def read_ultrasound(
     colour: str = "keep",
     window: str = "file",
     modality: str = "any",
+    full_frame: bool = False,
     key: bytes | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> tuple[np.ndarray, UltrasoundInfo]:
@@ -112,6 +113,7 @@ def read_ultrasound(
         colour: "keep" as stored, "auto" returns grey that was stored as colour as one channel, "grey" always one.
         window: "file" applies the file's VOI window or LUT, "none" the whole stored range, "minmax" the frame's range.
         modality: "US" refuses everything that is not ultrasound; "any" reads all.
+        full_frame: with "zero" or "crop", return the whole screen of a file that has no region instead of refusing it.
         key: for pseudonyms; default: the user's key file.
         limits: ceilings checked before memory is taken.
 
@@ -136,7 +138,7 @@ def read_ultrasound(
         check_decoded_size(path, len(wanted), layout.rows * layout.columns * channels, limits)
         pixels = np.stack([show(number).reshape(layout.rows, layout.columns, channels) for number in wanted])
         info = _describe(header, layout, tuple(wanted), key)
-        pixels, info = _cut(path, pixels, info, outside)
+        pixels, info = _cut(path, pixels, info, outside, full_frame)
     return _channels(pixels, info, colour)
 
 
@@ -187,7 +189,7 @@ def _describe(header: Header, layout: Layout, wanted: tuple[int, ...], key: byte
         return str(value).strip().strip("\0") if value is not None and not isinstance(value, bytes) else ""
 
     key = load_key() if key is None else key
-    patient, centre = text("PatientID"), text("InstitutionName")
+    patient, study, centre = text("PatientID"), text("StudyInstanceUID"), text("InstitutionName")
     modality, time = word(header, "Modality"), finite(dataset.get("FrameTime"))
     regions = declared_regions(dataset, layout.rows, layout.columns)
     return UltrasoundInfo(
@@ -199,7 +201,7 @@ def _describe(header: Header, layout: Layout, wanted: tuple[int, ...], key: byte
         bits_stored=layout.stored,
         transfer_syntax=header.syntax,
         modality=modality if modality in _MODALITIES else "other",
-        patient=pseudonym(patient, key) if patient else "",
+        patient=pseudonym(patient, key) if patient else (pseudonym(study, key, "study") if study else ""),
         centre=pseudonym(centre, key, "centre", 8) if centre else "",
         device=device_name(text("Manufacturer"), text("ManufacturerModelName"), key),
         spacing_mm=pixel_spacing(dataset.get("PixelSpacing")),
@@ -211,7 +213,9 @@ def _describe(header: Header, layout: Layout, wanted: tuple[int, ...], key: byte
     )
 
 
-def _cut(path: Path | str, pixels: np.ndarray, info: UltrasoundInfo, outside: str) -> tuple[np.ndarray, UltrasoundInfo]:
+def _cut(
+    path: Path | str, pixels: np.ndarray, info: UltrasoundInfo, outside: str, full_frame: bool
+) -> tuple[np.ndarray, UltrasoundInfo]:
     """Zero or crop what lies outside of the region of (F, H, W, C) pixels."""
     region, mask = choose_region(info.regions), None
     if region is None and not info.regions and outside != "keep":
@@ -220,7 +224,7 @@ def _cut(path: Path | str, pixels: np.ndarray, info: UltrasoundInfo, outside: st
         if found:
             region, mask = found
     if region is None:
-        if outside == "keep":
+        if outside == "keep" or full_frame:
             return pixels, info
         raise UnreadableImage(
             f"{path}: no B-mode region (0018,6011) and no tight box around the scan; it could show names. Allow the "

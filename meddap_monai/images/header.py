@@ -26,7 +26,8 @@ from meddap_monai.images.limits import MIB, Limits, open_regular
 
 _NAMES = (
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "Modality", "Manufacturer", "ManufacturerModelName",
-    "InstitutionName", "PatientID", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration",
+    "InstitutionName", "PatientID",
+    "StudyInstanceUID", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration",
     "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "PixelSpacing", "FrameTime", "SequenceOfUltrasoundRegions", "RescaleSlope", "RescaleIntercept", "WindowCenter",
     "WindowWidth", "VOILUTFunction", "VOILUTSequence", "ModalityLUTSequence",

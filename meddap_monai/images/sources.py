@@ -111,8 +111,7 @@ def _rows(table: Path, columns: list[str]) -> Iterator[tuple[int, dict[str, str]
             missing = [column for column in columns if column not in held]
             if missing:
                 raise ConfigurationError(f"{table}: has the columns {', '.join(held)}, expected also {missing[0]!r}")
-            for number, row in enumerate(reader, start=2):
-                yield number, row
+            yield from enumerate(reader, start=2)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigurationError(f"{table}: cannot be read as a table ({error})") from error
 

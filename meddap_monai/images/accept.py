@@ -1,0 +1,193 @@
+"""What becomes of one source file: de-identified PNG images with their facts, or one reason why not.
+
+Runs inside a worker process, so that a codec that crashes or hangs takes nothing else with it.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pydicom.datadict import tag_for_keyword
+
+from meddap_monai import store
+from meddap_monai.errors import UnreadableImage
+from meddap_monai.images.dicom import is_grey, read_ultrasound, to_grey
+from meddap_monai.images.frames import thumbnail
+from meddap_monai.images.header import open_header
+from meddap_monai.images.limits import DEFAULT_LIMITS
+from meddap_monai.images.plain import read_plain, sniff
+from meddap_monai.images.pseudonym import pseudonym
+from meddap_monai.records import pixel_hash
+
+THUMBNAIL = 32
+SMALLEST_SIDE = 8
+_LABEL = re.compile(r"[^\W_][\w .+()-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """How files are read; the part of the index configuration that workers need.
+
+    Attributes:
+        folder: where ``images/`` is written.
+        key: pseudonym key, hexadecimal.
+        modality: "US" or "any".
+        frames: frame policy.
+        region: "b-mode" crops to the region, "full" takes the whole frame.
+        full_frame: take the whole frame of a file without a region.
+        window: see `read_ultrasound`.
+        attribute: DICOM keyword that holds the label, or empty.
+    """
+
+    folder: str
+    key: str
+    modality: str
+    frames: str
+    region: str
+    full_frame: bool
+    window: str
+    attribute: str
+
+
+def accept(task: Mapping[str, Any], how: Acceptance) -> dict[str, Any]:
+    """Read one file and write its images.
+
+    Args:
+        task: ``path``, ``relative``, ``label`` (or None) and ``group`` (or None).
+        how: the settings.
+
+    Returns:
+        ``{"relative", "items": [...]}`` with one item per image (id, class_name, patient, sha256, meta, thumbnail,
+        whole), or ``{"relative", "error"}``. Neither holds a value of the file that could name a person.
+    """
+    relative, path = task["relative"], Path(task["path"])
+    try:
+        return {"relative": relative, "items": _read(task, path, how)}
+    except UnreadableImage as error:
+        reason = str(error).removeprefix(f"{path}: ").replace(str(path), "the file")
+    except store.DiskFull:
+        raise
+    except (OSError, MemoryError) as error:
+        reason = f"cannot be read ({type(error).__name__})"
+    return {"relative": relative, "error": reason}
+
+
+def _read(task: Mapping[str, Any], path: Path, how: Acceptance) -> list[dict[str, Any]]:
+    key = bytes.fromhex(how.key)
+    kind = sniff(path)
+    if not kind:
+        raise UnreadableImage(f"{path}: is not an image (DICOM, PNG, JPEG, TIFF, BMP or NIfTI)")
+    label = clean_label(_label_in_file(path, how.attribute, kind) if how.attribute else task["label"], path)
+    read = _dicom if kind == "dicom" else _plain
+    pixels, numbers, patient, meta, whole = read(path, how, key)
+    if task.get("group"):
+        patient = pseudonym(task["group"], key, "patient")
+    patient = patient or pseudonym(task["relative"], key, "file")
+    return [
+        _write(frame, number, label, patient, meta, whole, task["relative"], how, key)
+        for frame, number in zip(pixels, numbers, strict=True)
+    ]
+
+
+def _dicom(path: Path, how: Acceptance, key: bytes):
+    outside = "crop" if how.region == "b-mode" else "keep"
+    pixels, info = read_ultrasound(
+        path,
+        frames=how.frames,
+        outside=outside,
+        colour="auto",
+        window=how.window,
+        modality=how.modality,
+        full_frame=how.full_frame,
+        key=key,
+    )
+    facts = {
+        "spacing_mm": list(info.spacing_mm) if info.spacing_mm else None,
+        "device": info.device,
+        "centre": info.centre or None,
+        "modality": info.modality,
+        "frames": info.frames,
+        "frame_time_ms": info.frame_time_ms,
+        "region": info.region.kind if info.region and outside == "crop" else None,
+    }
+    whole = outside == "keep" or info.region is None
+    return pixels, info.chosen_frames, info.patient, facts, whole
+
+
+def _plain(path: Path, how: Acceptance, key: bytes):
+    if how.attribute:
+        raise UnreadableImage(f"{path}: is not DICOM, so it has no attribute to take the label from")
+    pixels, spacing, numbers, count = read_plain(path, frames=how.frames)
+    if pixels.shape[1] == 3 and is_grey(moved := np.moveaxis(pixels, 1, -1)):
+        pixels = to_grey(moved)[:, None]
+    return pixels, numbers, "", {"spacing_mm": list(spacing) if spacing else None, "frames": count}, True
+
+
+def _label_in_file(path: Path, attribute: str, kind: str) -> str | None:
+    tag = tag_for_keyword(attribute)
+    if kind != "dicom" or tag is None:
+        return None
+    with open_header(path, replace(DEFAULT_LIMITS), extra=(tag,)) as header:
+        value = header.dataset.get(attribute)
+    return None if value is None or isinstance(value, bytes) else str(value).strip()
+
+
+def clean_label(label: str | None, path: Path | str) -> str:
+    """Return a class name that is safe as text and as a file name.
+
+    Raises:
+        UnreadableImage: missing, longer than 64 characters, or with characters other than letters, digits and
+            ``_ . + - ( )`` and spaces.
+    """
+    if not label:
+        raise UnreadableImage(f"{path}: has no label")
+    label = unicodedata.normalize("NFC", label).strip()
+    if not _LABEL.fullmatch(label) or ".." in label:
+        raise UnreadableImage(
+            f"{path}: its label is not usable, expected at most 64 letters, digits, spaces and _.+-() beginning with a "
+            "letter or digit"
+        )
+    return label
+
+
+def _write(
+    frame: np.ndarray,
+    number: int,
+    label: str,
+    patient: str,
+    meta: Mapping[str, Any],
+    whole: bool,
+    relative: str,
+    how: Acceptance,
+    key: bytes,
+) -> dict[str, Any]:
+    """Write one (C, H, W) uint8 frame as PNG; return its facts."""
+    channels, rows, columns = frame.shape
+    if min(rows, columns) < SMALLEST_SIDE:
+        raise UnreadableImage(f"{relative}: {rows} x {columns} pixels, expected sides of at least {SMALLEST_SIDE}")
+    image = np.ascontiguousarray(frame[0] if channels == 1 else np.moveaxis(frame, 0, -1))
+    digest = pixel_hash(image)
+    identity = pseudonym(f"{relative}|{number}|{digest}", key, "image", 20)
+    target = Path(how.folder) / "images" / f"{identity}.png"
+    if not target.exists():
+        with store.atomic_path(target, needs=image.nbytes) as temporary:
+            Image.fromarray(image).save(temporary, format="PNG", compress_level=1)
+    small = np.clip(thumbnail(image, THUMBNAIL), 0, 255).astype(np.uint8)
+    facts = {"frame": int(number), **{name: value for name, value in meta.items() if value is not None}}
+    return {
+        "id": identity,
+        "class_name": label,
+        "patient": patient,
+        "sha256": digest,
+        "meta": facts,
+        "whole": whole,
+        "thumbnail": base64.b64encode(small.tobytes()).decode(),
+    }

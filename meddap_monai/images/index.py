@@ -1,0 +1,347 @@
+"""The stage `index`: from a folder of image files to records, de-identified images and a list of what was left out."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from meddap_monai import store
+from meddap_monai.configuration import check_choice
+from meddap_monai.errors import ConfigurationError, RecordsError
+from meddap_monai.images import sources
+from meddap_monai.images.accept import THUMBNAIL, Acceptance
+from meddap_monai.images.duplicates import Groups, exact_duplicates, near_duplicates
+from meddap_monai.images.frames import check_policy
+from meddap_monai.images.grey_levels import WINDOWS
+from meddap_monai.images.journal import Journal, stamp_of
+from meddap_monai.images.pseudonym import load_key, pseudonym
+from meddap_monai.images.sources import Source
+from meddap_monai.images.workforce import accept_all
+from meddap_monai.records import SPLITS, draw_split, split_by_group, write_records
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """What to index and how.
+
+    Attributes:
+        source: folder of DICOM (with or without suffix), PNG, JPEG, TIFF, BMP or NIfTI files.
+        labels: "folder" (first folder below the source), "csv" (a table) or "attribute" (a DICOM keyword).
+        table: CSV or TSV file, relative to the source or absolute; labels "csv".
+        image_column: its column of file names relative to the source.
+        label_column: its column of class names.
+        group_column: its column of patients or groups; default: "group", else "patient", where the table has one.
+        where: column -> value that rows must have, such as ``{role: unseen}``.
+        attribute: DICOM keyword, such as "BodyPartExamined"; labels "attribute".
+        classes: class names in the order of their labels; files of other classes are rejected. Default: all, sorted.
+        modality: "US" or "any" (every 2-D image).
+        frames: of clips: first, middle, last, all, every N, evenly K, different K.
+        region: "b-mode" crops DICOM images to their B-mode region, "full" takes whole frames (not de-identified).
+        full_frame: take whole frames of DICOM files that have neither region nor tight box, instead of rejecting them.
+        window: "file", "none" or "minmax"; see `read_ultrasound`.
+        split: put everything into this split, such as "unseen"; empty: use `draw` or `fractions`.
+        fractions: split -> share of the groups.
+        draw: ``{train: 30, val: 10}`` images per class, the rest is test; wins over `fractions`.
+        near_duplicates: "group" keeps almost equal pictures in one split, "off" does not look.
+        correlation: of thumbnails, from which two pictures are almost equal.
+        workers: reading processes; 0 reads in this process, where a crashing codec ends the run.
+        timeout: seconds for one file.
+        key_file: pseudonym key; default: the user's, made once.
+        seed: of the split.
+    """
+
+    source: Path
+    labels: str = "folder"
+    table: str = "index.csv"
+    image_column: str = "image"
+    label_column: str = "label"
+    group_column: str | None = None
+    where: Mapping[str, str] = field(default_factory=dict)
+    attribute: str = ""
+    classes: tuple[str, ...] = ()
+    modality: str = "US"
+    frames: str = "middle"
+    region: str = "b-mode"
+    full_frame: bool = False
+    window: str = "file"
+    split: str = ""
+    fractions: Mapping[str, float] = field(default_factory=lambda: {"train": 0.6, "val": 0.2, "test": 0.2})
+    draw: Mapping[str, int] | None = None
+    near_duplicates: str = "group"
+    correlation: float = 0.98
+    workers: int = 1
+    timeout: float = 60.0
+    key_file: Path | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigurationError: names the key, what it holds and what was expected.
+        """
+        check_choice(self.labels, ("folder", "csv", "attribute"), "index#labels")
+        check_choice(self.modality, ("US", "any"), "index#modality")
+        check_choice(self.region, ("b-mode", "full"), "index#region")
+        check_choice(self.window, WINDOWS, "index#window")
+        check_choice(self.near_duplicates, ("group", "off"), "index#near_duplicates")
+        check_policy(self.frames)
+        if self.split:
+            check_choice(self.split, SPLITS, "index#split")
+        if self.labels == "attribute" and not self.attribute:
+            raise ConfigurationError("index#attribute is empty, expected a DICOM keyword such as BodyPartExamined")
+        if not set(self.fractions) <= set(SPLITS) or abs(sum(self.fractions.values()) - 1) > 1e-6:
+            raise ConfigurationError(
+                f"index#fractions is {dict(self.fractions)}, expected shares of splits that sum to 1"
+            )
+        if self.draw is not None and set(self.draw) != {"train", "val"}:
+            raise ConfigurationError(f"index#draw is {dict(self.draw)}, expected images per class for train and val")
+        if not 0.5 <= self.correlation <= 1 or not 0 <= self.workers <= 256 or not 0.1 <= self.timeout <= 3600:
+            raise ConfigurationError(
+                f"index: correlation {self.correlation}, workers {self.workers}, timeout {self.timeout}; expected "
+                "0.5..1, 0..256 and 0.1..3600"
+            )
+
+
+def index(config: IndexConfig, output: Path, *, overwrite: bool = False) -> Path:
+    """Index a folder.
+
+    Writes ``records.jsonl``, ``images/<id>.png``, ``rejects.csv`` (item, reason), ``private/sources.csv`` (item or id
+    to source path, readable by the owner only) and ``stage.json``. Indexing a folder that has grown since only reads
+    what is new.
+
+    Args:
+        config: what and how.
+        output: stage folder.
+        overwrite: replace a folder of another configuration.
+
+    Returns:
+        The records file.
+
+    Raises:
+        ConfigurationError: the source or the table cannot be used.
+        RecordsError: nothing could be accepted, or the groups do not suffice for the split.
+    """
+    output = Path(output)
+    if not Path(config.source).is_dir():
+        raise ConfigurationError(f"index#source: {config.source} is not a folder; give the folder with the images")
+    key = load_key(config.key_file)
+    plan = _identity(config)
+    with store.open_stage(output, "index", plan, {"key": store.sha256_text(key.hex())[:16]}, overwrite) as stage:
+        wanted = {source.relative: (source, stamp_of(source.path)) for source in _sources(config)}
+        listing = store.hash_configuration(
+            [(name, stamp, source.label, source.group) for name, (source, stamp) in wanted.items()]
+        )
+        if stage.done and stage.document.get("listing") == listing:
+            return output / "records.jsonl"
+        journal = Journal(output / "private" / "journal.jsonl")
+        try:
+            _read_new(wanted, journal, config, output, key)
+            ledger = _Ledger(key)
+            for relative, (source, _) in wanted.items():
+                ledger.take(journal.get(relative), source)
+        finally:
+            journal.close()
+        _finish(stage, ledger, config, listing)
+    return output / "records.jsonl"
+
+
+def _identity(config: IndexConfig) -> dict[str, Any]:
+    """The configuration without what changes speed only."""
+    document = store.plain(config)
+    return {name: value for name, value in document.items() if name not in ("workers", "timeout", "key_file")}
+
+
+def _sources(config: IndexConfig) -> Iterator[Source]:
+    folder = Path(config.source)
+    if config.labels == "folder":
+        return sources.folder_sources(folder)
+    if config.labels == "attribute":
+        return sources.attribute_sources(folder)
+    table = folder / config.table
+    group = config.group_column
+    if group is None:
+        group = next((name for name in ("group", "patient") if name in sources.table_columns(table)), None)
+    return sources.table_sources(folder, table, config.image_column, config.label_column, group, config.where)
+
+
+def _read_new(
+    wanted: Mapping[str, tuple[Source, str]], journal: Journal, config: IndexConfig, output: Path, key: bytes
+) -> None:
+    """Read every source whose present state the journal does not know."""
+    how = Acceptance(
+        folder=str(output.resolve()),
+        key=key.hex(),
+        modality=config.modality,
+        frames=config.frames,
+        region=config.region,
+        full_frame=config.full_frame,
+        window=config.window,
+        attribute=config.attribute if config.labels == "attribute" else "",
+    )
+    (output / "images").mkdir(exist_ok=True)
+    new = []
+    for relative, (source, stamp) in wanted.items():
+        mark = f"{stamp}|{source.label}|{source.group}"
+        if source.error:
+            journal.add(mark, {"relative": relative, "error": source.error})
+        elif not journal.knows(relative, mark) or not _images_exist(journal.get(relative), output):
+            new.append((source, mark))
+    marks = {source.relative: mark for source, mark in new}
+    tasks = (
+        {"path": str(source.path), "relative": source.relative, "label": source.label, "group": source.group}
+        for source, _ in new
+    )
+    bar = tqdm(total=len(wanted), initial=len(wanted) - len(new), desc="index", unit="file")
+    with store.InterruptFlag() as flag, bar:
+        for outcome in accept_all(tasks, how, min(config.workers, len(new)), config.timeout):
+            journal.add(marks[outcome["relative"]], outcome)
+            bar.update()
+            flag.raise_if_set(f"{bar.n} of {len(wanted)} files are read")
+
+
+def _images_exist(outcome: Mapping[str, Any], output: Path) -> bool:
+    return all((output / "images" / f"{item['id']}.png").exists() for item in outcome.get("items", ()))
+
+
+class _Ledger:
+    """Accepted images and rejected items of a run, in the order of their sources."""
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.items: list[dict[str, Any]] = []
+        self.thumbnails: list[bytes] = []
+        self.rejects: list[tuple[str, str]] = []
+        self.places: list[tuple[str, str, str]] = []
+
+    def take(self, outcome: Mapping[str, Any], source: Source) -> None:
+        """Add the outcome of one source."""
+        for item in outcome.get("items", ()):
+            self.thumbnails.append(base64.b64decode(item["thumbnail"]))
+            self.items.append({name: value for name, value in item.items() if name != "thumbnail"})
+            self.places.append((item["id"], str(item["meta"]["frame"]), str(source.path)))
+        if "error" in outcome:
+            item = pseudonym(source.relative, self.key, "item", 12)
+            self.rejects.append((item, outcome["error"]))
+            self.places.append((item, "", str(source.path)))
+
+    def drop(self, reason_of: Callable[[dict[str, Any]], str]) -> None:
+        """Reject the items for which there is a reason."""
+        kept: list[dict[str, Any]] = []
+        thumbnails = []
+        for item, small in zip(self.items, self.thumbnails, strict=True):
+            if reason := reason_of(item):
+                self.rejects.append((item["id"], reason))
+            else:
+                kept.append(item)
+                thumbnails.append(small)
+        self.items, self.thumbnails = kept, thumbnails
+
+
+def _finish(stage: store.Stage, ledger: _Ledger, config: IndexConfig, listing: str) -> None:
+    """Drop duplicates, group near-duplicates, split, write everything."""
+    total = len(ledger.items) + len(ledger.rejects)
+    if config.classes:
+        allowed = ", ".join(config.classes)
+        ledger.drop(lambda item: "" if item["class_name"] in config.classes else f"its class is none of {allowed}")
+    groups = Groups()
+    duplicates = _drop_duplicates(ledger, groups)
+    near = _join_near_duplicates(ledger, groups, config)
+    if not ledger.items:
+        _write_lists(stage.folder, ledger)
+        raise RecordsError(
+            f"{config.source}: none of {total} items could be accepted; the reasons are in "
+            f"{stage.folder / 'rejects.csv'}"
+        )
+    classes = list(config.classes) or sorted({item["class_name"] for item in ledger.items})
+    records = [_record(item, classes, groups) for item in ledger.items]
+    records = _split(records, config)
+    left = {record["id"] for record in records}
+    ledger.drop(lambda item: "" if item["id"] in left else "not drawn: its group exceeds the number per class")
+    whole = sum(item["whole"] for item in ledger.items)
+    _write_lists(stage.folder, ledger)
+    write_records(stage.folder / "records.jsonl", records)
+    for image in (stage.folder / "images").iterdir():
+        if image.stem not in left:
+            image.unlink()
+    counts = {
+        "in": total,
+        "out": len(records),
+        "rejected": len(ledger.rejects),
+        "exact_duplicates": duplicates,
+        "near_duplicate_pairs": near,
+        "not_deidentified": whole,
+    }
+    splits = Counter(f"{record['split']}/{record['class_name']}" for record in records)
+    stage.finish(counts, classes=classes, listing=listing, splits=dict(sorted(splits.items())))
+
+
+def _drop_duplicates(ledger: _Ledger, groups: Groups) -> int:
+    patients = {item["id"]: item["patient"] for item in ledger.items}
+    copies, torn = exact_duplicates((item["id"], item["sha256"], item["class_name"]) for item in ledger.items)
+    for copy, kept in copies.items():
+        groups.join(patients[copy], patients[kept])
+    ledger.drop(
+        lambda item: (
+            "the same picture occurs under several classes"
+            if item["id"] in torn
+            else (f"exact duplicate of {copies[item['id']]}" if item["id"] in copies else "")
+        )
+    )
+    return len(copies) + len(torn)
+
+
+def _join_near_duplicates(ledger: _Ledger, groups: Groups, config: IndexConfig) -> int:
+    if config.near_duplicates == "off" or len(ledger.items) < 2:
+        return 0
+    flat = np.frombuffer(b"".join(ledger.thumbnails), np.uint8)
+    pairs = 0
+    for first, second in near_duplicates(flat.reshape(-1, THUMBNAIL, THUMBNAIL), config.correlation):
+        groups.join(ledger.items[first]["patient"], ledger.items[second]["patient"])
+        pairs += 1
+    return pairs
+
+
+def _record(item: Mapping[str, Any], classes: list[str], groups: Groups) -> dict[str, Any]:
+    return {
+        "id": item["id"],
+        "image": f"images/{item['id']}.png",
+        "label": classes.index(item["class_name"]),
+        "class_name": item["class_name"],
+        "patient": groups.find(item["patient"]),
+        "split": "train",
+        "source": "real",
+        "sha256": item["sha256"],
+        "meta": item["meta"] | {"deidentified": not item["whole"]},
+    }
+
+
+def _split(records: list[dict[str, Any]], config: IndexConfig) -> list[dict[str, Any]]:
+    if config.split:
+        return sorted((record | {"split": config.split} for record in records), key=lambda record: record["id"])
+    if config.draw is not None:
+        return draw_split(records, config.draw["train"], config.draw["val"], config.seed)
+    return split_by_group(records, dict(config.fractions), config.seed)
+
+
+def _write_lists(folder: Path, ledger: _Ledger) -> None:
+    store.write_atomic(folder / "rejects.csv", _table(("item", "reason"), sorted(ledger.rejects)))
+    places = _table(("item", "frame", "source"), sorted(ledger.places))
+    store.write_atomic(folder / "private" / "sources.csv", places, mode=0o600)
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    return stream.getvalue().encode("utf-8", "backslashreplace").decode()

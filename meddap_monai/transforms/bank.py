@@ -1,0 +1,62 @@
+"""A bank of synthetic images made before: the fast source of a random transform, safe in any worker."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from meddap_monai.errors import RecordsError
+from meddap_monai.records import iter_records
+
+
+class ImageBank:
+    """Synthetic images by label, drawn by a seed.
+
+    Args:
+        records: ``generated.jsonl`` of generate or ``kept.jsonl`` of select; real images in it are left out.
+
+    Raises:
+        RecordsError: the file holds no synthetic image.
+    """
+
+    def __init__(self, records: Path | str) -> None:
+        self.records = Path(records)
+        by_label: dict[int | str, list[str]] = defaultdict(list)
+        for record in iter_records(self.records):
+            if record["source"] == "synthetic":
+                by_label[record["label"]].append(record["image"])
+                by_label[record["class_name"]].append(record["image"])
+        if not by_label:
+            raise RecordsError(f"{self.records}: holds no synthetic image; give the output of generate or select")
+        self._paths = dict(by_label)
+
+    def has(self, label: int | str) -> bool:
+        """Tell whether the bank holds images of a label (an int) or a class (a name)."""
+        return label in self._paths
+
+    def path(self, label: int | str, seed: int) -> str:
+        """Return the file of one image of a label.
+
+        Args:
+            label: integer label or class name.
+            seed: chooses the image; equal seeds choose equal images.
+
+        Raises:
+            RecordsError: the bank holds no image of that label.
+        """
+        if label not in self._paths:
+            held = ", ".join(sorted(str(name) for name in self._paths))
+            raise RecordsError(
+                f"{self.records}: no synthetic image of label {label!r}, it holds {held}; generate that class too, or "
+                "allow classes without images (allow_missing_classes)"
+            )
+        paths = self._paths[label]
+        return paths[seed % len(paths)]
+
+    def draw(self, label: int | str, seed: int) -> np.ndarray:
+        """Return one image of a label, ``(H, W) or (H, W, 3) uint8``; see `path`."""
+        with Image.open(self.path(label, seed)) as image:
+            return np.asarray(image.convert("RGB") if image.mode not in ("L", "RGB") else image)

@@ -1,0 +1,189 @@
+"""The generator itself as the source of a random transform, and batched inside a training engine.
+
+Built when first used, so that it can be pickled and sent to workers. On a GPU it runs in the training process: with
+``num_workers=0`` or MONAI's ``ThreadDataLoader``; a forked worker cannot use CUDA.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from monai.engines import PrepareBatch, default_prepare_batch
+
+from meddap_monai.configuration import build, check_choice
+from meddap_monai.errors import ConfigurationError
+from meddap_monai.seeds import derive_seed
+from meddap_monai.transforms.pixels import from_levels, to_levels
+
+if TYPE_CHECKING:
+    from meddap_monai.diffusion.image_sampler import ImageSampler
+
+
+class OnlineGenerator:
+    """Makes an image of a class on demand, from the prompt alone or from the real image at hand.
+
+    Args:
+        classes: class names in the order of their integer labels.
+        base: see ``load_base``.
+        adapters: adapter folders or files.
+        settings: keys of ``GenerateConfig``: ``mode`` (text or image), ``strength``, ``steps``, ``guidance``,
+            ``scheduler``, ``prompts``, ``device``, ...
+
+    Raises:
+        ConfigurationError: an unknown key, a wrong value, or the mode inpaint.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        base: str | Path = "embedded",
+        adapters: Sequence[str | Path] = (),
+        **settings: Any,
+    ) -> None:
+        from meddap_monai.diffusion.generation_config import GenerateConfig
+        from meddap_monai.diffusion.prompts import load_prompt_table
+
+        self.classes, self.base, self.adapters = list(classes), str(base), [str(path) for path in adapters]
+        self.config = build(GenerateConfig, settings, "generator")
+        check_choice(self.config.mode, ("text", "image"), "generator#mode")
+        self.table = load_prompt_table(self.config.prompts)
+        self._sampler: ImageSampler | None = None
+        self._open = contextlib.ExitStack()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave networks and lock behind; they are made again on the other side."""
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore what was pickled."""
+        self.__dict__.update(state, _sampler=None, _open=contextlib.ExitStack(), _lock=threading.Lock())
+
+    def has(self, label: int | str) -> bool:
+        """Tell whether a label (an int) or a class (a name) can be generated."""
+        return label in self.classes if isinstance(label, str) else 0 <= label < len(self.classes)
+
+    def draw(self, label: int | str, seed: int, image: np.ndarray | None = None) -> np.ndarray:
+        """Return one image ``(H, W, 3) uint8``; see `draw_batch`."""
+        return self.draw_batch([label], [seed], None if image is None else [image])[0]
+
+    def draw_batch(
+        self, labels: Sequence[int | str], seeds: Sequence[int], images: Sequence[np.ndarray] | None = None
+    ) -> np.ndarray:
+        """Make one image per label in one batch.
+
+        Args:
+            labels: integer labels or class names.
+            seeds: one per image, in ``[0, 2**63)``.
+            images: ``(H, W) or (H, W, 3) uint8``, the real images of the mode image.
+
+        Returns:
+            ``(N, height, width, 3) uint8``.
+
+        Raises:
+            ConfigurationError: an unknown class, no image in the mode image, or a forked worker with CUDA.
+        """
+        with self._lock:
+            sampler = self._ready()
+            rows = [self._row(label, seed, sampler.size) for label, seed in zip(labels, seeds, strict=True)]
+            return sampler.sample(rows, self._sources(images, rows[0].height, rows[0].width))
+
+    def _ready(self) -> ImageSampler:
+        if self._sampler is None:
+            from meddap_monai.diffusion.sample import choose_device, open_sampler
+
+            refuse_forked_cuda(choose_device(self.config.device))
+            self._sampler = self._open.enter_context(open_sampler(self.config, self.base, self.adapters))
+        refuse_forked_cuda(str(self._sampler.device))
+        return self._sampler
+
+    def _row(self, label: int | str, seed: int, size: tuple[int, int]) -> Any:
+        from meddap_monai.diffusion.plan import Wanted, complete_row
+
+        if not self.has(label):
+            raise ConfigurationError(f"generator: label {label!r} is none of {', '.join(self.classes)}")
+        name = label if isinstance(label, str) else self.classes[label]
+        wanted = Wanted(self.classes, {}, {}, size)
+        given = {"class_name": name, "seed": seed, "source_id": "" if self.config.mode == "text" else "at hand"}
+        return complete_row(0, seed, given, self.config, self.table, wanted)
+
+    def _sources(self, images: Sequence[np.ndarray] | None, height: int, width: int) -> Any:
+        if self.config.mode == "text":
+            return None
+        if images is None:
+            raise ConfigurationError("generator#mode: image needs the real image; place the transform after LoadImaged")
+        from PIL import Image
+
+        from meddap_monai.diffusion.image_sampler import Sources
+
+        resized = [Image.fromarray(image).convert("RGB").resize((width, height)) for image in images]
+        pixels = np.stack([np.asarray(image, dtype=np.float32) for image in resized])
+        return Sources(torch.from_numpy(pixels / 127.5 - 1.0).permute(0, 3, 1, 2))
+
+
+def refuse_forked_cuda(device: str) -> None:
+    """Raise when a forked worker process is about to use CUDA.
+
+    Raises:
+        ConfigurationError: says what to do instead.
+    """
+    forked = multiprocessing.parent_process() is not None and multiprocessing.get_start_method() == "fork"
+    if device.startswith("cuda") and forked:
+        raise ConfigurationError(
+            f"generator: {device} cannot be used in a forked DataLoader worker; use num_workers=0, MONAI's "
+            "ThreadDataLoader, or a bank of images generated before"
+        )
+
+
+class DiffusionPrepareBatch(PrepareBatch):
+    """A MONAI `prepare_batch` that replaces some images of a batch by synthetic ones, all in one go on the device.
+
+    Args:
+        generator: an `OnlineGenerator` or its arguments as a mapping.
+        prob: chance of each image to be replaced.
+        seed: which images, and how they look; the n-th call of two equal objects does the same.
+        black_white: the values that black and white have in the batch.
+        transposed: whether the batch has the width first, as MONAI's own PNG reading gives it.
+    """
+
+    def __init__(
+        self,
+        generator: OnlineGenerator | Mapping[str, Any],
+        prob: float = 0.5,
+        seed: int = 0,
+        black_white: tuple[float, float] = (0.0, 1.0),
+        transposed: bool = False,
+    ) -> None:
+        self.generator = OnlineGenerator(**generator) if isinstance(generator, Mapping) else generator
+        self.prob, self.seed, self.black_white, self.transposed, self.calls = prob, seed, black_white, transposed, 0
+
+    def __call__(
+        self,
+        batchdata: Any,
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Return (images, labels) as MONAI's default does, some images replaced."""
+        images, labels = default_prepare_batch(batchdata, device, non_blocking, **kwargs)
+        if labels is None:
+            raise ConfigurationError("DiffusionPrepareBatch: the batch has no labels, expected 'image' and 'label'")
+        draw = np.random.default_rng(derive_seed(self.seed, "prepare_batch", self.calls))
+        self.calls += 1
+        chosen = np.flatnonzero(draw.random(len(images)) < self.prob)
+        seeds = draw.integers(2**31, size=len(images))
+        if len(chosen):
+            known = [to_levels(images[int(index)], self.black_white, self.transposed) for index in chosen]
+            wanted = [int(labels[int(index)]) for index in chosen]
+            made = self.generator.draw_batch(wanted, [int(seeds[index]) for index in chosen], known)
+            images = images.clone()
+            for index, levels in zip(chosen, made, strict=True):
+                images[int(index)] = from_levels(levels, images[int(index)], self.black_white, self.transposed)
+        return images, labels

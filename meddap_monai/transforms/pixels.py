@@ -1,0 +1,50 @@
+"""Between an image inside a MONAI pipeline and 8-bit grey levels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from monai.utils import convert_to_dst_type
+from PIL import Image
+
+
+def to_levels(image: Any, black_white: tuple[float, float], transposed: bool = False) -> np.ndarray:
+    """Return ``(H, W) or (H, W, 3) uint8`` of a pipeline image.
+
+    Args:
+        image: ``(C, H, W)`` array or tensor, C = 1 or 3; ``(C, W, H)`` when `transposed`.
+        black_white: its values for black and white.
+        transposed: whether the width comes first.
+    """
+    pixels = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+    black, white = black_white
+    levels = np.clip((pixels.astype(np.float32) - black) / (white - black), 0, 1) * 255
+    levels = np.moveaxis(np.rint(levels).astype(np.uint8), 0, -1)
+    levels = levels.swapaxes(0, 1) if transposed else levels
+    return levels[..., 0] if levels.shape[-1] == 1 else levels
+
+
+def from_levels(levels: np.ndarray, like: Any, black_white: tuple[float, float], transposed: bool = False) -> Any:
+    """Return grey levels as an image of the shape, type and meta data of `like`.
+
+    The largest crop of the wanted shape is scaled: from the top of a high image, the centre of a wide one.
+
+    Args:
+        levels: ``(H, W) or (H, W, 3) uint8``.
+        like: ``(C, H, W)`` array or tensor; ``(C, W, H)`` when `transposed`.
+        black_white: its values for black and white.
+        transposed: whether the width comes first.
+    """
+    channels, *space = like.shape
+    height, width = reversed(space) if transposed else space
+    image = Image.fromarray(levels).convert("L" if channels == 1 else "RGB")
+    scale = min(image.width / width, image.height / height)
+    left, wide, high = (image.width - scale * width) / 2, scale * width, scale * height
+    resized = image.resize((width, height), Image.Resampling.BICUBIC, box=(left, 0.0, left + wide, high))
+    pixels = np.asarray(resized, dtype=np.float32).reshape(height, width, channels)
+    pixels = pixels.swapaxes(0, 1) if transposed else pixels
+    black, white = black_white
+    values = black + np.moveaxis(pixels, -1, 0) / 255.0 * (white - black)
+    return convert_to_dst_type(np.ascontiguousarray(values), dst=like)[0]

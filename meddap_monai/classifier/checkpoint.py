@@ -58,7 +58,8 @@ def save_tensors(path: Path, document: dict[str, Any]) -> None:
     needs = sum(tensor.nbytes for tensor in _tensors(document))
     with store.atomic_path(path, needs=needs) as temporary:
         try:
-            torch.save(document, temporary)
+            with temporary.open("wb") as stream:  # by name, torch would write the temporary name into the file
+                torch.save(document, stream)
         except RuntimeError as error:  # torch's zip writer reports a failed write as RuntimeError
             if "write" in str(error).lower() or "no space" in str(error).lower():
                 raise store.disk_full(path, needs) from error

@@ -24,16 +24,19 @@ class Penultimate(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
-        self._seen: list[torch.Tensor] = []
-        if linears:
-            linears[-1].register_forward_pre_hook(lambda _module, inputs: self._seen.append(inputs[0]))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return ``(B, D)`` features of ``(B, C, H, W)`` images."""
-        self._seen.clear()
-        logits = self.network(images)
-        return self._seen.pop().flatten(1) if self._seen else logits
+        linears = [module for module in self.network.modules() if isinstance(module, nn.Linear)]
+        if not linears:
+            return self.network(images)
+        seen: list[torch.Tensor] = []
+        hook = linears[-1].register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+        try:
+            self.network(images)
+        finally:
+            hook.remove()
+        return seen[0].flatten(1)
 
 
 class Hog(nn.Module):

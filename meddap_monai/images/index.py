@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import csv
-import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from meddap_monai import store
 from meddap_monai.configuration import check_choice
 from meddap_monai.errors import ConfigurationError, RecordsError
 from meddap_monai.images import sources
-from meddap_monai.images.accept import THUMBNAIL, Acceptance
-from meddap_monai.images.duplicates import Groups, exact_duplicates, near_duplicates
+from meddap_monai.images.accept import Acceptance
+from meddap_monai.images.duplicates import Groups
 from meddap_monai.images.frames import check_policy
 from meddap_monai.images.grey_levels import WINDOWS
 from meddap_monai.images.journal import Journal, stamp_of
-from meddap_monai.images.pseudonym import load_key, pseudonym
+from meddap_monai.images.ledger import Ledger, drop_duplicates, join_near_duplicates, write_lists
+from meddap_monai.images.pseudonym import load_key
 from meddap_monai.images.sources import Source
 from meddap_monai.images.workforce import accept_all
 from meddap_monai.records import SPLITS, draw_split, split_by_group, write_records
@@ -146,7 +143,7 @@ def index(config: IndexConfig, output: Path, *, overwrite: bool = False) -> Path
         journal = Journal(output / "private" / "journal.jsonl")
         try:
             _read_new(wanted, journal, config, output, key)
-            ledger = _Ledger(key)
+            ledger = Ledger(key)
             for relative, (source, _) in wanted.items():
                 ledger.take(journal.get(relative), source)
         finally:
@@ -213,51 +210,17 @@ def _images_exist(outcome: Mapping[str, Any], output: Path) -> bool:
     return all((output / "images" / f"{item['id']}.png").exists() for item in outcome.get("items", ()))
 
 
-class _Ledger:
-    """Accepted images and rejected items of a run, in the order of their sources."""
-
-    def __init__(self, key: bytes) -> None:
-        self.key = key
-        self.items: list[dict[str, Any]] = []
-        self.thumbnails: list[bytes] = []
-        self.rejects: list[tuple[str, str]] = []
-        self.places: list[tuple[str, str, str]] = []
-
-    def take(self, outcome: Mapping[str, Any], source: Source) -> None:
-        """Add the outcome of one source."""
-        for item in outcome.get("items", ()):
-            self.thumbnails.append(base64.b64decode(item["thumbnail"]))
-            self.items.append({name: value for name, value in item.items() if name != "thumbnail"})
-            self.places.append((item["id"], str(item["meta"]["frame"]), str(source.path)))
-        if "error" in outcome:
-            item = pseudonym(source.relative, self.key, "item", 12)
-            self.rejects.append((item, outcome["error"]))
-            self.places.append((item, "", str(source.path)))
-
-    def drop(self, reason_of: Callable[[dict[str, Any]], str]) -> None:
-        """Reject the items for which there is a reason."""
-        kept: list[dict[str, Any]] = []
-        thumbnails = []
-        for item, small in zip(self.items, self.thumbnails, strict=True):
-            if reason := reason_of(item):
-                self.rejects.append((item["id"], reason))
-            else:
-                kept.append(item)
-                thumbnails.append(small)
-        self.items, self.thumbnails = kept, thumbnails
-
-
-def _finish(stage: store.Stage, ledger: _Ledger, config: IndexConfig, listing: str) -> None:
+def _finish(stage: store.Stage, ledger: Ledger, config: IndexConfig, listing: str) -> None:
     """Drop duplicates, group near-duplicates, split, write everything."""
     total = len(ledger.items) + len(ledger.rejects)
     if config.classes:
         allowed = ", ".join(config.classes)
         ledger.drop(lambda item: "" if item["class_name"] in config.classes else f"its class is none of {allowed}")
     groups = Groups()
-    duplicates = _drop_duplicates(ledger, groups)
-    near = _join_near_duplicates(ledger, groups, config)
+    duplicates = drop_duplicates(ledger, groups)
+    near = 0 if config.near_duplicates == "off" else join_near_duplicates(ledger, groups, config.correlation)
     if not ledger.items:
-        _write_lists(stage.folder, ledger)
+        write_lists(stage.folder, ledger)
         raise RecordsError(
             f"{config.source}: none of {total} items could be accepted; the reasons are in "
             f"{stage.folder / 'rejects.csv'}"
@@ -268,7 +231,7 @@ def _finish(stage: store.Stage, ledger: _Ledger, config: IndexConfig, listing: s
     left = {record["id"] for record in records}
     ledger.drop(lambda item: "" if item["id"] in left else "not drawn: its group exceeds the number per class")
     whole = sum(item["whole"] for item in ledger.items)
-    _write_lists(stage.folder, ledger)
+    write_lists(stage.folder, ledger)
     write_records(stage.folder / "records.jsonl", records)
     for image in (stage.folder / "images").iterdir():
         if image.stem not in left:
@@ -283,32 +246,6 @@ def _finish(stage: store.Stage, ledger: _Ledger, config: IndexConfig, listing: s
     }
     splits = Counter(f"{record['split']}/{record['class_name']}" for record in records)
     stage.finish(counts, classes=classes, listing=listing, splits=dict(sorted(splits.items())))
-
-
-def _drop_duplicates(ledger: _Ledger, groups: Groups) -> int:
-    patients = {item["id"]: item["patient"] for item in ledger.items}
-    copies, torn = exact_duplicates((item["id"], item["sha256"], item["class_name"]) for item in ledger.items)
-    for copy, kept in copies.items():
-        groups.join(patients[copy], patients[kept])
-    ledger.drop(
-        lambda item: (
-            "the same picture occurs under several classes"
-            if item["id"] in torn
-            else (f"exact duplicate of {copies[item['id']]}" if item["id"] in copies else "")
-        )
-    )
-    return len(copies) + len(torn)
-
-
-def _join_near_duplicates(ledger: _Ledger, groups: Groups, config: IndexConfig) -> int:
-    if config.near_duplicates == "off" or len(ledger.items) < 2:
-        return 0
-    flat = np.frombuffer(b"".join(ledger.thumbnails), np.uint8)
-    pairs = 0
-    for first, second in near_duplicates(flat.reshape(-1, THUMBNAIL, THUMBNAIL), config.correlation):
-        groups.join(ledger.items[first]["patient"], ledger.items[second]["patient"])
-        pairs += 1
-    return pairs
 
 
 def _record(item: Mapping[str, Any], classes: list[str], groups: Groups) -> dict[str, Any]:
@@ -331,17 +268,3 @@ def _split(records: list[dict[str, Any]], config: IndexConfig) -> list[dict[str,
     if config.draw is not None:
         return draw_split(records, config.draw["train"], config.draw["val"], config.seed)
     return split_by_group(records, dict(config.fractions), config.seed)
-
-
-def _write_lists(folder: Path, ledger: _Ledger) -> None:
-    store.write_atomic(folder / "rejects.csv", _table(("item", "reason"), sorted(ledger.rejects)))
-    places = _table(("item", "frame", "source"), sorted(ledger.places))
-    store.write_atomic(folder / "private" / "sources.csv", places, mode=0o600)
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    return stream.getvalue().encode("utf-8", "backslashreplace").decode()

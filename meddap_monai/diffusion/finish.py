@@ -122,7 +122,20 @@ def _write_base(prepared: Prepared, folder: Path, card: dict[str, Any]) -> None:
         pipeline.text_encoder = fresh.text_encoder
     pipeline.vae.to(prepared.device)
     pipeline.save_pretrained(folder, safe_serialization=True)
-    facts = prepared.base["card"] | {"tuned": card}
+    parts = ("unet", "text_encoder", "vae")
+    counts = {part: sum(p.numel() for p in getattr(pipeline, part).parameters()) for part in parts}
+    facts = prepared.base["card"] | {
+        "resolution": prepared.size[0],
+        "prompts": [prepared.table.name],
+        "prompts_sha256": {prepared.table.name: prepared.table.sha256},
+        "parameters": counts,
+        "seed": card["seed"],
+        "steps": {"unet": card["steps"]},
+        "prediction_type": card["prediction_type"],
+        "class_prompts": card["class_prompts"],
+        "clip_skip": card["clip_skip"],
+        "tuned": card,
+    }
     store.write_json(folder / "base.json", facts)
 
 

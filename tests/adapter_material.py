@@ -1,0 +1,169 @@
+"""Material for the tests of adapters: short trainings, adapters made without training, full-size models on meta."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from meddap_monai import store
+from meddap_monai.diffusion import adapter as adapters
+from meddap_monai.diffusion import injection
+from meddap_monai.diffusion.adapt_config import AdaptConfig
+from meddap_monai.diffusion.formats import AdapterWeights
+from meddap_monai.diffusion.injection import LowRank
+from meddap_monai.diffusion.targets import target_modules
+
+QUICK: dict[str, Any] = {
+    "steps": 6,
+    "batch": 2,
+    "validation_every": 3,
+    "validation_images": 2,
+    "validation_times": 2,
+    "checkpoint_every": 2,
+    "samples_per_class": 0,
+    "learning_rate": 1e-3,
+    "device": "cpu",
+}
+
+
+def quick(**settings: Any) -> AdaptConfig:
+    """Return a configuration that trains in a second or two."""
+    return AdaptConfig(**QUICK | settings)
+
+
+def random_changes(component: nn.Module, kind: str, rank: int, alpha: float, seed: int = 0) -> dict[str, LowRank]:
+    """Return random low-rank changes for a target set."""
+    draw = torch.Generator().manual_seed(seed)
+    changes = {}
+    for name, module in target_modules(component, kind).items():
+        down, up = injection.shapes(module, rank)
+        changes[name] = LowRank(torch.randn(down, generator=draw) / rank, 0.1 * torch.randn(up, generator=draw), alpha)
+    return changes
+
+
+def random_weights(
+    parts: Mapping[str, nn.Module], sets: Mapping[str, str], rank: int = 4, alpha: float = 4.0, seed: int = 0
+) -> AdapterWeights:
+    """Return random weights of an adapter on whole target sets."""
+    return AdapterWeights({part: random_changes(parts[part], kind, rank, alpha, seed) for part, kind in sets.items()})
+
+
+def write_adapter(
+    folder: Path, pipeline: Any, sets: Mapping[str, str] | None = None, seed: int = 0, **settings: Any
+) -> AdapterWeights:
+    """Write an own adapter folder for the base of `pipeline` and return its weights."""
+    weights = random_weights(adapters.parts_of(pipeline), sets or {"unet": "attention"}, seed=seed, **settings)
+    adapters.save_adapter(folder, weights, card_of(pipeline))
+    return weights
+
+
+def card_of(pipeline: Any, method: str = "uslora") -> dict[str, Any]:
+    """Return an ``adapter.json`` for the base of `pipeline`."""
+    return {
+        "method": method,
+        "rank": 4,
+        "alpha": 4.0,
+        "base": "tiny",
+        "base_sha256": adapters.pipeline_hash(pipeline),
+        "prompts": "breast",
+        "prompts_sha256": store.sha256_text(""),
+        "steps": 1,
+        "seed": 0,
+        "classes": ["benign"],
+        "class_prompts": {"benign": "an ultrasound photo of benign tumor in breast"},
+    }
+
+
+def state_hash(pipeline: Any) -> str:
+    """Return a hash of every weight of UNet and text encoder, by name."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for part in adapters.parts_of(pipeline).values():
+        for name, tensor in part.state_dict().items():
+            digest.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def legacy_file(weights: AdapterWeights) -> dict[str, torch.Tensor]:
+    """Return the tensors in the attention-processor layout that MEDDAP published."""
+    tensors = {}
+    for _, name, change in weights.modules():
+        block, _, leaf = name.removesuffix(".0").rpartition(".")
+        tensors[f"{block}.processor.{leaf}_lora.down.weight"] = change.down
+        tensors[f"{block}.processor.{leaf}_lora.up.weight"] = change.up
+    return tensors
+
+
+def in_child(work: Callable[[], Any]) -> int:
+    """Run `work` in a forked process and return its number; exit status 0 means it returned, 3 an Interrupted."""
+    from meddap_monai.errors import Interrupted
+
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        os.setpgid(0, 0)
+        work()
+        status = 0
+    except Interrupted:
+        status = 3
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def sd14_unet() -> nn.Module:
+    """Return the full Stable Diffusion 1.4 UNet on the meta device."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        return UNet2DConditionModel(
+            sample_size=64,
+            block_out_channels=(320, 640, 1280, 1280),
+            layers_per_block=2,
+            cross_attention_dim=768,
+            attention_head_dim=8,
+            down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        )
+
+
+def sdxl_unet() -> nn.Module:
+    """Return the full Stable Diffusion XL UNet on the meta device."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        return UNet2DConditionModel(
+            sample_size=128,
+            block_out_channels=(320, 640, 1280),
+            layers_per_block=2,
+            cross_attention_dim=2048,
+            attention_head_dim=[5, 10, 20],
+            transformer_layers_per_block=[1, 2, 10],
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        )
+
+
+def clip_text(width: int = 768, layers: int = 12, projection: bool = False) -> nn.Module:
+    """Return CLIP's text encoder on the meta device; 768 and 12 are Stable Diffusion 1.x, 1280 and 32 XL's second."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=width // 64
+    )
+    with torch.device("meta"):
+        return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)

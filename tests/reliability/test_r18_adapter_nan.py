@@ -1,0 +1,37 @@
+"""R18: a loss that is not finite stops the training within one step and names step, rate and images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from adapter_material import quick
+from safetensors.torch import load_file
+
+from meddap_monai.diffusion.checkpoint import NAME
+from meddap_monai.diffusion.engine import AdapterTrainer
+from meddap_monai.diffusion.train import adapt
+from meddap_monai.errors import NonFiniteLoss
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_r18_stops_within_one_step_and_the_checkpoint_is_finite(
+    tiny_base: Path, make_records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    whole, steps = AdapterTrainer.answer, []
+
+    def poisoned(self, noisy, times, rows):
+        steps.append(self.state.iteration)
+        answer = whole(self, noisy, times, rows)
+        return answer + value if self.state.iteration == 5 else answer
+
+    records = make_records({"train": 2, "val": 1}, size=32)
+    monkeypatch.setattr(AdapterTrainer, "answer", poisoned)
+    with pytest.raises(NonFiniteLoss, match=r"at step 5, learning rate 0\.001, images train-\w+-\d+, train-\w+-\d+;"):
+        adapt(quick(steps=8, validation_every=0), tmp_path / "a", records=records, base=tiny_base)
+    assert max(steps) == 5
+    tensors = load_file(tmp_path / "a" / NAME)
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+    monkeypatch.setattr(AdapterTrainer, "answer", whole)
+    adapt(quick(steps=8, validation_every=0), tmp_path / "a", records=records, base=tiny_base)

@@ -1,0 +1,49 @@
+"""R21: the published files load exactly - MEDDAP's attention processors (256 tensors, 797,184 values) and kohya-ss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from adapter_material import clip_text, legacy_file, random_weights, sd14_unet
+from safetensors.torch import save_file
+
+from meddap_monai.diffusion import adapter as adapters
+from meddap_monai.diffusion.formats import to_kohya
+
+
+class Full:
+    """Stable Diffusion 1.x architecture on the meta device."""
+
+    def __init__(self) -> None:
+        self.unet, self.text_encoder = sd14_unet(), clip_text()
+
+
+@pytest.fixture(scope="module")
+def full() -> Full:
+    return Full()
+
+
+def test_r21_meddaps_file(full: Full, tmp_path: Path) -> None:
+    weights = random_weights({"unet": full.unet}, {"unet": "attention"})
+    save_file(legacy_file(weights), tmp_path / "pytorch_lora_weights.safetensors", {"format": "pt"})
+    found = adapters.read_weights(full, adapters.find_file(tmp_path))
+    assert (found.parameters, found.ranks, found.alphas) == (797_184, [4], [4.0])
+    assert 2 * len(found.parts["unet"]) == 256
+    for name, change in weights.parts["unet"].items():
+        assert torch.equal(found.parts["unet"][name].change(), change.change())
+
+
+def test_r21_kohya_file_with_text_encoder_and_alpha(full: Full, tmp_path: Path) -> None:
+    parts = {"unet": full.unet, "text_encoder": full.text_encoder}
+    weights = random_weights(parts, {"unet": "transformer", "text_encoder": "text"}, rank=2, alpha=1.0)
+    for change in list(weights.parts["text_encoder"].values())[-6:]:
+        change.up.zero_()  # what clip skip leaves untrained
+    tensors, _ = to_kohya(weights)
+    save_file({name: tensor.half() for name, tensor in tensors.items()}, tmp_path / "fetal.safetensors")
+    found = adapters.read_weights(full, tmp_path / "fetal.safetensors")
+    assert {part: len(changes) for part, changes in found.parts.items()} == {"unet": 192, "text_encoder": 72}
+    assert (found.layout, found.alphas) == ("kohya", [1.0])
+    for part, name, change in weights.modules():
+        assert torch.equal(found.parts[part][name].up, change.up.half().float())

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from meddap_monai import resources, store
-from meddap_monai.diffusion import plan, sheets
+from meddap_monai.diffusion import plan, planning, sheets
 from meddap_monai.diffusion.adapter import find_file, fuse, load_adapter, read_card
 from meddap_monai.diffusion.base import EMBEDDED, base_card, base_folder, base_hash, load_base
 from meddap_monai.diffusion.generation_config import ClassifierGuidance, GenerateConfig
@@ -125,10 +125,10 @@ def _write_plan(job: Request, size: tuple[int, int]) -> int:
     if path.is_file():
         return sum(1 for _ in plan.read_plan(path))
     keep_ids = job.config.mode != "text" or job.config.plan is not None
-    wanted = plan.survey(iter_records(job.records), class_names(job.records), size, keep_ids)
+    wanted = planning.survey(iter_records(job.records), class_names(job.records), size, keep_ids)
     if not job.config.templates:
         wanted = dataclasses.replace(wanted, prompts=cards(job.base, job.adapters)["class_prompts"])
-    return plan.write_plan(path, plan.make_plan(job.config, load_prompt_table(job.config.prompts), wanted))
+    return plan.write_plan(path, planning.make_plan(job.config, load_prompt_table(job.config.prompts), wanted))
 
 
 def cards(base: str | Path, adapters: Sequence[Path | str]) -> dict[str, Any]:

@@ -105,7 +105,7 @@ class OnlineGenerator:
         return self._sampler
 
     def _row(self, label: int | str, seed: int, size: tuple[int, int]) -> Any:
-        from meddap_monai.diffusion.plan import Wanted, complete_row
+        from meddap_monai.diffusion.planning import Wanted, complete_row
 
         if not self.has(label):
             raise ConfigurationError(f"generator: label {label!r} is none of {', '.join(self.classes)}")

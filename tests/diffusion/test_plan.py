@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from meddap_monai.diffusion import plan
+from meddap_monai.diffusion import plan, planning
 from meddap_monai.diffusion.generation_config import GenerateConfig
 from meddap_monai.diffusion.prompts import load_prompt_table
 from meddap_monai.errors import ConfigurationError
 
 CLASSES = ["benign", "malignant", "normal"]
-WANTED = plan.Wanted(
+WANTED = planning.Wanted(
     CLASSES,
     {"benign": 10, "malignant": 6, "normal": 3},
     {name: [f"{name}-{number}" for number in range(3)] for name in CLASSES},
@@ -24,7 +24,7 @@ TABLE = load_prompt_table("breast")
 
 
 def rows_of(**keys) -> list[plan.PlanRow]:
-    return list(plan.make_plan(GenerateConfig(**keys), TABLE, WANTED))
+    return list(planning.make_plan(GenerateConfig(**keys), TABLE, WANTED))
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,8 @@ def test_unconditional_has_the_empty_prompt() -> None:
 
 
 def test_adapters_prompt_comes_first_with_the_adjective_in_front() -> None:
-    wanted = plan.Wanted(CLASSES, WANTED.real, {}, (32, 32), {"benign": "a photo of sks breast"})
-    rows = list(plan.make_plan(GenerateConfig(counts=1, adjectives=("dark",)), TABLE, wanted))
+    wanted = planning.Wanted(CLASSES, WANTED.real, {}, (32, 32), {"benign": "a photo of sks breast"})
+    rows = list(planning.make_plan(GenerateConfig(counts=1, adjectives=("dark",)), TABLE, wanted))
     assert rows[0].prompt == "dark a photo of sks breast"
     assert rows[1].prompt == "dark an ultrasound photo of malignant tumor in breast"
 
@@ -116,9 +116,9 @@ def test_wrong_wishes_are_named(keys: dict, text: str) -> None:
 
 
 def test_image_mode_without_sources_is_refused() -> None:
-    wanted = plan.Wanted(CLASSES, WANTED.real, {}, (32, 32))
+    wanted = planning.Wanted(CLASSES, WANTED.real, {}, (32, 32))
     with pytest.raises(ConfigurationError, match="needs real training images of class 'benign'"):
-        list(plan.make_plan(GenerateConfig(mode="image"), TABLE, wanted))
+        list(planning.make_plan(GenerateConfig(mode="image"), TABLE, wanted))
 
 
 def test_written_and_read_back_equal(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_shards_are_cut_by_number_alone() -> None:
 def _peak(path: Path, count: int) -> int:
     config = GenerateConfig(counts={"benign": count})
     tracemalloc.start()
-    plan.write_plan(path, plan.make_plan(config, TABLE, WANTED))
+    plan.write_plan(path, planning.make_plan(config, TABLE, WANTED))
     for _ in plan.shards(plan.read_plan(path), 64):
         pass
     peak = tracemalloc.get_traced_memory()[1]

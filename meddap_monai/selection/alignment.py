@@ -11,8 +11,8 @@ from meddap_monai.selection.neighbours import Candidates, normalise, resampling,
 
 SEARCH, FINE, TILES = 32, 64, 4
 PAIR_BLOCK = 4096
-_SCALES = (0.95, 0.9, 0.85)
-_OFFSETS = (0.0, 0.5, 1.0)
+_SCALES = {0.95: (0.0, 0.5, 1.0), 0.9: (0.0, 0.25, 0.5, 0.75, 1.0), 0.85: (0.0, 0.5, 1.0)}
+"""Share of the side -> places of the window, 0 (top or left) to 1."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ def windows(views: bool) -> list[tuple[float, float, float]]:
     """Return the crops that are tried, as (scale, offset down, offset across); the whole image first."""
     if not views:
         return [(1.0, 0.0, 0.0)]
-    return [(1.0, 0.0, 0.0)] + [(scale, down, across) for scale in _SCALES for down in _OFFSETS for across in _OFFSETS]
+    parts = [(scale, down, across) for scale, at in _SCALES.items() for down in at for across in at]
+    return [(1.0, 0.0, 0.0), *parts]
 
 
 def align(queries: np.ndarray, training: np.ndarray, candidates: Candidates, views: bool = True) -> Matches:

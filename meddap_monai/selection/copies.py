@@ -17,10 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from meddap_monai.configuration import check_choice, check_range
-from meddap_monai.selection.alignment import align
-from meddap_monai.selection.neighbours import nearest_by_product, propose_candidates
+from meddap_monai.selection.alignment import Matches, align
+from meddap_monai.selection.neighbours import Candidates, nearest_by_product, propose_candidates
 
 DISTANCES = ("correlation", "tiles", "features")
+CALIBRATION = 2000
+"""Most real images whose nearest other patient is looked up to set the thresholds."""
 
 
 @dataclass(frozen=True)
@@ -85,28 +87,37 @@ class Nearest:
     distances: dict[str, np.ndarray]
 
 
-def find_nearest(queries: Images, training: Images, config: CopyConfig, limit: float = np.inf) -> Nearest:
+def find_nearest(queries: Images, training: Images, config: CopyConfig) -> Nearest:
     """Find the nearest training image of every query.
 
     Args:
         queries: images to check.
         training: real training images.
         config: distances and candidates.
-        limit: correlations above it are passed over (the same picture twice in a real set).
     """
+    return _nearest(queries, training, config, *_compare(queries, training, config), limit=np.inf)
+
+
+def _compare(queries: Images, training: Images, config: CopyConfig) -> tuple[Candidates, Matches]:
     candidates = propose_candidates(
         queries.thumbnails, training.thumbnails, queries.groups, training.groups, config.candidates, config.views
     )
-    matches = align(queries.thumbnails, training.thumbnails, candidates, config.views)
-    hidden = (matches.correlation > limit) | (candidates.index < 0)
+    return candidates, align(queries.thumbnails, training.thumbnails, candidates, config.views)
+
+
+def _nearest(
+    queries: Images, training: Images, config: CopyConfig, candidates: Candidates, matches: Matches, limit: float
+) -> Nearest:
+    """Take the nearest candidates; those with a correlation above `limit` are passed over."""
+    twins = (matches.correlation > limit) & (candidates.index >= 0)
+    hidden = twins | (candidates.index < 0)
     correlation = np.where(hidden, -1.0, matches.correlation)
     best = correlation.argmax(axis=1)
     rows = np.arange(len(best))
     distances = {"correlation": 1.0 - correlation[rows, best]}
     distances["tiles"] = np.where(hidden, np.inf, matches.tiles).min(axis=1)
     if queries.features is not None and training.features is not None:
-        blocked = candidates.index[hidden & (candidates.index >= 0)]
-        skip = np.repeat(rows, (hidden & (candidates.index >= 0)).sum(axis=1)), blocked
+        skip = np.repeat(rows, twins.sum(axis=1)), candidates.index[twins]
         product = nearest_by_product(queries.features, training.features, queries.groups, training.groups, skip)
         distances["features"] = 1.0 - product
     chosen = {name: value.astype(np.float32) for name, value in distances.items() if name in config.distances}
@@ -140,10 +151,17 @@ def calibrate(training: Images, config: CopyConfig) -> Thresholds:
         training: real training images with their patients as groups.
         config: distances and percentile.
     """
-    everything = find_nearest(training, training, config, np.inf)
-    nearest = find_nearest(training, training, config, config.same_picture)
-    found = 1.0 - everything.distances["correlation"] if "correlation" in everything.distances else np.zeros(0)
-    twins = [(int(row), int(everything.index[row])) for row in np.flatnonzero(found > config.same_picture)]
+    chosen = np.unique(np.linspace(0, len(training.groups) - 1, min(len(training.groups), CALIBRATION)).astype(int))
+    asked = Images(
+        training.thumbnails[chosen],
+        None if training.features is None else training.features[chosen],
+        [training.groups[row] for row in chosen],
+    )
+    candidates, matches = _compare(asked, training, config)
+    nearest = _nearest(asked, training, config, candidates, matches, config.same_picture)
+    best = matches.correlation.argmax(axis=1)
+    rows = np.flatnonzero(matches.correlation.max(axis=1) > config.same_picture)
+    twins = [(int(chosen[row]), int(candidates.index[row, best[row]])) for row in rows]
     values = _joint_thresholds(nearest.distances, config.percentile / 100)
     share = float(flag(nearest.distances, values).mean()) if len(nearest.index) else 0.0
     return Thresholds(values, nearest.distances, share, twins)
@@ -151,17 +169,18 @@ def calibrate(training: Images, config: CopyConfig) -> Thresholds:
 
 def _joint_thresholds(distances: Mapping[str, np.ndarray], share: float) -> dict[str, float]:
     """Return the largest equal quantile per distance at which at most `share` of the images are flagged by any."""
-    count = len(next(iter(distances.values())))
+
+    def at(quantile: float) -> dict[str, float]:
+        return {name: float(np.quantile(value, quantile)) for name, value in distances.items()}
+
+    allowed = max(share, 1.0 / len(next(iter(distances.values()))))
+    if flag(distances, at(share)).mean() <= allowed:
+        return at(share)
     low, high = 0.0, share
-    values = {name: float(np.quantile(value, high)) for name, value in distances.items()}
-    allowed = max(share, 1.0 / count)
     for _ in range(20):
-        if flag(distances, values).mean() <= allowed and high == share:
-            break
         middle = (low + high) / 2
-        values = {name: float(np.quantile(value, middle)) for name, value in distances.items()}
-        low, high = (middle, high) if flag(distances, values).mean() <= allowed else (low, middle)
-    return {name: float(np.quantile(value, low if low > 0 else high)) for name, value in distances.items()}
+        low, high = (middle, high) if flag(distances, at(middle)).mean() <= allowed else (low, middle)
+    return at(low)
 
 
 def flag(distances: Mapping[str, np.ndarray], thresholds: Mapping[str, float]) -> np.ndarray:

@@ -44,12 +44,12 @@ class FilterConfig:
         device: where it is trained and used.
     """
 
-    network: str = "resnet10_narrow"
+    network: str = "resnet10_tiny"
     size: int = 64
     channels: int = 1
     fit: str = "stretch"
     folds: int = 5
-    steps: int = 150
+    steps: int = 300
     batch: int = 24
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2

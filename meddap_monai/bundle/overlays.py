@@ -20,7 +20,7 @@ def study_sections(files: Sequence[Path | str], pairs: Mapping[str, Any] | None 
 
     Args:
         files: the bundle's configuration, then overlays whose keys are full ids.
-        pairs: full id -> value, the last word.
+        pairs: full id -> value, the last word, also over `limits`.
 
     Raises:
         ConfigurationError: a missing file, an unknown id, or an overlay that would replace a whole mapping.
@@ -31,6 +31,8 @@ def study_sections(files: Sequence[Path | str], pairs: Mapping[str, Any] | None 
     for file in files[1:]:
         apply(config, read_yaml(file), str(file))
     apply(config, pairs or {}, "command line")
+    if config.get("limits"):
+        _lift_limits(config, pairs or {})
     parser = ConfigParser(config)
     parser.parse(reset=True)
     sections: dict[str, Any] = parser.get_parsed_content("study", instantiate=False)
@@ -49,6 +51,17 @@ def apply(config: dict[str, Any], pairs: Mapping[str, Any], where: str) -> None:
         if first not in _WHOLE:
             check_whole_mapping(key, look_up(key, config), value, where)
         _set(config, [first, *rest], copy.deepcopy(value), f"{where}: {key!r}")
+
+
+def _lift_limits(config: dict[str, Any], pairs: Mapping[str, Any]) -> None:
+    """Drop the limits whose id, or a part below it, is given by hand."""
+    given = [split(key) for key in pairs]
+    limits = config.get("limits") or {}
+    config["limits"] = {
+        key: value
+        for key, value in limits.items()
+        if not any(split(key)[: len(parts)] == parts or parts[: len(split(key))] == split(key) for parts in given)
+    }
 
 
 def _set(config: dict[str, Any], parts: list[str], value: Any, where: str) -> None:

@@ -99,12 +99,20 @@ def load_prompt_table(name_or_path: str | Path) -> PromptTable:
             )
         path = resources.find(f"data/prompts/{name_or_path}.yaml")
     if not path.is_file():
-        raise ConfigurationError(f"prompt table {path} does not exist")
+        path = _beside_the_package(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: not a YAML file: {error}") from error
     return _table_of(content, str(path))
+
+
+def _beside_the_package(path: Path) -> Path:
+    """Return a table that travels with the package, such as ``configs/prompts/histology.yaml``."""
+    try:
+        return resources.find(str(path))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"prompt table {path} does not exist") from error
 
 
 def table_names() -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from meddap_monai.bundle.ids import look_up
 from meddap_monai.classifier.train import ClassifyConfig
 from meddap_monai.configuration import build, check_choice, check_keys
 from meddap_monai.diffusion.pretrain import PretrainConfig
@@ -50,10 +51,12 @@ class StudyConfig:
 
     index: IndexConfig
     unseen: IndexConfig | None = None
+    unlabelled: IndexConfig | None = None
+    """What `pretrain` learns from, once for all seeds; None: the training images of each draw."""
     draw: DrawConfig | None = field(default_factory=DrawConfig)
     """None: keep the splits of `index`."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    arms: tuple[str, ...] = tuple(arm for arm in ARMS if arm != "synthetic")
+    arms: tuple[str, ...] = tuple(arm for arm in ARMS if arm not in ("synthetic", "hog"))
     base: str = "embedded"
     cluster: ClusterConfig | None = None
     pretrain: PretrainConfig | None = None
@@ -72,7 +75,7 @@ class StudyConfig:
     combine: str = "product"
     """product: every value with every other; diagonal: as many as the longest list, each value at least once."""
     limits: Mapping[str, Any] = field(default_factory=dict)
-    """Full id -> value, the last word over variants and grid, and only where the section is in use (smoke scale)."""
+    """Full id -> value, the last word over variants and grid, and only where the section is in use; see `limit`."""
     simulated: SimulatedConfig = field(default_factory=SimulatedConfig)
     """What stands in for a data set whose source is ``simulated``."""
 
@@ -158,11 +161,20 @@ def _folder_name(text: Any) -> str:
 
 
 def limit(sections: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `sections` with the `limits` of `source` as the last word, leaving sections that are null alone."""
+    """Return `sections` with the `limits` of `source` as the last word, leaving sections that are null alone.
+
+    A limit ``{"replace": {old: new}}`` changes these values of the id and no others.
+    """
     result = dict(sections)
-    for identifier, value in (source.get("limits") or {}).items():
-        if result.get(_root(identifier), {}) is not None:
-            result = override(result, {identifier: value}, "limits")
+    for key, value in (source.get("limits") or {}).items():
+        if result.get(_root(key), {}) is None:
+            continue
+        if isinstance(value, Mapping) and set(value) == {"replace"}:
+            old = look_up(key, result)
+            if old is None or isinstance(old, (Mapping, list)) or old not in value["replace"]:
+                continue
+            value = value["replace"][old]
+        result = override(result, {key: value}, "limits")
     return result
 
 

@@ -35,6 +35,8 @@ def run_study(output: Path | str, sections: Mapping[str, Any], overwrite: bool =
     study, variants = read_study(sections)
     own = _index(study, study.index, output, "index", overwrite)
     unseen = _index(study, study.unseen, output, "unseen", overwrite) if study.unseen else None
+    unlabelled = _index(study, study.unlabelled, output, "unlabelled", overwrite) if study.unlabelled else None
+    before = Once()
     runs: list[Run] = []
     folders: dict[str, Path] = {"index": output / "index"} | ({"unseen": output / "unseen"} if unseen else {})
     for seed in tqdm(study.seeds, desc="study", unit="seed", leave=True):
@@ -42,7 +44,7 @@ def run_study(output: Path | str, sections: Mapping[str, Any], overwrite: bool =
         records = draw(study.draw, folder / "draw", own, seed, study.base, overwrite) if study.draw else own
         once = Once()
         for variant in tqdm(variants.values(), desc=f"seed {seed}", unit="variant", disable=len(variants) < 2):
-            track = Track(folder, variant, seed, records, overwrite, once)
+            track = Track(folder, variant, seed, records, overwrite, once, unlabelled, before)
             runs += track.run()
             folders.update({name: path for name, path in track.folders.items() if name not in folders})
     return evaluate(
@@ -51,7 +53,7 @@ def run_study(output: Path | str, sections: Mapping[str, Any], overwrite: bool =
 
 
 def _index(study: StudyConfig, config: IndexConfig, output: Path, name: str, overwrite: bool) -> Path:
-    source = place(config.source, study.simulated, output, "own" if name == "index" else "unseen")
+    source = place(config.source, study.simulated, output, name)
     return index(dataclasses.replace(config, source=source), output / name, overwrite=overwrite)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from meddap_monai import store
 from meddap_monai.configuration import check_range
+from meddap_monai.errors import ForeignOutput
 from meddap_monai.phantom import write_phantom_pictures, write_phantom_study
 
 SIMULATED = "simulated"
@@ -28,22 +30,29 @@ class SimulatedConfig:
         check_range(self.images_per_patient, 1, 100, "simulated#images_per_patient")
 
 
-def place(source: Any, config: SimulatedConfig, folder: Path, scanner: str) -> Any:
+_WHO = {"index": (0, "own"), "unseen": (1, "unseen"), "unlabelled": (2, "own")}
+"""Section -> seed of its patients, and its scanner."""
+
+
+def place(source: Any, config: SimulatedConfig, folder: Path, section: str) -> Any:
     """Return `source`, or for the source ``simulated`` the folder of images that are written there once.
 
     Args:
         source: a path, or ``simulated``.
         config: how many, and whether in colour.
-        folder: of the study; images go to ``simulated/<scanner>`` below it.
-        scanner: "own" or "unseen".
+        folder: of the study; images go to ``simulated/<section>`` below it.
+        section: "index", "unseen" (another scanner) or "unlabelled" (other patients).
     """
     if str(source) != SIMULATED:
         return source
-    target = folder / SIMULATED / scanner
+    target = folder / SIMULATED / section
     marker = target.with_suffix(".json")
+    seed, scanner = _WHO[section]
+    plan = {"patients": config.patients_per_class, "images": config.images_per_patient, "colour": config.colour}
     if not marker.exists():
         write = write_phantom_pictures if config.colour else write_phantom_study
-        seed = 0 if scanner == "own" else 1
         write(target, config.patients_per_class, config.images_per_patient, seed, scanner)
-        store.write_json(marker, {"scanner": scanner, "colour": config.colour})
+        store.write_json(marker, plan)
+    elif json.loads(marker.read_text(encoding="utf-8")) != plan:
+        raise ForeignOutput(f"{target}: holds other simulated images than {plan}; give another output folder")
     return target

@@ -13,7 +13,7 @@ from typing import Any
 
 from meddap_monai import store
 from meddap_monai.classifier.train import classify
-from meddap_monai.diffusion.pretrain import pretrain
+from meddap_monai.diffusion.pretrain import PretrainConfig, pretrain
 from meddap_monai.diffusion.sample import GenerateConfig, generate
 from meddap_monai.diffusion.train import AdaptConfig, adapt
 from meddap_monai.errors import ConfigurationError
@@ -61,6 +61,9 @@ class Track:
     records: Path
     overwrite: bool
     once: Once
+    unlabelled: Path | None
+    before: Once
+    """What all seeds share."""
     folders: dict[str, Path] = field(default_factory=dict)
 
     def run(self) -> list[Run]:
@@ -117,10 +120,20 @@ class Track:
     def _base(self, study: StudyConfig) -> str:
         if study.pretrain is None:
             return study.base
+        if self.unlabelled is not None:
+            return self._shared_base(study.pretrain, self.unlabelled)
         config = dataclasses.replace(study.pretrain, seed=self.seed)
         made = self._stage(
             "pretrain", config, lambda to: pretrain(config, to, records=self.records, overwrite=self.overwrite)
         )
+        return str(made)
+
+    def _shared_base(self, config: PretrainConfig, records: Path) -> str:
+        folder = self.folder.parent / "pretrain" / self.variant.name
+        made = self.before(
+            [config, str(records)], folder, lambda to: pretrain(config, to, records=records, overwrite=self.overwrite)
+        )
+        self.folders.setdefault("pretrain", made.parent)
         return str(made)
 
     def _generate(self, study: StudyConfig, base: str, portion: Portion, portions: int) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from meddap_monai import __version__
+from meddap_monai.diffusion.adapter_commands import add_adapter_command
 from meddap_monai.errors import ConfigurationError, Interrupted, MeddapError
 from meddap_monai.resources import find
 from meddap_monai.store import STAGES
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = _command(commands, "demo", "the whole job on simulated ultrasound, offline, in minutes", _run_demo)
     demo.set_defaults(output=Path("demo"))
     _add_review(commands)
+    add_adapter_command(commands)
     return parser
 
 

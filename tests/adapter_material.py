@@ -15,6 +15,7 @@ from meddap_monai import store
 from meddap_monai.diffusion import adapter as adapters
 from meddap_monai.diffusion import injection
 from meddap_monai.diffusion.adapt_config import AdaptConfig
+from meddap_monai.diffusion.architectures import build_text_encoder, build_unet
 from meddap_monai.diffusion.formats import AdapterWeights
 from meddap_monai.diffusion.injection import LowRank
 from meddap_monai.diffusion.targets import target_modules
@@ -123,47 +124,17 @@ def in_child(work: Callable[[], Any]) -> int:
 
 def sd14_unet() -> nn.Module:
     """Return the full Stable Diffusion 1.4 UNet on the meta device."""
-    from diffusers import UNet2DConditionModel
-
     with torch.device("meta"):
-        return UNet2DConditionModel(
-            sample_size=64,
-            block_out_channels=(320, 640, 1280, 1280),
-            layers_per_block=2,
-            cross_attention_dim=768,
-            attention_head_dim=8,
-            down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        )
+        return build_unet("sd1")
 
 
 def sdxl_unet() -> nn.Module:
     """Return the full Stable Diffusion XL UNet on the meta device."""
-    from diffusers import UNet2DConditionModel
-
     with torch.device("meta"):
-        return UNet2DConditionModel(
-            sample_size=128,
-            block_out_channels=(320, 640, 1280),
-            layers_per_block=2,
-            cross_attention_dim=2048,
-            attention_head_dim=[5, 10, 20],
-            transformer_layers_per_block=[1, 2, 10],
-            use_linear_projection=True,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=256,
-            projection_class_embeddings_input_dim=2816,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        )
+        return build_unet("sdxl")
 
 
 def clip_text(width: int = 768, layers: int = 12, projection: bool = False) -> nn.Module:
     """Return CLIP's text encoder on the meta device; 768 and 12 are Stable Diffusion 1.x, 1280 and 32 XL's second."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    config = CLIPTextConfig(
-        hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=width // 64
-    )
     with torch.device("meta"):
-        return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
+        return build_text_encoder(width, layers, projection)

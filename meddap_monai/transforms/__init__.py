@@ -1,0 +1,31 @@
+"""MONAI transforms of this package, array and dictionary versions; each module is loaded when first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_ARRAY = {
+    "LoadUltrasound": "ultrasound",
+    "CropToUltrasoundRegion": "ultrasound",
+    "MaskBurnedIn": "ultrasound",
+    "RandSpeckle": "physics",
+    "RandTimeGain": "physics",
+    "RandAcousticShadow": "physics",
+    "RandHaze": "physics",
+    "RandDiffusionAugment": "diffusion",
+    "RandDiffusionSamples": "diffusion",
+}
+_PUBLIC = {name + ending: module for name, module in _ARRAY.items() for ending in ("", "d", "D", "Dict")}
+__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    """Import a transform from its module on first use (PEP 562)."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

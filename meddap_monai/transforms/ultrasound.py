@@ -1,0 +1,221 @@
+"""MONAI transforms around the ultrasound region: load, crop to it, blacken what is burned in around it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import DtypeLike, KeysCollection, NdarrayOrTensor
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, SpatialCrop, Transform
+from monai.utils import ImageMetaKey, TransformBackends, convert_to_dst_type, convert_to_tensor
+
+from meddap_monai.configuration import check_choice
+from meddap_monai.errors import UnreadableImage
+from meddap_monai.images.reader import UltrasoundReader
+from meddap_monai.images.regions import find_region
+
+Box = tuple[int, int, int, int]
+MISSING = ("tight", "keep", "error")
+
+
+class LoadUltrasound(Transform):
+    """Load one ultrasound image of any format as `MetaTensor`, channel first and row first.
+
+    Unlike ``LoadImage`` it keeps the error of the reader (`UnreadableImage`) and needs no suffix.
+
+    Args:
+        frames: of clips; one frame gives (C, H, W), several give (F, C, H, W). See `read_ultrasound`.
+        outside: "keep", "zero" or "crop" what lies outside of the B-mode region.
+        colour: "keep", "auto" (grey that was stored as colour becomes one channel) or "grey".
+        window: "file", "none" or "minmax".
+        modality: "US" or "any".
+        full_frame: return files without a region whole instead of refusing them.
+        key_file: pseudonym key; default: the user's.
+        dtype: of the tensor.
+    """
+
+    def __init__(
+        self,
+        frames: str = "middle",
+        outside: str = "keep",
+        colour: str = "auto",
+        window: str = "file",
+        modality: str = "any",
+        full_frame: bool = False,
+        key_file: Path | str | None = None,
+        dtype: DtypeLike | torch.dtype = torch.float32,
+    ) -> None:
+        self.reader = UltrasoundReader(frames, outside, colour, window, modality, full_frame, key_file)
+        self.dtype = dtype
+
+    def __call__(self, filename: str | Path) -> MetaTensor:
+        """Load a file.
+
+        Args:
+            filename: its path.
+
+        Returns:
+            (C, H, W) or (F, C, H, W), 0 to 255, with the reader's meta data.
+
+        Raises:
+            UnreadableImage: the file cannot be read.
+        """
+        pixels, meta = self.reader.get_data(self.reader.read(filename))
+        meta[ImageMetaKey.FILENAME_OR_OBJ] = str(filename)
+        image = convert_to_dst_type(pixels, dst=pixels, dtype=self.dtype)[0]
+        return MetaTensor.ensure_torch_and_prune_meta(image, meta)
+
+
+class LoadUltrasoundd(MapTransform):
+    """Dictionary version of `LoadUltrasound`.
+
+    Args:
+        keys: keys that hold paths.
+        allow_missing_keys: do not raise when a key is missing.
+        kwargs: of `LoadUltrasound`.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False, **kwargs: Any) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self._loader = LoadUltrasound(**kwargs)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the items with each path replaced by its image."""
+        items = dict(data)
+        for key in self.key_iterator(items):
+            items[key] = self._loader(items[key])
+        return items
+
+
+def _region_of(image: NdarrayOrTensor, missing: str) -> Box | None:
+    """The box (top, left, bottom, right) of an image from its meta data, or from its pixels."""
+    meta: Mapping[str, Any] = image.meta if isinstance(image, MetaTensor) else {}
+    if meta.get("cropped"):
+        return None
+    box = tuple(int(side) for side in np.asarray(meta.get("region", (-1,) * 4)).ravel())
+    if len(box) == 4 and 0 <= box[0] < box[2] <= image.shape[-2] and 0 <= box[1] < box[3] <= image.shape[-1]:
+        return box
+    found = None
+    if missing == "tight":
+        pixels = np.asarray(convert_to_tensor(image).detach().cpu()).reshape(-1, *image.shape[-2:]).max(0)
+        top = float(pixels.max())
+        found = find_region(np.clip(pixels * (255.0 if top <= 1.0 else 1.0), 0, 255).astype(np.uint8))
+    if found:
+        region = found[0]
+        return region.top, region.left, region.bottom, region.right
+    if missing == "keep":
+        return None
+    raise UnreadableImage(
+        f"{meta.get('filename_or_obj', 'image')}: no B-mode region in its meta data and no tight box in its pixels; "
+        "load it with LoadUltrasound, or set missing to keep for images known to be clean"
+    )
+
+
+class CropToUltrasoundRegion(Transform):
+    """Crop to the B-mode region that the reader found; spacing and affine follow the crop.
+
+    Args:
+        missing: what to do without a region in the meta data: "tight" looks for the scan in the pixels and raises
+            when there is none, "keep" returns the image as it is, "error" raises.
+    """
+
+    backend = [TransformBackends.TORCH]
+
+    def __init__(self, missing: str = "tight") -> None:
+        check_choice(missing, MISSING, "CropToUltrasoundRegion#missing")
+        self.missing = missing
+
+    def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
+        """Crop (C, H, W) or (F, C, H, W); an image that is cropped already comes back unchanged."""
+        box = _region_of(img, self.missing)
+        if box is None:
+            return img
+        top, left, bottom, right = box
+        cropped: NdarrayOrTensor = img[..., top:bottom, left:right]
+        if img.ndim == 3:
+            cropped = SpatialCrop(roi_slices=[slice(top, bottom), slice(left, right)])(img)  # type: ignore[arg-type]
+        if isinstance(cropped, MetaTensor):
+            cropped.meta = dict(cropped.meta) | {"region": np.full(4, -1), "cropped": True}
+        return cropped
+
+
+class MaskBurnedIn(Transform):
+    """Set everything outside of the B-mode region to 0, where scanners burn in names, dates and settings.
+
+    Args:
+        missing: see `CropToUltrasoundRegion`.
+    """
+
+    backend = [TransformBackends.TORCH]
+
+    def __init__(self, missing: str = "tight") -> None:
+        check_choice(missing, MISSING, "MaskBurnedIn#missing")
+        self.missing = missing
+
+    def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
+        """Mask (C, H, W) or (F, C, H, W); shape, dtype and meta data stay."""
+        box = _region_of(img, self.missing)
+        if box is None:
+            return img
+        top, left, bottom, right = box
+        masked = img.clone() if isinstance(img, torch.Tensor) else img.copy()
+        masked[..., :top, :] = 0
+        masked[..., bottom:, :] = 0
+        masked[..., :left] = 0
+        masked[..., right:] = 0
+        return masked
+
+
+class CropToUltrasoundRegiond(MapTransform):
+    """Dictionary version of `CropToUltrasoundRegion`.
+
+    Args:
+        keys: keys of the images.
+        missing: see `CropToUltrasoundRegion`.
+        allow_missing_keys: do not raise when a key is missing.
+    """
+
+    backend = CropToUltrasoundRegion.backend
+
+    def __init__(self, keys: KeysCollection, missing: str = "tight", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.crop = CropToUltrasoundRegion(missing)
+
+    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
+        """Return the items with each image cropped."""
+        items = dict(data)
+        for key in self.key_iterator(items):
+            items[key] = self.crop(items[key])
+        return items
+
+
+class MaskBurnedInd(MapTransform):
+    """Dictionary version of `MaskBurnedIn`.
+
+    Args:
+        keys: keys of the images.
+        missing: see `CropToUltrasoundRegion`.
+        allow_missing_keys: do not raise when a key is missing.
+    """
+
+    backend = MaskBurnedIn.backend
+
+    def __init__(self, keys: KeysCollection, missing: str = "tight", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.mask = MaskBurnedIn(missing)
+
+    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
+        """Return the items with each image masked."""
+        items = dict(data)
+        for key in self.key_iterator(items):
+            items[key] = self.mask(items[key])
+        return items
+
+
+LoadUltrasoundD = LoadUltrasoundDict = LoadUltrasoundd
+CropToUltrasoundRegionD = CropToUltrasoundRegionDict = CropToUltrasoundRegiond
+MaskBurnedInD = MaskBurnedInDict = MaskBurnedInd

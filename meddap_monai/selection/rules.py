@@ -25,7 +25,7 @@ class RuleConfig:
         use: rules that an image must all pass, of `RULES`; the first one orders the images for a quota.
         threshold: least calibrated probability of the target label ("probability").
         argmax: whether the target must also be the most probable class ("probability").
-        alpha: least class-wise p-value ("conformal"): about this share of right images is lost.
+        alpha: least class-wise p-value ("conformal"): at most about this share of right images is lost.
         agreement: least share of networks and views that vote for the target ("agreement").
         guard: least p-value of the distance to the real images of the class ("mahalanobis", "knn").
         neighbours: how many nearest real images count ("knn").
@@ -35,7 +35,7 @@ class RuleConfig:
     use: tuple[str, ...] = ("conformal",)
     threshold: float = 0.5
     argmax: bool = True
-    alpha: float = 0.1
+    alpha: float = 0.12
     agreement: float = 0.7
     guard: float = 0.05
     neighbours: int = 5

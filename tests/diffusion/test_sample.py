@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from adapter_material import write_adapter
 from PIL import Image
 
 from meddap_monai import store
+from meddap_monai.diffusion.base import load_base
 from meddap_monai.diffusion.marking import read_mark
-from meddap_monai.diffusion.sample import GenerateConfig, generate
+from meddap_monai.diffusion.sample import GenerateConfig, generate, open_sampler
 from meddap_monai.errors import BadAdapter, ConfigurationError, ForeignOutput, LeakedRecords
 from meddap_monai.provenance import write_train_hashes
 from meddap_monai.records import iter_records, pixel_hash, read_records, write_records
@@ -219,3 +222,65 @@ def test_a_missing_adapter_is_refused(records: Path, tiny_base: Path, tmp_path: 
             base=tiny_base,
             adapters=[tmp_path / "no"],
         )
+
+
+# -------------------------------------------------------------------------------------------------------- adapters
+@pytest.fixture(scope="module")
+def adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapters") / "mine"
+    write_adapter(folder, load_base(tiny_base), {"unet": "attention"})
+    return folder
+
+
+def hashes_of(path: Path) -> list[str]:
+    return [record["sha256"] for record in iter_records(path)]
+
+
+def test_an_adapter_changes_every_image_and_is_named(
+    adapter: Path, records: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    config = GenerateConfig(counts=1, **FEW)
+    given = {"records": records, "base": tiny_base}
+    plain = hashes_of(generate(config, tmp_path / "plain", **given))
+    adapted = generate(config, tmp_path / "adapted", **given, adapters=[adapter])
+    assert not set(plain) & set(hashes_of(adapted))
+    named = read_records(adapted, full=True)[0]["synthetic"]["adapters"]
+    card = json.loads((adapter / "adapter.json").read_text())
+    assert named == [{"name": "mine", "sha256": card["weights_sha256"], "weight": 1.0}]
+    off = generate(
+        GenerateConfig(counts=1, adapter_weights=(0.0,), **FEW), tmp_path / "off", **given, adapters=[adapter]
+    )
+    assert hashes_of(off) == plain
+
+
+def test_another_adapter_is_another_run(adapter: Path, records: Path, tiny_base: Path, tmp_path: Path) -> None:
+    config = GenerateConfig(counts=1, **FEW)
+    generate(config, tmp_path / "out", records=records, base=tiny_base)
+    with pytest.raises(ForeignOutput, match="inputs adapter_0 was None"):
+        generate(config, tmp_path / "out", records=records, base=tiny_base, adapters=[adapter])
+
+
+def test_an_adapter_that_saw_the_test_set_is_refused(
+    adapter: Path, records: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    leaked = shutil.copytree(adapter, tmp_path / "leaked")
+    write_train_hashes(leaked, [record for record in iter_records(records) if record["split"] == "test"][:1])
+    with pytest.raises(LeakedRecords, match="leaked: 1 validation, test or unseen"):
+        generate(GenerateConfig(counts=1, **FEW), tmp_path / "out", records=records, base=tiny_base, adapters=[leaked])
+
+
+def test_prompt_and_clip_skip_are_those_of_the_training(
+    adapter: Path, records: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    own = shutil.copytree(adapter, tmp_path / "own")
+    card = json.loads((own / "adapter.json").read_text())
+    card |= {"class_prompts": {"benign": "a photo of sks breast"}, "clip_skip": 1}
+    (own / "adapter.json").write_text(json.dumps(card))
+    config = GenerateConfig(counts=1, **FEW)
+    path = generate(config, tmp_path / "out", records=records, base=tiny_base, adapters=[own])
+    prompts = [record["synthetic"]["prompt"] for record in iter_records(path)]
+    assert prompts[:2] == ["a photo of sks breast", "an ultrasound photo of malignant tumor in breast"]
+    with open_sampler(config, tiny_base, [own]) as sampler:
+        assert sampler.settings.clip_skip == 1
+    with open_sampler(GenerateConfig(clip_skip=0), tiny_base, [own]) as sampler:
+        assert sampler.settings.clip_skip == 0

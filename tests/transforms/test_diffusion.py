@@ -367,7 +367,7 @@ train:
 OVERRIDE = {
     "_target_": "Compose",
     "transforms": [
-        {"_target_": "meddap_monai.transforms.diffusion.RandDiffusionAugmentd", "keys": "image", "prob": 1.0},
+        {"_target_": "meddap_monai.transforms.RandDiffusionAugmentd", "keys": "image", "prob": 1.0},
         "@train#preprocessing",
     ],
 }

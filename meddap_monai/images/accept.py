@@ -23,7 +23,7 @@ from meddap_monai.images.dicom import is_grey, read_ultrasound, to_grey
 from meddap_monai.images.frames import thumbnail
 from meddap_monai.images.header import open_header
 from meddap_monai.images.limits import DEFAULT_LIMITS
-from meddap_monai.images.plain import read_plain, sniff
+from meddap_monai.images.plain import is_marked_synthetic, read_plain, sniff
 from meddap_monai.images.pseudonym import pseudonym
 from meddap_monai.records import pixel_hash
 
@@ -109,6 +109,8 @@ def _dicom(path: Path, how: Acceptance, key: bytes):
         full_frame=how.full_frame,
         key=key,
     )
+    if info.synthetic:
+        raise UnreadableImage(f"{path}: is marked as synthetic (0008,001C); synthetic images are never real records")
     facts = {
         "spacing_mm": list(info.spacing_mm) if info.spacing_mm else None,
         "device": info.device,
@@ -125,6 +127,10 @@ def _dicom(path: Path, how: Acceptance, key: bytes):
 def _plain(path: Path, how: Acceptance, key: bytes):
     if how.attribute:
         raise UnreadableImage(f"{path}: is not DICOM, so it has no attribute to take the label from")
+    if is_marked_synthetic(path):
+        raise UnreadableImage(
+            f"{path}: is marked as synthetic in its PNG text; synthetic images are never real records"
+        )
     pixels, spacing, numbers, count = read_plain(path, frames=how.frames)
     if pixels.shape[1] == 3 and is_grey(moved := np.moveaxis(pixels, 1, -1)):
         pixels = to_grey(moved)[:, None]

@@ -69,6 +69,7 @@ class UltrasoundInfo:
         region: the chosen one; None when there is none or the whole frame was asked for.
         box: (top, left, bottom, right) of the returned pixels on the screen.
         grey_in_colour: whether the file stores grey as colour (within the returned box).
+        synthetic: whether the file is marked by Synthetic Data (0008,001C) YES.
     """
 
     rows: int
@@ -88,6 +89,7 @@ class UltrasoundInfo:
     region: Region | None
     box: tuple[int, int, int, int]
     grey_in_colour: bool
+    synthetic: bool
 
 
 def read_ultrasound(
@@ -210,6 +212,7 @@ def _describe(header: Header, layout: Layout, wanted: tuple[int, ...], key: byte
         region=None,
         box=(0, 0, layout.rows, layout.columns),
         grey_in_colour=False,
+        synthetic=word(header, "SyntheticData") == "YES",
     )
 
 

@@ -25,10 +25,9 @@ from meddap_monai.errors import UnreadableImage
 from meddap_monai.images.limits import MIB, Limits, open_regular
 
 _NAMES = (
-    "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "Modality", "Manufacturer", "ManufacturerModelName",
-    "InstitutionName", "PatientID",
-    "StudyInstanceUID", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration",
-    "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "SpecificCharacterSet", "SyntheticData", "Modality", "Manufacturer", "ManufacturerModelName",
+    "InstitutionName", "PatientID", "StudyInstanceUID", "SamplesPerPixel",
+    "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "PixelSpacing", "FrameTime", "SequenceOfUltrasoundRegions", "RescaleSlope", "RescaleIntercept", "WindowCenter",
     "WindowWidth", "VOILUTFunction", "VOILUTSequence", "ModalityLUTSequence",
     "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",

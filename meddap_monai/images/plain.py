@@ -74,6 +74,16 @@ def read_plain(
         raise UnreadableImage(f"{path}: damaged ({type(error).__name__} while reading)") from error
 
 
+def is_marked_synthetic(path: Path | str, limits: Limits = DEFAULT_LIMITS) -> bool:
+    """Whether a PNG's text or a NIfTI description says that the image is synthetic."""
+    stream, _ = open_regular(path, limits)
+    with stream:
+        start = stream.read(64 * 1024)
+    if start.startswith(b"\x89PNG"):
+        return b"tEXtSyntheticData\0YES" in start
+    return b"\0SYNTHETIC" in start[147:158] or start[148:157] == b"SYNTHETIC"
+
+
 def _read_raster(path: Path | str, stream: BinaryIO, frames: str, limits: Limits):
     with Image.open(stream, formats=FORMATS) as image:
         check_frame_size(path, image.height, image.width, limits)

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from meddap_monai import store
+from meddap_monai.classifier.predict import load_classifier
 from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.classifier.train import classify
 from meddap_monai.configuration import check_choice, check_range
@@ -21,9 +22,12 @@ from meddap_monai.evaluation import arms as arm_names
 from meddap_monai.evaluation import judge as judging
 from meddap_monai.evaluation.comparisons import RULE
 from meddap_monai.evaluation.curves import roc_of_arms
+from meddap_monai.evaluation.generative import measure
+from meddap_monai.evaluation.material import class_counts, read_sections, records_of
 from meddap_monai.evaluation.predictions import Predictions, Run, predict_run, test_rows
 from meddap_monai.evaluation.subgroups import subgroup_table
 from meddap_monai.evaluation.weighted import METRICS, NAMES
+from meddap_monai.records import read_records
 
 __all__ = ["EvaluateConfig", "Run", "evaluate"]
 
@@ -109,6 +113,7 @@ def evaluate(
             everything = [*runs, *(_hog_runs(config, output, runs) if config.hog else [])]
             tables = predict_all(config, output, everything, unseen, guards)
             report = build_report(config, everything, tables, sections)
+            report["generative"] = without_nan(_generative(config, runs, tables["own"], sections))
             from meddap_monai.evaluation.page import write_report
 
             write_report(output, report, tables, config, sections)
@@ -177,8 +182,6 @@ def build_report(
     config: EvaluateConfig, runs: Sequence[Run], tables: Mapping[str, judging.Table], sections: Mapping[str, Path]
 ) -> dict[str, Any]:
     """Return everything the report says, as JSON values."""
-    from meddap_monai.evaluation.material import read_sections
-
     judged = {
         name: judging.judge(table, name == "unseen", config.samples, config.seed) for name, table in tables.items()
     }
@@ -225,12 +228,33 @@ def build_report(
         "arms": {arm: arm_names.meaning(arm) for arm in arm_names.in_order({run.arm for run in runs})},
         "classes": next(iter(next(iter(tables["own"].values())).values())).classes,
         "verdicts": found_verdicts,
+        "draw": class_counts(read_records(runs[0].records, full=True)),
         "sets": sets,
         "sections": read_sections(sections),
         "command": config.command,
         "versions": store.versions(),
     }
     return without_nan(report)
+
+
+def _generative(
+    config: EvaluateConfig, runs: Sequence[Run], own: judging.Table, sections: Mapping[str, Path]
+) -> dict[str, Any] | None:
+    """Measure the synthetic images of the sections in the features of a classifier trained on real images only."""
+    real = [run for run in runs if arm_names.base_arm(run.arm) in (arm_names.REFERENCE, arm_names.SECOND_REFERENCE)]
+    wanted = {"generated": "generate", "kept by the filter": "select"}
+    found: dict[str, Sequence[dict[str, Any]]] = {
+        name: [row for row in records_of(sections[part]) if row["source"] == "synthetic"]
+        for name, part in wanted.items()
+        if part in sections
+    }
+    if not config.generative or not real or not any(found.values()):
+        return None
+    run = min(real, key=lambda item: (item.seed, item.arm != arm_names.REFERENCE))
+    model = load_classifier(run.model, config.device)
+    if model.config.head != "none":
+        return None
+    return measure(model, f"{run.arm}, seed {run.seed}", own[run.arm][run.seed].rows, found, config.seed)
 
 
 def _compared(config: EvaluateConfig) -> tuple[str, ...]:

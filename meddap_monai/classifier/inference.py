@@ -1,0 +1,166 @@
+"""From a folder of DICOM or image files to a table of calibrated class probabilities, by one classifier or several."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from meddap_monai import store
+from meddap_monai.classifier.data import frame, normalise, to_float
+from meddap_monai.classifier.predict import Classifier, load_classifier, softmax
+from meddap_monai.configuration import check_choice
+from meddap_monai.errors import ConfigurationError, UnreadableImage
+from meddap_monai.images.dicom import read_ultrasound
+from meddap_monai.images.frames import check_policy
+from meddap_monai.images.plain import read_plain, sniff
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """How files are read and probabilities are made.
+
+    Attributes:
+        frames: which frames of a clip count: first, middle, last, all, "every N", "evenly K"; their mean is reported.
+        region: ``b-mode`` cuts a DICOM to its ultrasound region, as the index does; ``full`` takes the whole screen.
+        full_frame: take the whole screen of a DICOM that has no region, instead of rejecting it.
+        calibrated: divide the logits by the temperature that was fitted on the validation images.
+        device: torch device.
+    """
+
+    frames: str = "all"
+    region: str = "b-mode"
+    full_frame: bool = False
+    calibrated: bool = True
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_policy(self.frames)
+        check_choice(self.region, ("b-mode", "full"), "infer#region")
+
+
+def infer(config: InferConfig, models: Sequence[Path | str], source: Path | str, output: Path | str) -> Path:
+    """Classify every readable file below a folder (or one file) and write a CSV.
+
+    Columns: ``file`` (relative to the folder), ``frames``, ``class``, ``confidence``, ``p_<class>`` for each class, and
+    ``spread``, the largest standard deviation of a class probability between the models (0 for one model). Files that
+    cannot be read stand in ``<output>.rejected.csv`` with the reason. Both are written with mode 600: file names can
+    hold what the files' content was cleared of. Not for diagnosis.
+
+    Args:
+        config: how.
+        models: folders of ``classify``; the probabilities of several are averaged (an ensemble of seeds).
+        source: folder or file.
+        output: the CSV.
+
+    Returns:
+        `output`.
+
+    Raises:
+        ConfigurationError: no model, no such source, or models of different classes.
+    """
+    source, output = Path(source), Path(output)
+    ensemble = load_ensemble(models, config.device)
+    classes = ensemble[0].classes
+    found, rejected = [], []
+    files = list(source_files(source))
+    for path in tqdm(files, desc="infer", unit="file", disable=None):
+        name = str(path.relative_to(source) if path != source else path.name)
+        try:
+            frames = read_frames(path, config)
+        except UnreadableImage as error:
+            rejected.append([name, str(error)])
+            continue
+        each = np.stack([predict_frames(model, frames, config.calibrated).mean(axis=0) for model in ensemble])
+        mean = each.mean(axis=0)
+        best = int(mean.argmax())
+        values = [f"{value:.6f}" for value in (mean[best], *mean, float(each.std(axis=0).max()))]
+        found.append([name, len(frames), classes[best], *values])
+    head = ["file", "frames", "class", "confidence", *[f"p_{name}" for name in classes], "spread"]
+    store.write_atomic(
+        output.with_name(output.name + ".rejected.csv"), _table(["file", "reason"], rejected), mode=0o600
+    )
+    return store.write_atomic(output, _table(head, found), mode=0o600)
+
+
+def load_ensemble(models: Sequence[Path | str], device: str = "cpu") -> list[Classifier]:
+    """Load classifiers that share their classes.
+
+    Raises:
+        ConfigurationError: none is given, or their classes differ.
+    """
+    if not models:
+        raise ConfigurationError("infer: got no model, expected at least one folder of classify")
+    ensemble = [load_classifier(folder, device) for folder in models]
+    for folder, model in zip(models, ensemble, strict=True):
+        if model.classes != ensemble[0].classes:
+            raise ConfigurationError(
+                f"infer: {folder} knows {', '.join(model.classes)}, the first model {', '.join(ensemble[0].classes)}; "
+                "an ensemble needs equal classes in equal order"
+            )
+    return ensemble
+
+
+def source_files(source: Path) -> Iterator[Path]:
+    """Yield the files below a folder in a fixed order, hidden ones left out; a file yields itself.
+
+    Raises:
+        ConfigurationError: nothing is there.
+    """
+    if source.is_file():
+        yield source
+        return
+    if not source.is_dir():
+        raise ConfigurationError(f"infer: {source} does not exist; give a folder or a file")
+    for path in sorted(source.rglob("*")):
+        inside = path.relative_to(source).parts
+        if not any(part.startswith(".") for part in inside) and (path.is_symlink() or not path.is_dir()):
+            yield path
+
+
+def read_frames(path: Path, config: InferConfig) -> np.ndarray:
+    """Return the wanted frames of a DICOM or image file: ``(F, C, H, W)`` uint8.
+
+    Raises:
+        UnreadableImage: see `meddap_monai.images`.
+    """
+    kind = sniff(path)
+    if kind == "dicom":
+        outside = "crop" if config.region == "b-mode" else "keep"
+        return read_ultrasound(
+            path, frames=config.frames, outside=outside, colour="auto", full_frame=config.full_frame, key=b"not needed"
+        )[0]
+    if not kind:
+        raise UnreadableImage(f"{path}: is neither DICOM nor a known image format")
+    return read_plain(path, frames=config.frames)[0]
+
+
+@torch.inference_mode()
+def predict_frames(model: Classifier, frames: np.ndarray, calibrated: bool = True) -> np.ndarray:
+    """Return ``(F, K)`` probabilities of frames ``(F, C, H, W)`` uint8."""
+    config = model.config
+    mode = "L" if config.channels == 1 else "RGB"
+    pictures = [
+        Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))).convert(
+            mode
+        )
+        for pixels in frames
+    ]
+    images = torch.stack([frame(picture, config.size, config.fit) for picture in pictures]).to(config.device)
+    logits = model.network.eval()(normalise(to_float(images), config.normalise)).double().cpu().numpy()
+    return softmax(logits / (model.temperature if calibrated else 1.0))
+
+
+def _table(head: list[str], rows: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(head)
+    table.writerows(rows)
+    return text.getvalue()

@@ -1,9 +1,9 @@
 """Class-wise conformal p-values against out-of-fold real images: a threshold that means something without tuning.
 
 If an image with target label y were exchangeable with the real images of class y, its p-value would be at most alpha
-with a probability of about alpha: keeping p >= alpha loses at most about a share alpha of the right images (less where the folds' networks disagree by
-chance: an image has to look strange to several of them). Mondrian (class-wise) cross-conformal prediction: Vovk 2015,
-"Cross-conformal predictors", one class at a time.
+with a probability of about alpha: keeping p >= alpha loses at most about a share alpha of the right images (less where
+the folds' networks disagree by chance: an image has to look strange to several of them). Mondrian (class-wise)
+cross-conformal prediction: Vovk 2015, "Cross-conformal predictors", one class at a time.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ class Chromium:
         self._number, self._rest = 0, b""
 
         self._process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "sh", executable, "--headless=new"]
+            ["bash", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "bash", executable, "--headless=new"]
             + ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage"]
             + [f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"],
             pass_fds=(to_browser, from_browser),

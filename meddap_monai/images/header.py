@@ -25,16 +25,15 @@ from meddap_monai.errors import UnreadableImage
 from meddap_monai.images.limits import MIB, Limits, open_regular
 
 _NAMES = (
-    "SpecificCharacterSet", "SyntheticData", "Modality", "Manufacturer", "ManufacturerModelName",
-    "InstitutionName", "PatientID", "StudyInstanceUID", "SamplesPerPixel",
-    "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "SpecificCharacterSet", "SyntheticData", "Modality", "Manufacturer", "ManufacturerModelName", "InstitutionName",
+    "PatientID", "StudyInstanceUID", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration",
+    "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "PixelSpacing", "FrameTime", "SequenceOfUltrasoundRegions", "RescaleSlope", "RescaleIntercept", "WindowCenter",
-    "WindowWidth", "VOILUTFunction", "VOILUTSequence", "ModalityLUTSequence",
-    "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
-    "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
-    "BluePaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData",
-    "SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData", "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths",
+    "WindowWidth", "VOILUTFunction", "VOILUTSequence", "ModalityLUTSequence", "RedPaletteColorLookupTableDescriptor",
+    "GreenPaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableDescriptor",
+    "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData",
+    "SegmentedRedPaletteColorLookupTableData", "SegmentedGreenPaletteColorLookupTableData",
+    "SegmentedBluePaletteColorLookupTableData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
 )  # fmt: skip
 TAGS = [Tag(name) for name in _NAMES]
 _DEFLATED = b"\x02\0\x10\0UI\x16\0" + DeflatedExplicitVRLittleEndian.encode()

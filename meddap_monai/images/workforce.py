@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import IO, Any
 
 from meddap_monai import errors
@@ -67,7 +68,9 @@ class _Worker:
         self._start()
 
     def _start(self) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        here = str(Path(errors.__file__).parents[1])  # the package may be used from a checkout, from any folder
+        paths = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": paths}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "meddap_monai.images.worker"],
             stdin=subprocess.PIPE,

@@ -14,18 +14,24 @@ from meddap_monai.diffusion.base import base_folder
 from meddap_monai.evaluation.stage import Run, evaluate
 from meddap_monai.images.index import IndexConfig, index
 from meddap_monai.records import class_names, draw_split, iter_records, write_records
-from meddap_monai.study.configuration import DrawConfig, StudyConfig, read_study
+from meddap_monai.study.configuration import DrawConfig, StudyConfig, Variant, read_study
+from meddap_monai.study.crew import Crew, join_crew
 from meddap_monai.study.simulated import place
-from meddap_monai.study.track import Once, Track
+from meddap_monai.study.track import Once, Shared, Track
 
 
-def run_study(output: Path | str, sections: Mapping[str, Any], overwrite: bool = False) -> Path:
+def run_study(
+    output: Path | str, sections: Mapping[str, Any], overwrite: bool = False, evaluate_in: str = "evaluate"
+) -> Path:
     """Run every stage of a study and return the path of its report.
+
+    Under ``torchrun`` every process calls this: they divide the work of `adapt`, `generate` and `classify`.
 
     Args:
         output: folder of the study; each stage writes into its own folder below.
         sections: the keys of `StudyConfig`.
         overwrite: replace folders of another configuration instead of refusing them.
+        evaluate_in: name of the evaluation's folder, to judge a finished study once more in another way.
 
     Raises:
         ConfigurationError: before anything is read or written.
@@ -33,23 +39,39 @@ def run_study(output: Path | str, sections: Mapping[str, Any], overwrite: bool =
     """
     output = Path(output)
     study, variants = read_study(sections)
-    own = _index(study, study.index, output, "index", overwrite)
-    unseen = _index(study, study.unseen, output, "unseen", overwrite) if study.unseen else None
-    unlabelled = _index(study, study.unlabelled, output, "unlabelled", overwrite) if study.unlabelled else None
-    before = Once()
+    with join_crew() as crew:
+        return _run(output, study, variants, overwrite, evaluate_in, crew)
+
+
+def _run(
+    output: Path, study: StudyConfig, variants: Mapping[str, Variant], overwrite: bool, evaluate_in: str, crew: Crew
+) -> Path:
+    def indexed(name: str) -> Path | None:
+        config = getattr(study, name)
+        return crew.alone(lambda: _index(study, config, output, name, overwrite)) if config else None
+
+    own, unseen, unlabelled = indexed("index"), indexed("unseen"), indexed("unlabelled")
+    assert own is not None
     runs: list[Run] = []
     folders: dict[str, Path] = {"index": output / "index"} | ({"unseen": output / "unseen"} if unseen else {})
+    before = Once()
     for seed in tqdm(study.seeds, desc="study", unit="seed", leave=True):
         folder = output / f"seed_{seed}"
-        records = draw(study.draw, folder / "draw", own, seed, study.base, overwrite) if study.draw else own
-        once = Once()
+        records = _draw(study, folder / "draw", own, seed, overwrite, crew)
+        shared = Shared(records, overwrite, Once(), unlabelled, before, crew)
         for variant in tqdm(variants.values(), desc=f"seed {seed}", unit="variant", disable=len(variants) < 2):
-            track = Track(folder, variant, seed, records, overwrite, once, unlabelled, before)
+            track = Track(folder, variant, seed, shared)
             runs += track.run()
             folders.update({name: path for name, path in track.folders.items() if name not in folders})
-    return evaluate(
-        study.evaluate, output / "evaluate", runs=runs, unseen=unseen, sections=folders, overwrite=overwrite
+    there = output / evaluate_in
+    return crew.alone(
+        lambda: evaluate(study.evaluate, there, runs=runs, unseen=unseen, sections=folders, overwrite=overwrite)
     )
+
+
+def _draw(study: StudyConfig, output: Path, own: Path, seed: int, overwrite: bool, crew: Crew) -> Path:
+    config = study.draw
+    return crew.alone(lambda: draw(config, output, own, seed, study.base, overwrite)) if config else own
 
 
 def _index(study: StudyConfig, config: IndexConfig, output: Path, name: str, overwrite: bool) -> Path:

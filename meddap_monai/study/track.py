@@ -22,8 +22,12 @@ from meddap_monai.records import class_names, iter_records, write_records
 from meddap_monai.seeds import derive_seed
 from meddap_monai.selection.cluster import cluster
 from meddap_monai.selection.filter import select
-from meddap_monai.selection.mix import mix
+from meddap_monai.selection.mix import MixConfig, mix
 from meddap_monai.study.configuration import ARMS, StudyConfig, Variant
+from meddap_monai.study.crew import Crew
+
+DIVIDED = ("adapt", "generate", "classify")
+"""Stages whose work several processes divide among themselves."""
 
 
 class Once:
@@ -51,6 +55,19 @@ class Portion:
     """Part of the class's images that it draws."""
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What the variants of one seed share."""
+
+    records: Path
+    overwrite: bool
+    once: Once
+    unlabelled: Path | None
+    before: Once
+    """What all seeds share."""
+    crew: Crew
+
+
 @dataclass
 class Track:
     """One variant of one seed."""
@@ -58,13 +75,18 @@ class Track:
     folder: Path
     variant: Variant
     seed: int
-    records: Path
-    overwrite: bool
-    once: Once
-    unlabelled: Path | None
-    before: Once
-    """What all seeds share."""
+    shared: Shared
     folders: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def records(self) -> Path:
+        """The real records of this seed."""
+        return self.shared.records
+
+    @property
+    def overwrite(self) -> bool:
+        """Whether folders of another configuration are replaced."""
+        return self.shared.overwrite
 
     def run(self) -> list[Run]:
         """Run every stage and return the classifiers that no earlier variant had already."""
@@ -74,7 +96,8 @@ class Track:
 
     def _stage(self, name: str, config: Any, make: Callable[[Path], Path], *inputs: Any, leaf: str = "") -> Path:
         folder = self.folder / name / self.variant.name / leaf
-        result = self.once([name, config, [str(item) for item in inputs]], folder, make)
+        work = make if name in DIVIDED else lambda to: self.shared.crew.alone(lambda: make(to))
+        result = self.shared.once([name, config, [str(item) for item in inputs]], folder, work)
         self.folders.setdefault(name, result if result.is_dir() else result.parent)
         return result
 
@@ -120,8 +143,8 @@ class Track:
     def _base(self, study: StudyConfig) -> str:
         if study.pretrain is None:
             return study.base
-        if self.unlabelled is not None:
-            return self._shared_base(study.pretrain, self.unlabelled)
+        if self.shared.unlabelled is not None:
+            return self._shared_base(study.pretrain, self.shared.unlabelled)
         config = dataclasses.replace(study.pretrain, seed=self.seed)
         made = self._stage(
             "pretrain", config, lambda to: pretrain(config, to, records=self.records, overwrite=self.overwrite)
@@ -130,9 +153,10 @@ class Track:
 
     def _shared_base(self, config: PretrainConfig, records: Path) -> str:
         folder = self.folder.parent / "pretrain" / self.variant.name
-        made = self.before(
-            [config, str(records)], folder, lambda to: pretrain(config, to, records=records, overwrite=self.overwrite)
+        work = lambda to: self.shared.crew.alone(  # noqa: E731
+            lambda: pretrain(config, to, records=records, overwrite=self.overwrite)
         )
+        made = self.shared.before([config, str(records)], folder, work)
         self.folders.setdefault("pretrain", made.parent)
         return str(made)
 
@@ -161,7 +185,8 @@ class Track:
                     stage.finish({"in": count, "out": count, "rejected": 0}, classes=class_names(self.records))
             return to / "generated.jsonl"
 
-        return self._stage("generate", {"merged": True}, make, *parts, leaf="merged")
+        alone = self.shared.crew.alone
+        return self._stage("generate", {"merged": True}, lambda to: alone(lambda: make(to)), *parts, leaf="merged")
 
     def _adapt(self, config: AdaptConfig, base: str, portion: Portion) -> tuple[str, list[Path]]:
         config = dataclasses.replace(config, seed=self.seed, classes=portion.classes or config.classes)
@@ -177,8 +202,9 @@ class Track:
 
     def _arm(self, study: StudyConfig, arm: str, kept: Path | None) -> Run | None:
         content, changes = ARMS[arm]
-        blend = dataclasses.replace(study.mix, arm=content, seed=self.seed)
         inputs = None if content == "real" else kept
+        asked = MixConfig() if content == "real" else study.mix
+        blend = dataclasses.replace(asked, arm=content, seed=self.seed)
         hybrid = self._stage(
             "mix",
             blend,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from PIL import Image
 from meddap_monai import store
 from meddap_monai.evaluation import arms as arm_names
 from meddap_monai.evaluation import figures
+from meddap_monai.evaluation.comparisons import HARMS, HELPS, NOTHING
 from meddap_monai.evaluation.intervals import wilson
 from meddap_monai.evaluation.judge import Table
 from meddap_monai.evaluation.material import dropped_rows, pictures_by_class, records_of
@@ -57,9 +58,24 @@ def render(report: Mapping[str, Any]) -> str:
         main_metrics=MAIN_METRICS,
         drawn={name: _draw(report, found) for name, found in report["sets"].items()},
         copies=_share(report, ("copy", "copies", "near copy")),
+        answer=answer(report["verdicts"]),
         candidates=[arm for arm in report["arms"] if arm_names.is_candidate(arm)],
         costs=_costs(report),
     )
+
+
+def answer(verdicts: Sequence[Mapping[str, Any]]) -> str:
+    """Return the headline's answer in one sentence."""
+    if not verdicts:
+        return "Nothing to decide: no arm with synthetic images was compared with a reference arm."
+    count = {word: sum(row["verdict"] == word for row in verdicts) for word in (HELPS, HARMS, NOTHING)}
+    total = len(verdicts)
+    if count[HELPS] == total:
+        return "Yes, in every comparison made here."
+    if count[NOTHING] == total:
+        return "No evidence that they do, and none that they harm."
+    parts = [f"{word} in {count[word]}" for word in (HELPS, HARMS, NOTHING) if count[word]]
+    return f"It depends: {', '.join(parts)} of {total} comparisons."
 
 
 def _draw(report: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Markup]:
@@ -95,9 +111,12 @@ def collect_pictures(sections: Mapping[str, Path], per_class: int) -> list[dict[
     made = records_of(sections["generate"]) if "generate" in sections else []
     synthetic = [row for row in (kept or made) if row["source"] == "synthetic"]
     unseen = records_of(sections["unseen"]) if "unseen" in sections else []
-    for title, records in (("real", real), ("synthetic", synthetic), ("unseen test set", unseen)):
-        for name, chosen in pictures_by_class(records, per_class).items():
-            rows.append({"kind": title, "class": name, "images": [_picture(row) for row in chosen]})
+    kinds = {"real": real, "synthetic": synthetic, "unseen test set": unseen}
+    chosen = {kind: pictures_by_class(records, per_class) for kind, records in kinds.items()}
+    for name in sorted({name for found in chosen.values() for name in found}):
+        for kind, found in chosen.items():
+            if name in found:
+                rows.append({"kind": kind, "class": name, "images": [_picture(row) for row in found[name]]})
     return rows + _dropped_pictures(sections, made, per_class)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from monai.engines import Trainer
+from monai.inferers import Inferer, SimpleInferer
 from monai.utils.enums import CommonKeys
 
 from meddap_monai.diffusion.adapt_config import AdaptConfig
@@ -38,6 +39,7 @@ class AdapterTrainer(Trainer):
         prompts: gives the encoded prompts of a step; a closure that encodes anew while the text encoder learns.
         factor: pixels per latent.
         device: of the training.
+        inferer: calls the network; MONAI's ``SimpleInferer`` by default.
     """
 
     def __init__(
@@ -51,11 +53,13 @@ class AdapterTrainer(Trainer):
         prompts: Callable[[], Conditioning],
         factor: int,
         device: torch.device,
+        inferer: Inferer | None = None,
     ) -> None:
         super().__init__(device, max_epochs=1, data_loader=batches, epoch_length=config.steps, decollate=False)
         self.config, self.unet, self.trainable, self.optimizer = config, unet, trainable, optimizer
         self.objective, self.prompts, self.factor = objective, prompts, factor
         self.batches = batches
+        self.inferer = inferer or SimpleInferer()
         self.state.progress = Progress()
         self.ema: dict[str, torch.Tensor] = trainable.copy() if config.ema else {}
         self.fp16 = torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
@@ -107,7 +111,7 @@ class AdapterTrainer(Trainer):
         words = self.prompts().take(rows)
         dtype = next(self.unet.parameters()).dtype
         arguments = words.to(noisy.device).to(dtype).arguments(noisy, self.factor)
-        return self.unet(noisy.to(dtype), times, return_dict=False, **arguments)[0]
+        return self.inferer(noisy.to(dtype), self.unet, times, return_dict=False, **arguments)[0]
 
     def cast(self) -> contextlib.AbstractContextManager:
         """Return the mixed-precision context of the run."""

@@ -177,7 +177,8 @@ class Checkpoints:
         if engine.batches.world > 1:
             stop = float(idist.all_reduce(torch.tensor(float(stop)), "MAX")) > 0
             self.flag.is_set = stop
-        if stop or engine.state.iteration % self.every == 0 or engine.should_terminate:
+        last = engine.state.iteration == engine.config.steps or engine.should_terminate
+        if stop or last or engine.state.iteration % self.every == 0:
             self.write(engine)
         if stop:
             engine.terminate()

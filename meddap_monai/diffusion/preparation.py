@@ -257,7 +257,7 @@ def _prior(
 ) -> list[Item]:
     if config.method != "dreambooth" or not config.dreambooth.prior_images:
         return []
-    drawn = dreambooth.prior_records(pipeline, config, output / "prior", size)
+    drawn = dreambooth.prior_records(pipeline, config, (Path(config.cache) if config.cache else output) / "prior", size)
     records = [record | {"class_name": ""} for record in drawn]
     return encode_items(cache, records, {"": row}, config, size, flag, augment=False, prior=True)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ import ignite.distributed as idist
 import torch
 
 from meddap_monai import provenance, store
-from meddap_monai.diffusion import handlers, preparation
+from meddap_monai.diffusion import preparation
 from meddap_monai.diffusion.adapt_config import AdaptConfig
 from meddap_monai.diffusion.base import base_folder, base_hash
 from meddap_monai.diffusion.checkpoint import NAME, read_checkpoint
 from meddap_monai.diffusion.engine import AdapterTrainer
 from meddap_monai.diffusion.finish import finish_adapter
+from meddap_monai.diffusion.handlers import Checkpoints, Curves, Samples, Validation
 from meddap_monai.diffusion.preparation import Prepared
 from meddap_monai.diffusion.validation import FixedValidation
 from meddap_monai.errors import MissingPackage
@@ -38,6 +39,8 @@ def adapt(
     records: Path | str,
     base: str | Path = "embedded",
     overwrite: bool = False,
+    handlers: Sequence[Any] = (),
+    inferer: Any = None,
 ) -> Path:
     """Train an adapter and return its folder (``output``; for full DreamBooth the base folder inside it).
 
@@ -48,6 +51,8 @@ def adapt(
         records: records file; trains on real images of split train, validates on those of val.
         base: "embedded", a Stable Diffusion folder or a hub id.
         overwrite: replace an output of another configuration.
+        handlers: further ignite or MONAI handlers; they must not change what is trained.
+        inferer: MONAI inferer that calls the UNet; ``SimpleInferer`` by default.
 
     Raises:
         ConfigurationError: settings, classes or prompts do not fit the records or the base.
@@ -74,7 +79,7 @@ def adapt(
         provenance.check_provenance(base_folder(base), everything)
         with store.InterruptFlag() as flag:
             prepared = preparation.prepare(config.filled(), output, everything, base, flag, (rank, world))
-            trainer, validation = _train(prepared, output, flag, (rank, world))
+            trainer, validation = _train(prepared, output, flag, (rank, world), handlers, inferer)
         if stage is not None:
             counts = finish_adapter(prepared, trainer, validation, output, everything)
             _clean(output)
@@ -90,14 +95,12 @@ def _result(config: AdaptConfig, output: Path) -> Path:
 
 def _clean(output: Path) -> None:
     (output / NAME).unlink(missing_ok=True)
-    for folder in ("cache", "prior"):
-        shutil.rmtree(output / folder, ignore_errors=True)
+    shutil.rmtree(output / "cache", ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _processes(config: AdaptConfig) -> Iterator[tuple[int, int]]:
     """Join the other processes that ``torchrun`` started, if any, and yield (rank, number of processes)."""
-
     world = int(os.environ.get("WORLD_SIZE", "1"))
     ours = world > 1 and idist.backend() is None
     if ours:
@@ -117,7 +120,7 @@ def make_optimizer(config: AdaptConfig, groups: list[dict[str, Any]], device: to
         MissingPackage: 8 bit without bitsandbytes.
     """
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
+        return torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, fused=device.type == "cuda")
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
@@ -126,32 +129,38 @@ def make_optimizer(config: AdaptConfig, groups: list[dict[str, Any]], device: to
 
 
 def _train(
-    prepared: Prepared, output: Path, flag: store.InterruptFlag, place: tuple[int, int]
-) -> tuple[AdapterTrainer, handlers.Validation | None]:
+    prepared: Prepared,
+    output: Path,
+    flag: store.InterruptFlag,
+    place: tuple[int, int],
+    handlers: Sequence[Any],
+    inferer: Any,
+) -> tuple[AdapterTrainer, Validation | None]:
     config = prepared.config
     rank, world = place
     optimizer = make_optimizer(config, prepared.trainable.groups(config.weight_decay), prepared.device)
     trainer = AdapterTrainer(
         config, prepared.unet, prepared.trainable, optimizer, prepared.batches, prepared.objective,
-        prepared.prompts, prepared.factor, prepared.device,
+        prepared.prompts, prepared.factor, prepared.device, inferer,
     )  # fmt: skip
     writer = None
     if rank == 0:
         from torch.utils.tensorboard import SummaryWriter
 
         writer = SummaryWriter(str(output / "tensorboard"))
-        handlers.Curves(writer, config.log_every).attach(trainer)
+        Curves(writer, config.log_every).attach(trainer)
     validation = None
     if prepared.held_out and config.validation_every:
         fixed = FixedValidation(
             prepared.held_out, prepared.objective, config.validation_times, config.batch, config.seed, rank, world
         )
-        validation = handlers.Validation(fixed, config.validation_every, config.patience, writer)
+        validation = Validation(fixed, config.validation_every, config.patience, writer)
         validation.attach(trainer)
     if rank == 0 and config.samples_every and config.samples_per_class:
-        handlers.Samples(prepared.draw, prepared.real_rows, config.samples_every, writer).attach(trainer)
-    checkpoints = handlers.Checkpoints(output / NAME, config.checkpoint_every, flag, validation, rank == 0)
-    checkpoints.attach(trainer)
+        Samples(prepared.draw, prepared.real_rows, config.samples_every, writer).attach(trainer)
+    for handler in handlers:
+        handler.attach(trainer)
+    Checkpoints(output / NAME, config.checkpoint_every, flag, validation, rank == 0).attach(trainer)
     _resume(trainer, validation, output / NAME)
     if trainer.state.progress.step < config.steps and not _stopped_early(trainer):
         trainer.run()
@@ -165,7 +174,7 @@ def _stopped_early(trainer: AdapterTrainer) -> bool:
     return bool(trainer.config.patience) and trainer.state.progress.stale >= trainer.config.patience
 
 
-def _resume(trainer: AdapterTrainer, validation: handlers.Validation | None, path: Path) -> None:
+def _resume(trainer: AdapterTrainer, validation: Validation | None, path: Path) -> None:
     found = read_checkpoint(path, trainer.optimizer)
     if found is None:
         return

@@ -80,7 +80,7 @@ def test_textual_inversion_refuses_two_text_encoders(tiny_base: Path) -> None:
         inversion.prepare(pipeline, AdaptConfig(method="textual_inversion"), {"benign": "benign"})
 
 
-# ------------------------------------------------------------------------------------------------- end to end, tiny base
+# ------------------------------------------------------------------------------------------ end to end, tiny base
 @pytest.mark.parametrize(
     "settings",
     [
@@ -100,7 +100,9 @@ def test_each_method_trains_saves_and_loads(
     assert card["method"] == settings["method"]
     assert card["parameters"] == adapter.parameters
     assert set(card["class_prompts"]) == {"benign", "malignant", "normal"}
-    assert not (folder / "cache").exists() and not (folder / "prior").exists()
+    assert not (folder / "cache").exists()
+    kept = settings["dreambooth"].prior_images if "dreambooth" in settings else 0
+    assert len(list(folder.glob("prior/*.png"))) == kept
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from pydicom.encaps import encapsulate, get_frame
-from pydicom.pixels import convert_color_space, get_decoder
+from pydicom.pixels import get_decoder
 from pydicom.pixels.decoders.base import Decoder
 from pydicom.uid import UID, RLELossless
 
@@ -150,7 +150,7 @@ def _native(header: Header, layout: Layout, number: int) -> np.ndarray:
     if layout.planar:
         values = values.reshape(3, layout.rows, layout.columns).transpose(1, 2, 0)
     colour = values.reshape(layout.rows, layout.columns, 3)
-    return convert_color_space(colour, "YBR_FULL", "RGB") if layout.photometric == "YBR_FULL" else colour
+    return ybr_to_rgb(colour) if layout.photometric == "YBR_FULL" else colour
 
 
 def _stored_bits(values: np.ndarray, layout: Layout) -> np.ndarray:
@@ -173,7 +173,15 @@ def _expand_422(pairs: np.ndarray) -> np.ndarray:
     full = np.empty((rows, half, 2, 3), np.uint8)
     full[..., 0] = pairs[..., :2]
     full[..., 1:] = pairs[..., None, 2:]
-    return convert_color_space(full.reshape(rows, half * 2, 3), "YBR_FULL", "RGB")
+    return ybr_to_rgb(full.reshape(rows, half * 2, 3))
+
+
+def ybr_to_rgb(values: np.ndarray) -> np.ndarray:
+    """YBR_FULL (..., 3) uint8 to RGB, rounded (PS3.3 C.7.6.3.1.2)."""
+    luma, blue, red = (values[..., channel].astype(np.float32) for channel in range(3))
+    blue, red = blue - 128, red - 128
+    colour = np.stack([luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue], -1)
+    return np.clip(np.rint(colour), 0, 255).astype(np.uint8)
 
 
 def _encapsulated(header: Header, layout: Layout, number: int) -> np.ndarray:
@@ -222,8 +230,9 @@ def _decode(decoder: Decoder, frame: bytes, layout: Layout) -> np.ndarray:
         "planar_configuration": layout.planar,
         "pixel_keyword": "PixelData",
     }
-    values, _ = decoder.as_array(encapsulate([frame], has_bot=False), index=0, raw=False, **options)
-    return values
+    values, found = decoder.as_array(encapsulate([frame], has_bot=False), index=0, raw=True, **options)
+    stored_as = str(found.get("photometric_interpretation", ""))
+    return ybr_to_rgb(values) if stored_as.startswith("YBR_FULL") and values.dtype == np.uint8 else values
 
 
 def _decoder(header: Header) -> Decoder:

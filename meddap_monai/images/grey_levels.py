@@ -64,6 +64,7 @@ def _stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 def _apply_palette(values: np.ndarray, header: Header) -> np.ndarray:
     """PALETTE COLOR indices (H, W) to RGB (H, W, 3) uint8 (PS3.3 C.7.6.3.1.5)."""
+    _order_packed_entries(header)
     try:
         colour = apply_color_lut(values, header.dataset)
     except Exception as error:
@@ -76,6 +77,19 @@ def _apply_palette(values: np.ndarray, header: Header) -> np.ndarray:
     if colour.dtype == np.uint8 or _entries_fit_a_byte(header.dataset):
         return colour.astype(np.uint8)
     return _stretch(colour.astype(np.float64), 0, 65535)
+
+
+def _order_packed_entries(header: Header) -> None:
+    """Put 8-bit entries that are packed into big-endian words (PS3.5 8.2) into their order, once."""
+    if header.little_endian or header.palette_ordered:
+        return
+    header.palette_ordered = True
+    dataset = header.dataset
+    for name in ("Red", "Green", "Blue"):
+        data = dataset.get(f"{name}PaletteColorLookupTableData")
+        count = _first(dataset.get(f"{name}PaletteColorLookupTableDescriptor"))
+        if isinstance(data, bytes) and count is not None and len(data) % 2 == 0 and 0 <= len(data) - count <= 1:
+            dataset[f"{name}PaletteColorLookupTableData"].value = np.frombuffer(data, "u2").byteswap().tobytes()
 
 
 def _entries_fit_a_byte(dataset: Dataset) -> bool:

@@ -55,6 +55,7 @@ class Header:
         available: bytes from there to the end of the stream.
         syntax: transfer syntax UID.
         little_endian: byte order.
+        palette_ordered: whether packed big-endian palette entries were put in order.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class Header:
     available: int
     syntax: str
     little_endian: bool
+    palette_ordered: bool = False
 
 
 @contextmanager

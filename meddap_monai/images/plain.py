@@ -68,6 +68,8 @@ def read_plain(
             return (_read_raster if kind == "raster" else _read_nifti)(path, stream, frames, limits)
     except UnreadableImage:
         raise
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(f"{path}: has too many pixels, expected at most {limits.frame_pixels:,}") from error
     except MemoryError as error:
         raise UnreadableImage(f"{path}: asks for more memory than there is") from error
     except Exception as error:

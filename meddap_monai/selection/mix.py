@@ -9,16 +9,19 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from meddap_monai import store
 from meddap_monai.configuration import check_choice, check_range
 from meddap_monai.errors import ConfigurationError, RecordsError
 from meddap_monai.records import Record, class_names, read_records, write_records
 from meddap_monai.seeds import derive_seed
+from meddap_monai.selection.decide import COPY
+from meddap_monai.selection.ratio_search import Candidate, SearchConfig, search
 
-MODES = ("ratio", "double", "balance", "all")
+MODES = ("ratio", "double", "balance", "all", "search")
 ARMS = ("mixed", "real", "synthetic", "duplicated", "shuffled")
 
 
@@ -30,10 +33,15 @@ class MixConfig:
         arm: "mixed" (real + synthetic); "real" (none); "synthetic" (only synthetic training images); "duplicated" (the
             real ones repeated to the count that "mixed" would have); "shuffled" (synthetic labels permuted).
         mode: "ratio" adds `ratio` times the real count of each class; "double" one synthetic per real image of
-            `classes` (Repetto and de Leon 2023); "balance" fills every class up to the largest; "all" takes all kept.
+            `classes` (Repetto and de Leon 2023); "balance" fills every class up to the largest; "all" takes all kept;
+            "search" finds ratio and threshold on val (`meddap_monai.selection.ratio_search`).
         ratio: synthetic per real training image of the class (MEDDAP: 0.5, 1.0, 2.0).
         classes: classes that get synthetic images; empty means all.
         order: which kept images come first: "best" by the selection's first score, or "random".
+        min_score: least score of `rule` in the records' selection; None keeps the selection as it is. Images that the
+            selection dropped come back when they pass (never copies), if ``scored.jsonl`` lies beside `kept`.
+        rule: the score that `min_score` is about.
+        search: what mode "search" tries.
         short: when a class has fewer kept images than wanted: "error" or "take" what is there.
         seed: of random draws and shuffled labels.
     """
@@ -43,6 +51,9 @@ class MixConfig:
     ratio: float = 1.0
     classes: tuple[str, ...] = ()
     order: str = "random"
+    min_score: float | None = None
+    rule: str = "conformal"
+    search: SearchConfig = field(default_factory=SearchConfig)
     short: str = "take"
     seed: int = 0
 
@@ -76,6 +87,9 @@ def mix(config: MixConfig, output: Path, *, records: Path, kept: Path | None = N
     with store.open_stage(output, "mix", config, {"records": records, "kept": kept}, overwrite=overwrite) as stage:
         if stage.done:
             return output / "hybrid.jsonl"
+        extra = {}
+        if config.mode == "search" and config.arm != "real":
+            config, extra["search"] = _found(config, output / "search", Path(records), kept)
         real = read_records(records, source="real", full=True)
         training = [record for record in real if record["split"] == "train"]
         classes = class_names(records)
@@ -87,8 +101,22 @@ def mix(config: MixConfig, output: Path, *, records: Path, kept: Path | None = N
         counts = {"in": len(real) + len(synthetic), "out": len(base) + len(added), "rejected": 0}
         counts |= {"real_train": len(training), "added": len(added)}
         per_class = Counter(record["class_name"] for record in added)
-        stage.finish(counts, classes, added_per_class=dict(sorted(per_class.items())), wanted_per_class=wanted)
+        stage.finish(counts, classes, added_per_class=dict(sorted(per_class.items())), wanted_per_class=wanted, **extra)
     return output / "hybrid.jsonl"
+
+
+def _found(config: MixConfig, folder: Path, records: Path, kept: Path | None) -> tuple[MixConfig, dict[str, Any]]:
+    """Return the configuration with the ratio and threshold found on val, and the table of the search."""
+
+    def at(candidate: Candidate) -> MixConfig:
+        fixed = replace(config, arm="mixed", mode="ratio", ratio=candidate.ratio, rule=config.search.rule)
+        return fixed if candidate.threshold is None else replace(fixed, min_score=candidate.threshold)
+
+    def build(candidate: Candidate, output: Path) -> Path:
+        return mix(at(candidate), output, records=records, kept=kept)
+
+    chosen, table = search(config.search, folder, build, records, config.seed)
+    return replace(at(chosen), arm=config.arm), table
 
 
 def _read_synthetic(config: MixConfig, kept: Path | None, classes: Sequence[str]) -> list[Record]:
@@ -99,7 +127,7 @@ def _read_synthetic(config: MixConfig, kept: Path | None, classes: Sequence[str]
         return []
     if kept is None:
         raise RecordsError(f"mix: arm {config.arm!r} needs synthetic images; give kept.jsonl of select")
-    found = read_records(kept, source="synthetic", full=True)
+    found = _with_score(config, Path(kept))
     if not found:
         raise RecordsError(f"{kept}: no synthetic image, expected some for arm {config.arm!r}; run select first")
     for record in found:
@@ -109,6 +137,26 @@ def _read_synthetic(config: MixConfig, kept: Path | None, classes: Sequence[str]
                 f"expected one of {', '.join(classes)}"
             )
     return [record for record in found if not config.classes or record["class_name"] in config.classes]
+
+
+def _with_score(config: MixConfig, kept: Path) -> list[Record]:
+    """Return the kept images, or those of all scored ones that pass another threshold and are no copies."""
+    if config.min_score is None:
+        return read_records(kept, source="synthetic", full=True)
+    scored = kept.with_name("scored.jsonl")
+    found = read_records(scored if scored.is_file() else kept, source="synthetic", full=True)
+    passing = []
+    for record in found:
+        selection = record.get("selection", {})
+        if config.rule not in selection.get("scores", {}):
+            raise RecordsError(
+                f"{kept}: record {record['id']} has no score {config.rule!r}; add the rule to select#rules#use, or set "
+                "mix#rule to one that was used"
+            )
+        copied = not selection["kept"] and COPY in selection["rule"].split("+")
+        if selection["scores"][config.rule] >= config.min_score and not copied:
+            passing.append(record)
+    return passing
 
 
 def count_wanted(

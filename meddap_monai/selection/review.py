@@ -41,7 +41,7 @@ def review(
 
     Args:
         output: folder of the reading: ``reading.json`` (which images; keep it from readers),
-            ``answers/<reader>.jsonl``, ``table.json``, ``table.csv``. Several readers may use one folder, at once or not.
+            ``answers/<reader>.jsonl``, ``table.json``, ``table.csv``. Several readers may share one folder.
         records: real records; split unseen is left out.
         generated: synthetic records (generated.jsonl or kept.jsonl).
         reader: a short name without spaces.

@@ -128,6 +128,8 @@ def write_records(path: Path | str, records: Iterable[Record]) -> int:
 
 def class_names(path: Path | str) -> list[str]:
     """Return the class names of a records file in the order of their labels, from the ``stage.json`` beside it."""
+    if not Path(path).is_file():
+        raise RecordsError(f"{path}: no such file; give the records file of a stage")
     document = store.read_stage(Path(path).parent)
     classes = document.get("classes")
     if not classes:

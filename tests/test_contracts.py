@@ -16,11 +16,19 @@ from meddap_monai.store import STAGES, read_stage
 
 KEYS: dict[str, dict] = {
     "cluster": {"k": 2},
-    "pretrain": {},
+    "pretrain": {
+        "resolution": 32,
+        "prompts": ["breast"],
+        "views": {"clean": 1, "changed": 1},
+        "autoencoder": {"channels": [16, 32, 32], "layers": 1, "groups": 4, "crop": 32, "steps": 2, "batch": 2},
+        "text_encoder": {"width": 32, "layers": 1, "steps": 2},
+        "unet": {"channels": [16, 32], "attention": [False, True], "layers": 1, "heads": 2, "groups": 8, "steps": 2}
+        | {"batch": 2, "warmup": 1},
+    },
     "adapt": {"steps": 2},
     "generate": {"steps": 2},
     "select": {},
-    "mix": {"content": "synthetic"},
+    "mix": {"arm": "mixed"},
     "classify": {"steps": 4, "size": 32},
     "evaluate": {},
 }
@@ -40,15 +48,15 @@ def stages(
 
     root = tmp_path_factory.mktemp("contracts")
     source = make_records({"train": 9, "val": 3, "test": 6}, size=32).parent
-    smoke = load_sections(["smoke.yaml"])
+    small = load_sections([Path(__file__).with_name("small.yaml")])
     made: dict[str, Path] = {}
 
     def run(stage: str, keys: dict | None = None, **inputs: object) -> Path:
         made[stage] = root / stage
-        return run_stage(stage, (smoke.get(stage) or {}) | (keys or KEYS[stage]), made[stage], inputs)
+        return run_stage(stage, (small.get(stage) or {}) | (keys or KEYS[stage]), made[stage], inputs)
 
     labels = root / "labels.csv"
-    rows = [f"{r['image']},{r['class_name']},{r['patient']}" for r in read_records(source / "records.jsonl")]
+    rows = [f"{Path(r['image']).name},{r['class_name']},{r['patient']}" for r in read_records(source / "records.jsonl")]
     labels.write_text("image,label,group\n" + "\n".join(rows) + "\n")
     records = run("index", index_keys(source, labels))
     run("pretrain", records=records)
@@ -64,7 +72,7 @@ def stages(
 
 def index_keys(source: Path, labels: Path) -> dict:
     """How the simulated PNG folder is indexed: labels and groups from a CSV file."""
-    return {"source": str(source / "images"), "labels": str(labels), "modality": "any"}
+    return {"source": str(source / "images"), "labels": "csv", "table": str(labels), "modality": "any"}
 
 
 def test_every_stage_has_run(stages: dict[str, Path]) -> None:
@@ -98,7 +106,11 @@ def test_every_line_of_every_records_file_matches_the_schema(stages: dict[str, P
 
 
 def test_all_stages_agree_on_the_classes(stages: dict[str, Path]) -> None:
-    names = {stage: class_names(stages[stage] / "any") for stage in ("index", "cluster", "generate", "select", "mix")}
+    names = {
+        stage: class_names(next(stages[stage].glob("*.jsonl")))
+        for stage in STAGES
+        if list(stages[stage].glob("*.jsonl"))
+    }
     assert all(found == ["benign", "malignant", "normal"] for found in names.values()), names
 
 

@@ -150,7 +150,7 @@ class SaveBest:
     def __call__(self, engine: Any) -> None:
         """Write when this evaluation was the best."""
         if engine.state.best_metric_epoch == engine.state.epoch and engine.state.rank == 0:
-            network = self.network.module if hasattr(self.network, "module") else self.network
+            network = getattr(self.network, "module", self.network)
             save_tensors(self.path, {"model": network.state_dict()})
 
 

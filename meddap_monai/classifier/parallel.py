@@ -87,6 +87,12 @@ def join_world(device: str = "cpu") -> Iterator[World]:
 
 
 def share_network(network: nn.Module, world: World, compiled: bool = False) -> nn.Module:
-    """Wrap a network so that gradients are averaged over the processes; optionally compile it."""
-    shared = nn.parallel.DistributedDataParallel(network) if world.size > 1 else network
+    """Wrap a network so that gradients are averaged over the processes; optionally compile it.
+
+    MONAI's ViT holds a parameter that classification does not use, so unused ones are looked for.
+    """
+    if world.size == 1:
+        shared = network
+    else:
+        shared = nn.parallel.DistributedDataParallel(network, find_unused_parameters=True)
     return torch.compile(shared) if compiled else shared  # type: ignore[return-value]

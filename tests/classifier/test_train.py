@@ -1,4 +1,4 @@
-"""The stage classify: what it writes, what it refuses, that it resumes to the same bits, stops on NaN, shares memory."""
+"""The stage classify: what it writes and refuses, that it resumes to the same bits, stops on NaN, shares memory."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_early_stopping_ends_before_the_last_step(simulated_records: Path, tmp_p
         {"balance_classes": True, "synthetic_weight": 0.5, "synthetic_loss_weight": 0.2, "augmentation_of": "real"},
         {"channels": 3, "fit": "crop", "normalise": "range", "cache": "disk"},
     ],
-    ids=lambda options: "+".join(options),
+    ids="+".join,
 )
 def test_options_train_and_load(simulated_records: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     records = rewritten(simulated_records, tmp_path / "hybrid", lambda rows: synthetic_copies(rows, 9))

@@ -1,0 +1,74 @@
+"""Classical heads on frozen features, the HOG sanity arm, features of any network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from meddap_monai.classifier.features import Hog, Penultimate
+from meddap_monai.classifier.heads import build_head
+from meddap_monai.classifier.networks import build_network
+from meddap_monai.classifier.predict import load_classifier
+from meddap_monai.classifier.settings import ClassifyConfig
+from meddap_monai.classifier.train import classify
+from meddap_monai.records import read_records
+
+
+@pytest.mark.parametrize(
+    ("network", "head"),
+    [("hog", "logistic"), ("resnet10_tiny", "svc"), ("resnet10_tiny", "mlp"), ("vit_tiny", "logistic")],
+)
+def test_heads_train_store_no_pickle_and_load_to_equal_predictions(
+    simulated_records: Path, tmp_path: Path, network: str, head: str
+) -> None:
+    config = ClassifyConfig(network=network, head=head, size=32, pictures=False, class_weights="balanced")
+    folder = classify(config, tmp_path / "model", records=simulated_records)
+    torch.load(folder / "model.pt", weights_only=True)
+    test = read_records(simulated_records, split="test")
+    first, second = (load_classifier(folder).probabilities(test) for _ in range(2))
+    assert np.array_equal(first, second)
+    assert first.shape == (24, 3)
+    assert np.allclose(first.sum(axis=1), 1)
+
+
+def test_hog_tells_simulated_classes_apart(simulated_records: Path, tmp_path: Path) -> None:
+    """The sanity arm learns something: the simulated classes differ in shape."""
+    from meddap_monai.classifier.metrics import macro_auc
+
+    config = ClassifyConfig(network="hog", head="logistic", size=128, pictures=False)
+    folder = classify(config, tmp_path / "model", records=simulated_records)
+    test = read_records(simulated_records, split="test")
+    labels = np.array([row["label"] for row in test])
+    assert macro_auc(load_classifier(folder).probabilities(test), labels) > 0.75
+
+
+@pytest.mark.parametrize(
+    ("head", "settings"),
+    [
+        ("logistic", {"C": 10, "l1_ratio": 0.5, "solver": "saga"}),
+        ("svc", {"C": 10, "kernel": "rbf", "gamma": "scale"}),
+        ("mlp", {"hidden_layer_sizes": (256,) * 4, "alpha": 0.02, "learning_rate_init": 1e-3, "batch_size": 64}),
+    ],
+)
+def test_settings_of_the_ort_thesis(head: str, settings: dict[str, object]) -> None:
+    found = build_head(ClassifyConfig(head=head)).steps[-1][1].get_params()
+    assert {name: found[name] for name in settings} == settings
+
+
+def test_hog_has_the_published_number_of_features_at_any_size() -> None:
+    assert Hog()(torch.rand(2, 1, 128, 128)).shape == (2, 1764)
+    assert Hog()(torch.rand(2, 3, 64, 64)).shape == (2, 1764)
+
+
+@pytest.mark.parametrize(("name", "width"), [("resnet10_tiny", 64), ("vit_tiny", 96), ("efficientnet_b0", 1280)])
+def test_penultimate_features_feed_the_last_layer(name: str, width: int) -> None:
+    network = build_network(name, classes=3, size=32).eval()
+    images = torch.rand(2, 1, 32, 32)
+    with torch.inference_mode():
+        features = Penultimate(network)(images)
+        assert features.shape == (2, width)
+        last = [module for module in network.modules() if isinstance(module, torch.nn.Linear)][-1]
+        assert torch.allclose(last(features), network(images), atol=1e-5)

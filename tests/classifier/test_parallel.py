@@ -1,0 +1,79 @@
+"""Two gloo processes train one classifier: equal weights on both, and those of one process with the whole batch."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from meddap_monai.classifier.parallel import World
+from meddap_monai.classifier.settings import ClassifyConfig
+from meddap_monai.classifier.train import classify
+from meddap_monai.errors import ConfigurationError
+from meddap_monai.store import read_stage
+from tests.reliability.forked import finish, start
+
+CONFIG = ClassifyConfig(
+    network="vit_tiny",
+    size=16,
+    steps=6,
+    batch=8,
+    val_interval=3,
+    normalise="range",
+    choose="last",
+    pictures=False,
+    learning_rate=1e-2,
+    optimiser="sgd",
+)
+
+
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+def together(config: ClassifyConfig, folder: Path, records: Path, logs: Path) -> list[int]:
+    port = free_port()
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
+    processes = [
+        start(lambda: classify(config, folder, records=records), logs / f"log{rank}", RANK=str(rank), **common)
+        for rank in range(2)
+    ]
+    return [finish(process) for process in processes]
+
+
+@pytest.fixture(scope="module")
+def records(make_records: Callable[..., Path]) -> Path:
+    return make_records({"train": 4, "val": 2, "test": 2}, size=32)
+
+
+def test_two_processes_train_what_one_does(records: Path, tmp_path: Path) -> None:
+    alone = classify(CONFIG, tmp_path / "alone", records=records)
+    codes = together(CONFIG, tmp_path / "both", records, tmp_path)
+    assert codes == [0, 0], [path.read_text() for path in tmp_path.glob("log*")]
+    states = [torch.load(folder / "model.pt", weights_only=True)["network"] for folder in (alone, tmp_path / "both")]
+    for name, tensor in states[0].items():
+        assert torch.allclose(tensor, states[1][name], atol=1e-5), name
+    assert read_stage(tmp_path / "both")["state"] == "done"
+
+
+def test_a_done_folder_is_skipped_by_both_and_a_foreign_one_refused_by_both(records: Path, tmp_path: Path) -> None:
+    folder = classify(CONFIG, tmp_path / "model", records=records)
+    assert together(CONFIG, folder, records, tmp_path) == [0, 0]
+    assert together(replace(CONFIG, seed=5), folder, records, tmp_path) == [3, 3]
+    assert "configuration seed was 0, now 5" in (tmp_path / "log0").read_text()
+    assert "the first process could not open the output folder" in (tmp_path / "log1").read_text()
+
+
+def test_a_batch_that_cannot_be_divided_is_refused() -> None:
+    import numpy as np
+
+    with pytest.raises(ConfigurationError, match="batch: 8 cannot be divided by 3 processes"):
+        World(0, 3).shares(np.zeros((2, 8), dtype=int))
+    assert os.environ.get("WORLD_SIZE", "1") == "1"

@@ -11,6 +11,7 @@ from meddap_monai.errors import ConfigurationError
 
 MODES = ("text", "image", "inpaint")
 REGIONS = ("lesion", "background")
+GUIDANCE_VARIANTS = ("noisy", "clean", "published")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -27,10 +28,11 @@ class ClassifierGuidance:
     end: float = 1.0
     """Share of the steps after which guidance ends, 0 to 1."""
     variant: str = "noisy"
-    """What the classifier looks at: see ``diffusion/guidance.py``."""
+    """What the classifier is asked about, see ``ClassifierGuide``: noisy, clean or published."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        check_choice(self.variant, GUIDANCE_VARIANTS, "generate#classifier_guidance#variant")
         check_range(self.scale, 0.0, 1e4, "generate#classifier_guidance#scale")
         check_range(self.start, 0.0, 1.0, "generate#classifier_guidance#start")
         check_range(self.end, self.start, 1.0, "generate#classifier_guidance#end")

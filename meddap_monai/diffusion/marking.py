@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from meddap_monai.diffusion.plan import PlanRow
+from meddap_monai.images.write import KEY
 from meddap_monai.records import Record, pixel_hash
-
-NOTICE = "Synthetic image made by a generative model; it shows no patient and is not for diagnosis."
-KEY = "meddap-monai"
 
 
 def synthetic_field(row: PlanRow, made: dict[str, Any]) -> dict[str, Any]:
@@ -34,23 +30,6 @@ def synthetic_field(row: PlanRow, made: dict[str, Any]) -> dict[str, Any]:
         "source_id": row.source_id or None,
         **made,
     }
-
-
-def png_of(pixels: np.ndarray, synthetic: dict[str, Any]) -> bytes:
-    """Return a PNG file of an image, marked as synthetic in its text.
-
-    Args:
-        pixels: ``(H, W) or (H, W, 3) uint8``.
-        synthetic: see `synthetic_field`.
-    """
-    text = PngInfo()
-    text.add_text("SyntheticData", "YES")
-    text.add_text("Description", NOTICE)
-    text.add_text("Software", KEY)
-    text.add_itxt(KEY, json.dumps(synthetic, sort_keys=True, ensure_ascii=False))
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="PNG", pnginfo=text)
-    return stream.getvalue()
 
 
 def read_mark(path: Path | str) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from meddap_monai.diffusion import plan
 from meddap_monai.diffusion.base import EMBEDDED
 from meddap_monai.diffusion.generation_config import GenerateConfig
 from meddap_monai.diffusion.ranks import Ranks
-from meddap_monai.diffusion.sample import open_sampler, request_of
+from meddap_monai.diffusion.sample import guided_by, open_sampler, request_of
 from meddap_monai.diffusion.shard_maker import PLAN, SHARD_RECORDS, ShardMaker
 from meddap_monai.errors import ForeignOutput, StageError
 from meddap_monai.records import iter_records
@@ -79,7 +79,7 @@ def remake_shard(
         rows for found, rows in plan.shards(plan.read_plan(generated / PLAN), config.shard_size) if found == number
     )
     made = old[0]["synthetic"]
-    with open_sampler(config, base, adapters, records=records) as sampler, store.InterruptFlag() as flag:
+    with open_sampler(guided_by(config, generated), base, adapters) as sampler, store.InterruptFlag() as flag:
         ShardMaker(request, sampler, Ranks(), flag, batch=made["batch"], sliced=made["sliced"]).make(number, rows)
     new = iter_records(store.shard_path(destination, number) / SHARD_RECORDS)
     return [_compare(before, after) for before, after in zip(old, new, strict=True)]

@@ -23,17 +23,21 @@ from meddap_monai.diffusion import plan, planning, sheets
 from meddap_monai.diffusion.adapter import find_file, fuse, load_adapter, read_card
 from meddap_monai.diffusion.base import EMBEDDED, base_card, base_folder, base_hash, load_base
 from meddap_monai.diffusion.generation_config import ClassifierGuidance, GenerateConfig
+from meddap_monai.diffusion.guidance import open_guide
 from meddap_monai.diffusion.image_sampler import ImageSampler, LoopSettings
+from meddap_monai.diffusion.latentclassifier import default_config, train_latent_classifier
 from meddap_monai.diffusion.prompts import load_prompt_table
 from meddap_monai.diffusion.ranks import Ranks, join_ranks
 from meddap_monai.diffusion.shard_maker import PLAN, SHARD_RECORDS, Request, ShardMaker
 from meddap_monai.errors import ConfigurationError, StageError
+from meddap_monai.images.write import export_dicom
 from meddap_monai.provenance import check_provenance
 from meddap_monai.records import class_names, iter_records
 
 __all__ = ["ClassifierGuidance", "GenerateConfig", "generate", "open_sampler"]
 
 GENERATED = "generated.jsonl"
+GUIDE = "classifier"
 
 
 def generate(
@@ -77,6 +81,9 @@ def request_of(
     """Return the call as one object, its inputs identified by the hashes of their contents, never by paths."""
     inputs = {"records": store.sha256_file(records), "base": base_hash(base)}
     inputs |= {f"adapter_{number}": adapter_hash(path) for number, path in enumerate(adapters)}
+    guidance = config.classifier_guidance
+    if guidance is not None and guidance.classifier is not None:
+        inputs["classifier"] = store.sha256_file(guidance.classifier / "classifier.safetensors")
     return Request(config, output, records, base, tuple(adapters), inputs)
 
 
@@ -89,7 +96,8 @@ def _lead(job: Request, ranks: Ranks, flag: store.InterruptFlag, overwrite: bool
                 word = "done"
                 return
             _check_inputs(job)
-            with open_sampler(job.config, job.base, job.adapters, records=job.records) as sampler:
+            _train_guide(job)
+            with open_sampler(guided_by(job.config, job.output), job.base, job.adapters) as sampler:
                 rows = _write_plan(job, sampler.size)
                 word = "go"
                 ranks.share(word)
@@ -106,7 +114,7 @@ def _follow(job: Request, ranks: Ranks, flag: store.InterruptFlag) -> None:
     if word == "refused":
         raise StageError(f"{job.output}: process 0 could not start; its message says why")
     if word == "go":
-        with open_sampler(job.config, job.base, job.adapters, records=job.records) as sampler:
+        with open_sampler(guided_by(job.config, job.output), job.base, job.adapters) as sampler:
             _make_shards(job, sampler, ranks, flag)
 
 
@@ -115,8 +123,26 @@ def _check_inputs(job: Request) -> None:
     trained = [adapter_folder(path) for path in job.adapters]
     folder = base_folder(job.base)
     trained += [folder] if isinstance(folder, Path) else []
+    guidance = job.config.classifier_guidance
+    trained += [guidance.classifier] if guidance is not None and guidance.classifier is not None else []
     for path in trained:
         check_provenance(path, iter_records(job.records))
+
+
+def _train_guide(job: Request) -> None:
+    """Train the classifier of classifier guidance on the training split, where the configuration names none."""
+    guidance = job.config.classifier_guidance
+    if guidance is not None and guidance.classifier is None:
+        config = default_config(guidance.variant, job.config.seed)
+        train_latent_classifier(config, job.output / GUIDE, records=job.records, base=job.base)
+
+
+def guided_by(config: GenerateConfig, output: Path) -> GenerateConfig:
+    """Return a configuration whose classifier guidance names the classifier that the run in `output` trained."""
+    guidance = config.classifier_guidance
+    if guidance is None or guidance.classifier is not None:
+        return config
+    return dataclasses.replace(config, classifier_guidance=dataclasses.replace(guidance, classifier=output / GUIDE))
 
 
 def _write_plan(job: Request, size: tuple[int, int]) -> int:
@@ -152,8 +178,6 @@ def open_sampler(
     config: GenerateConfig,
     base: str | Path = EMBEDDED,
     adapters: Sequence[Path | str] = (),
-    *,
-    records: Path | str | None = None,
 ) -> Iterator[ImageSampler]:
     """Open a base with its adapters fused, ready to sample; the base's weights are restored afterwards.
 
@@ -161,22 +185,27 @@ def open_sampler(
         config: device, dtype, adapter weights, loop settings, classifier guidance.
         base: see ``load_base``.
         adapters: adapter folders or files.
-        records: records file, where classifier guidance has to train its classifier.
+
+    Raises:
+        ConfigurationError: another number of weights than adapters, or classifier guidance without a classifier.
     """
     weights = config.adapter_weights or (1.0,) * len(adapters)
     if len(weights) != len(adapters):
         raise ConfigurationError(
             f"generate#adapter_weights: {len(weights)} weights for {len(adapters)} adapters, expected one for each"
         )
-    pipeline: Any = load_base(base, getattr(torch, config.dtype), choose_device(config.device))
+    device = choose_device(config.device)
+    pipeline: Any = load_base(base, getattr(torch, config.dtype), device)
     for path, weight in zip(adapters, weights, strict=True):
         load_adapter(pipeline, path, weight)
     given = {field.name: getattr(config, field.name) for field in dataclasses.fields(LoopSettings)}
     if config.clip_skip is None:
         given["clip_skip"] = cards(base, adapters)["clip_skip"]
     settings = LoopSettings(**given)
+    guidance = config.classifier_guidance
+    guide = open_guide(guidance, base, None, device, config.seed) if guidance is not None else None
     with fuse(pipeline):
-        yield ImageSampler(pipeline, settings)
+        yield ImageSampler(pipeline, settings, guide)
 
 
 def choose_device(name: str) -> str:
@@ -218,6 +247,8 @@ def _finish(job: Request, stage: store.Stage, rows: int, batch: int) -> None:
     if made != rows:
         raise StageError(f"{job.output}: {made} images in the shards, the plan has {rows}; generate into a new folder")
     sheets.draw_sheets(job.output, job.records, job.config.sheet_columns)
+    if job.config.dicom:
+        export_dicom(job.output / GENERATED, job.output / "dicom")
     real = sum(item["split"] == "train" and item["source"] == "real" for item in iter_records(job.records))
     stage.finish({"in": real, "out": made, "rejected": 0}, classes=class_names(job.records), batch=batch)
 

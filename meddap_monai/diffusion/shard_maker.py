@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from meddap_monai.diffusion.generation_config import GenerateConfig
 from meddap_monai.diffusion.image_sampler import ImageSampler
 from meddap_monai.diffusion.ranks import Ranks
 from meddap_monai.diffusion.source_images import SourceImages
+from meddap_monai.images.write import write_synthetic_png
 from meddap_monai.records import Record, iter_records, write_records
 
 SHARD_RECORDS = "records.jsonl"
@@ -59,7 +59,16 @@ class Request:
             {"name": Path(path).name, "sha256": self.inputs[f"adapter_{number}"], "weight": weight}
             for number, (path, weight) in enumerate(zip(self.adapters, weights, strict=True))
         ]
-        return {"base": Path(self.base).name, "base_sha256": self.inputs["base"], "adapters": adapters}
+        origin: dict[str, Any] = {
+            "base": Path(self.base).name,
+            "base_sha256": self.inputs["base"],
+            "adapters": adapters,
+        }
+        guidance = self.config.classifier_guidance
+        if guidance is not None:
+            kept = {name: getattr(guidance, name) for name in ("scale", "start", "end", "variant")}
+            origin["classifier_guidance"] = kept | {"sha256": self.inputs.get("classifier", "trained in this run")}
+        return origin
 
 
 @dataclass
@@ -153,7 +162,7 @@ class ShardMaker:
             pixels = marking.grey_of(image) if self._grey else image
             synthetic = marking.synthetic_field(row, made)
             name = f"{self.request.run_id}-{row.row:07d}"
-            write_file(folder / f"{name}.png", marking.png_of(pixels, synthetic))
+            write_synthetic_png(folder / f"{name}.png", pixels, synthetic)
             records.append(marking.record_of(row, name, pixels, self._sources.patient(row), synthetic))
         return records
 
@@ -184,20 +193,6 @@ def out_of_memory(error: BaseException) -> bool:
 def device_name(device: torch.device) -> str:
     """Return "cpu" or the GPU's product name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file inside a shard that is not committed yet.
-
-    Raises:
-        DiskFull: names the file and the bytes needed.
-    """
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise store.disk_full(path, len(data)) from error
-        raise
 
 
 def _fits(shown: list[np.ndarray], images: np.ndarray) -> bool:

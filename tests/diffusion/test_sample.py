@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,12 @@ from PIL import Image
 
 from meddap_monai import store
 from meddap_monai.diffusion.base import load_base
+from meddap_monai.diffusion.generation_config import GUIDANCE_VARIANTS
+from meddap_monai.diffusion.guidance import VARIANTS
+from meddap_monai.diffusion.latentclassifier import LatentClassifierConfig, default_config
 from meddap_monai.diffusion.marking import read_mark
-from meddap_monai.diffusion.sample import GenerateConfig, generate, open_sampler
+from meddap_monai.diffusion.remake import remake_shard
+from meddap_monai.diffusion.sample import ClassifierGuidance, GenerateConfig, generate, open_sampler
 from meddap_monai.errors import BadAdapter, ConfigurationError, ForeignOutput, LeakedRecords
 from meddap_monai.provenance import write_train_hashes
 from meddap_monai.records import iter_records, pixel_hash, read_records, write_records
@@ -284,3 +289,66 @@ def test_prompt_and_clip_skip_are_those_of_the_training(
         assert sampler.settings.clip_skip == 1
     with open_sampler(GenerateConfig(clip_skip=0), tiny_base, [own]) as sampler:
         assert sampler.settings.clip_skip == 0
+
+
+# ------------------------------------------------------------------------------------------------ guidance and DICOM
+def test_classifier_guidance_trains_its_classifier_on_the_training_split(
+    records: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meddap_monai.diffusion.sample.default_config", few_steps)
+    given = {"records": records, "base": tiny_base}
+    few = {**FEW, "counts": 1, "unconditional": True, "guidance": 1.0, "scheduler": "ddim", "eta": 1.0}
+    plain = hashes_of(generate(GenerateConfig(**few), tmp_path / "plain", **given))
+    guided = GenerateConfig(**few, classifier_guidance=ClassifierGuidance(scale=50.0))
+    path = generate(guided, tmp_path / "guided", **given)
+    assert not set(hashes_of(path)) & set(plain)
+    synthetic = read_records(path, full=True)[0]["synthetic"]
+    assert synthetic["prompt"] == "" and synthetic["classifier_guidance"]["scale"] == 50.0
+    seen = (tmp_path / "guided" / "classifier" / "train_sha256.txt").read_text().split()
+    assert set(seen) >= {record["sha256"] for record in iter_records(records) if record["split"] == "train"}
+    assert not set(seen) & {record["sha256"] for record in iter_records(records) if record["split"] != "train"}
+    none = GenerateConfig(
+        **few, classifier_guidance=ClassifierGuidance(classifier=tmp_path / "guided/classifier", scale=0.0)
+    )
+    assert hashes_of(generate(none, tmp_path / "none", **given)) == plain
+    assert all(item.equal for item in remake_shard(tmp_path / "guided", 0, tmp_path / "again", **given))
+
+
+def few_steps(variant: str, seed: int = 0) -> LatentClassifierConfig:
+    return replace(default_config(variant, seed), steps=3)
+
+
+def test_guidance_variants_are_those_of_the_guide() -> None:
+    assert GUIDANCE_VARIANTS == VARIANTS
+
+
+def test_a_classifier_that_saw_the_test_set_is_refused(records: Path, tiny_base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "classifier"
+    folder.mkdir()
+    (folder / "classifier.safetensors").write_bytes(b"")
+    write_train_hashes(folder, [record for record in iter_records(records) if record["split"] == "test"])
+    config = GenerateConfig(counts=1, classifier_guidance=ClassifierGuidance(classifier=folder), **FEW)
+    with pytest.raises(LeakedRecords, match="classifier: 6 validation, test or unseen"):
+        generate(config, tmp_path / "out", records=records, base=tiny_base)
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"), [({"variant": "nosy"}, "did you mean 'noisy'"), ({"start": 0.5, "end": 0.2}, "guidance#end")]
+)
+def test_wrong_guidance_is_named(keys: dict, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        ClassifierGuidance(**keys)
+
+
+def test_dicom_files_say_that_they_are_synthetic(records: Path, tiny_base: Path, tmp_path: Path) -> None:
+    import pydicom
+
+    path = generate(GenerateConfig(counts=1, dicom=True, **FEW), tmp_path / "out", records=records, base=tiny_base)
+    found = {record["id"]: record for record in iter_records(path)}
+    files = sorted((tmp_path / "out" / "dicom").iterdir())
+    assert {file.stem for file in files} == set(found)
+    for file in files:
+        dataset = pydicom.dcmread(file)
+        assert dataset.SyntheticData == "YES" and dataset.ImageType[:2] == ["DERIVED", "SECONDARY"]
+        with Image.open(found[file.stem]["image"]) as image:
+            assert (dataset.pixel_array == np.asarray(image)).all()

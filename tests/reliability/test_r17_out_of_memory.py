@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,15 +85,15 @@ def test_full_disk_keeps_finished_shards_and_the_run_goes_on(
     after: int, records: Path, tiny_base: Path, tmp_path: Path, monkeypatch
 ) -> None:
     config = GenerateConfig(**{**vars(CONFIG), "shard_size": 2, "batch": 2})
-    write, written = Path.write_bytes, []
+    replace, written = os.replace, []
 
-    def full(self: Path, data: bytes) -> int:
-        if self.suffix == ".png" and len(written) >= after:
+    def full(source, target) -> None:
+        if Path(target).suffix == ".png" and len(written) >= after:
             raise OSError(errno.ENOSPC, "No space left on device")
-        written.append(self)
-        return write(self, data)
+        written.extend([target] if Path(target).suffix == ".png" else [])
+        replace(source, target)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "replace", full)
     output = tmp_path / "out"
     with pytest.raises(DiskFull, match=r"\.png: the disk is full: [\d,]+ bytes needed, [\d,]+ bytes free"):
         generate(config, output, records=records, base=tiny_base)

@@ -1,0 +1,325 @@
+"""Images per second of our sampling against the published loop, side by side, with KID and FID beside each speed.
+
+The published loop (MEDDAP): one image per call of diffusers' pipeline, PNDM with 30 steps, guidance 7.5, the adapter's
+layers applied beside the base's, a PNG file per image. Ours: `ImageSampler` as the stage ``generate`` uses it, adapters
+fused, PNG files written too. Rounds alternate between the two, so that a busy machine slows both.
+
+    python benchmarks/generation.py --images 1000 --output generation.json
+
+Quality is judged against real images (``--records``; without it against simulated ones) in two extractors that neither
+loop can profit from: HOG features, and latents of the base's autoencoder. "KID no worse" means that the 95 % bootstrap
+interval of the difference includes 0 or favours ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import torch
+from PIL import Image
+from skimage.feature import hog
+from tqdm import tqdm
+
+from meddap_monai import store
+from meddap_monai.diffusion.adapter import load_adapter
+from meddap_monai.diffusion.base import load_base
+from meddap_monai.diffusion.generation_config import GenerateConfig
+from meddap_monai.diffusion.marking import grey_of, synthetic_field
+from meddap_monai.diffusion.plan import PlanRow, batches
+from meddap_monai.diffusion.planning import Wanted, make_plan
+from meddap_monai.diffusion.prompts import load_prompt_table
+from meddap_monai.diffusion.sample import open_sampler
+from meddap_monai.diffusion.schedulers import build_scheduler
+from meddap_monai.diffusion.source_images import fit
+from meddap_monai.images.write import write_synthetic_png
+from meddap_monai.phantom import simulate_image
+from meddap_monai.records import read_records
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "ours, float32": {},
+    "ours, float32, guidance in 0 to 0.8": {"guidance_interval": (0.0, 0.8)},
+    "ours, float32, 10 steps": {"steps": 10},
+    "ours, bfloat16": {"dtype": "bfloat16"},
+    "ours, bfloat16, 10 steps, guidance in 0 to 0.8": {
+        "dtype": "bfloat16",
+        "steps": 10,
+        "guidance_interval": (0.0, 0.8),
+    },
+}
+PUBLISHED = "published loop"
+
+
+def main() -> None:
+    options = _options()
+    torch.set_num_threads(options.threads)
+    clock = time.process_time if options.clock == "cpu" else time.perf_counter
+    classes = options.classes.split(",")
+    makers = {PUBLISHED: published_loop(options, classes)}
+    makers |= {name: our_loop(options, classes, keys) for name, keys in VARIANTS.items()}
+    speeds = measure_speed(makers, options, clock)
+    quality = measure_quality(makers, options, classes) if options.images else {}
+    document = {"machine": machine(options), "speed": speeds, "quality": quality}
+    store.write_json(options.output, document)
+    print(table(document))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="embedded")
+    parser.add_argument("--adapter", help="adapter folder, loaded by both")
+    parser.add_argument("--records", type=Path, help="records of real images; without it simulated images")
+    parser.add_argument("--classes", default="benign,malignant")
+    parser.add_argument("--prompts", default="breast")
+    parser.add_argument("--images", type=int, default=0, help="images per loop for KID and FID, 1,000 or more; 0: none")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--guidance", type=float, default=GenerateConfig().guidance, help="of our loop")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--clock", choices=("cpu", "wall"), default="wall")
+    parser.add_argument("--only", default="", help="comma-separated parts of the names of our variants")
+    parser.add_argument("--output", type=Path, default=Path("generation.json"))
+    options = parser.parse_args()
+    for name in list(VARIANTS):
+        if options.only and not any(part in name for part in options.only.split(";")):
+            del VARIANTS[name]
+    return options
+
+
+# ------------------------------------------------------------------------------------------------------------ loops
+Maker = Callable[[int, int, Path | None], list[np.ndarray]]
+"""(how many images, first seed, folder for PNG files or none) -> grey images (H, W) uint8."""
+
+
+def plan_of(options: argparse.Namespace, classes: list[str], count: int, first: int, **keys: Any) -> list[PlanRow]:
+    config = GenerateConfig(counts=-(-count // len(classes)), guidance=options.guidance, **keys)
+    side = load_side(options.base)
+    rows = list(make_plan(config, load_prompt_table(options.prompts), Wanted(classes, {}, {}, (side, side))))
+    by_turns = [rows[start :: len(rows) // len(classes)] for start in range(len(rows) // len(classes))]
+    mixed = [row for turn in by_turns for row in turn][:count]
+    return [replace(row, row=number, seed=first + number) for number, row in enumerate(mixed)]
+
+
+def load_side(base: str, known: dict[str, int] = {}) -> int:  # noqa: B006 (a cache)
+    if base not in known:
+        pipeline: Any = load_base(base)
+        known[base] = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+    return known[base]
+
+
+def published_loop(options: argparse.Namespace, classes: list[str]) -> Maker:
+    pipeline: Any = load_base(options.base)
+    if options.adapter:
+        load_adapter(pipeline, options.adapter)
+    pipeline.scheduler = build_scheduler("pndm", pipeline.scheduler)
+
+    def make(count: int, first: int, folder: Path | None) -> list[np.ndarray]:
+        images = []
+        for row in plan_of(options, classes, count, first):
+            draw = torch.Generator().manual_seed(row.seed)
+            image = pipeline(row.prompt, num_inference_steps=30, guidance_scale=7.5, generator=draw).images[0]
+            if folder is not None:
+                image.save(folder / f"{row.row}.png")
+            images.append(grey_of(np.asarray(image)))
+        return images
+
+    return make
+
+
+def our_loop(options: argparse.Namespace, classes: list[str], keys: dict[str, Any]) -> Maker:
+    adapters = [options.adapter] if options.adapter else []
+    config = GenerateConfig(device="cpu", guidance=options.guidance, **keys)
+    sampler = open_sampler(config, options.base, adapters).__enter__()
+    steps = {"steps": keys["steps"]} if "steps" in keys else {}
+
+    def make(count: int, first: int, folder: Path | None) -> list[np.ndarray]:
+        images: list[np.ndarray] = []
+        for rows in batches(plan_of(options, classes, count, first, **steps), options.batch):
+            made = [grey_of(image) for image in sampler.sample(rows)]
+            for row, image in zip(rows, made, strict=True):
+                if folder is not None:
+                    write_synthetic_png(folder / f"{row.row}.png", image, synthetic_field(row, {}))
+            images += made
+        return images
+
+    return make
+
+
+# ------------------------------------------------------------------------------------------------------------ speed
+def measure_speed(
+    makers: dict[str, Maker], options: argparse.Namespace, clock: Callable[[], float]
+) -> dict[str, dict[str, Any]]:
+    """Return per loop its images/s and its ratio to the published loop, round by round."""
+    counts = {name: 4 if name == PUBLISHED else 2 * options.batch for name in makers}
+    rates: dict[str, list[float]] = {name: [] for name in makers}
+    with tempfile.TemporaryDirectory() as folder:
+        for make in makers.values():
+            make(1, 0, Path(folder))
+        for number in tqdm(range(options.rounds), desc="speed", unit="round"):
+            for name, make in makers.items():
+                begun = clock()
+                make(counts[name], 1000 * number, Path(folder))
+                rates[name].append(counts[name] / (clock() - begun))
+    found = {}
+    for name, values in rates.items():
+        ratios = [ours / theirs for ours, theirs in zip(values, rates[PUBLISHED], strict=True)]
+        found[name] = {
+            "images_per_second": statistics.median(values),
+            "ratio": statistics.median(ratios),
+            "ratio_low": min(ratios),
+            "ratio_high": max(ratios),
+        }
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------- quality
+def measure_quality(makers: dict[str, Maker], options: argparse.Namespace, classes: list[str]) -> dict[str, Any]:
+    """Return FID and KID of every loop in both extractors, and the interval of the KID difference."""
+    real = reference_images(options, classes)
+    vae = load_base(options.base).vae  # type: ignore[attr-defined]
+    extractors: dict[str, Callable[[list[np.ndarray]], np.ndarray]] = {
+        "hog": hog_features,
+        "autoencoder": lambda images: latent_features(images, vae),
+    }
+    sets = {name: in_parts(make, options.images, name) for name, make in makers.items()}
+    found: dict[str, Any] = {"real_images": len(real), "images": options.images}
+    for name, extract in extractors.items():
+        reference = extract(real)
+        scale = reference.std(0).mean()
+        centre = reference.mean(0)
+        features = {loop: (extract(images) - centre) / scale for loop, images in sets.items()}
+        found[name] = compare(features, (reference - centre) / scale)
+    return found
+
+
+def in_parts(make: Maker, count: int, name: str) -> list[np.ndarray]:
+    images: list[np.ndarray] = []
+    with tqdm(total=count, desc=name, unit="image") as bar:
+        while len(images) < count:
+            part = make(min(64, count - len(images)), 1_000_000 + len(images), None)
+            images += part
+            bar.update(len(part))
+    return images
+
+
+def reference_images(options: argparse.Namespace, classes: list[str]) -> list[np.ndarray]:
+    side = load_side(options.base)
+    if options.records is None:
+        names = [classes[number % len(classes)] for number in range(800)]
+        found = [Image.fromarray(simulate_image(name, seed=number)) for number, name in enumerate(names)]
+    else:
+        found = []
+        for record in read_records(options.records):
+            if record["class_name"] in classes:
+                with Image.open(record["image"]) as image:
+                    found.append(image.convert("L"))
+    return [np.asarray(fit(image, side, side)) for image in found]
+
+
+def hog_features(images: list[np.ndarray]) -> np.ndarray:
+    small = [np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.BILINEAR)) for image in images]
+    return np.stack([hog(image, orientations=9, pixels_per_cell=(8, 8), cells_per_block=(2, 2)) for image in small])
+
+
+@torch.no_grad()
+def latent_features(images: list[np.ndarray], vae: Any) -> np.ndarray:
+    found = []
+    for start in range(0, len(images), 32):
+        pixels = torch.from_numpy(np.stack(images[start : start + 32])).float()[:, None].expand(-1, 3, -1, -1)
+        latents = vae.encode(pixels / 127.5 - 1).latent_dist.mode()
+        found.append(torch.nn.functional.adaptive_avg_pool2d(latents, 4).flatten(1))
+    return torch.cat(found).numpy()
+
+
+def compare(features: dict[str, np.ndarray], reference: np.ndarray, samples: int = 500) -> dict[str, Any]:
+    """Return FID, KID and the bootstrap of KID(loop) - KID(published), with one resampling of the reference for all."""
+    from meddap_monai.evaluation.generative import frechet_distance
+
+    draw = np.random.default_rng(0)
+    weights = {name: _resamplings(draw, len(rows), samples) for name, rows in features.items()}
+    of_reference = _resamplings(draw, len(reference), samples)
+    replicates, rows = {}, {}
+    for name, found in features.items():
+        once = kernel_distance(found, reference, np.ones((1, len(found))), np.ones((1, len(reference))))
+        replicates[name] = kernel_distance(found, reference, weights[name], of_reference)
+        rows[name] = {"kid": float(once[0]), "fid": frechet_distance(found, reference)}
+    for name, row in rows.items():
+        low, high = np.quantile(replicates[name] - replicates[PUBLISHED], (0.025, 0.975))
+        row |= {"kid_difference_low": float(low), "kid_difference_high": float(high), "no_worse": bool(low <= 0)}
+    return rows
+
+
+def _resamplings(draw: np.random.Generator, count: int, samples: int) -> np.ndarray:
+    return draw.multinomial(count, np.full(count, 1 / count), size=samples).astype(np.float64)
+
+
+def kernel_distance(x: np.ndarray, y: np.ndarray, weights_x: np.ndarray, weights_y: np.ndarray) -> np.ndarray:
+    """Return KID (Binkowski et al. 2018) per row of weights; an image is never paired with itself."""
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    def within(a: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        pairs = kernel(a, a)
+        np.fill_diagonal(pairs, 0)
+        total = weights.sum(1) ** 2 - (weights**2).sum(1)
+        return np.einsum("bi,bi->b", weights @ pairs, weights) / total
+
+    between = np.einsum("bi,bi->b", weights_x @ kernel(x, y), weights_y) / (weights_x.sum(1) * weights_y.sum(1))
+    return within(x, weights_x) + within(y, weights_y) - 2 * between
+
+
+# ----------------------------------------------------------------------------------------------------------- report
+def machine(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "processor": processor_name(),
+        "threads": options.threads,
+        "clock": options.clock,
+        "rounds": options.rounds,
+        "batch": options.batch,
+        "base": str(options.base) if options.base == "embedded" else Path(options.base).name,
+        "adapter": bool(options.adapter),
+        "guidance": options.guidance,
+        "reference": "simulated" if options.records is None else "real records",
+        "versions": store.versions(),
+    }
+
+
+def processor_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def table(document: dict[str, Any]) -> str:
+    lines = ["| loop | images/s | ratio (lowest to highest round) | KID, FID (HOG) | KID, FID (autoencoder) |"]
+    lines.append("| --- | --- | --- | --- | --- |")
+    for name, speed in document["speed"].items():
+        cells = [name, f"{speed['images_per_second']:.2f}"]
+        cells.append(f"{speed['ratio']:.2f} ({speed['ratio_low']:.2f} to {speed['ratio_high']:.2f})")
+        for extractor in ("hog", "autoencoder"):
+            row = document["quality"].get(extractor, {}).get(name)
+            if row is None:
+                cells.append("-")
+                continue
+            low, high = row["kid_difference_low"], row["kid_difference_high"]
+            against = "" if name == PUBLISHED else f" (difference {low:+.4f} to {high:+.4f})"
+            cells.append(f"{row['kid']:.4f}{against}, {row['fid']:.1f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([json.dumps(document["machine"], indent=2), *lines])
+
+
+if __name__ == "__main__":
+    main()

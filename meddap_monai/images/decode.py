@@ -200,6 +200,8 @@ def _encapsulated(header: Header, layout: Layout, number: int) -> np.ndarray:
     announced = announced_size(frame)
     if announced is None and header.syntax != RLELossless:
         raise UnreadableImage(f"{header.path}: frame {number} has no {UID(header.syntax).name} frame header")
+    if announced is not None and b"\xff\xd9" not in frame[-64:]:
+        raise UnreadableImage(f"{header.path}: frame {number} is truncated: it has no end-of-image marker")
     if announced not in (None, (layout.rows, layout.columns)):
         raise UnreadableImage(
             f"{header.path}: frame {number} announces {announced[0]} x {announced[1]} pixels, the header "

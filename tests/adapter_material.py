@@ -138,3 +138,43 @@ def clip_text(width: int = 768, layers: int = 12, projection: bool = False) -> n
     """Return CLIP's text encoder on the meta device; 768 and 12 are Stable Diffusion 1.x, 1280 and 32 XL's second."""
     with torch.device("meta"):
         return build_text_encoder(width, layers, projection)
+
+
+def build_tiny_xl(folder: Path, tiny_base: Path) -> Path:
+    """Write a tiny Stable Diffusion XL folder: two text encoders, pooled text and picture sizes as conditions."""
+    from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    from meddap_monai.diffusion.base import load_base
+
+    small: Any = load_base(tiny_base)
+    settings = small.text_encoder.config.to_dict() | {"projection_dim": 32, "num_hidden_layers": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first = CLIPTextModel(CLIPTextConfig(**settings))
+        second = CLIPTextModelWithProjection(CLIPTextConfig(**settings))
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            cross_attention_dim=64,
+            attention_head_dim=4,
+            norm_num_groups=8,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + 32,
+        )
+    pipeline = StableDiffusionXLPipeline(
+        vae=small.vae,
+        text_encoder=first,
+        text_encoder_2=second,
+        tokenizer=small.tokenizer,
+        tokenizer_2=small.tokenizer,
+        unet=unet,
+        scheduler=small.scheduler,
+    )
+    pipeline.save_pretrained(folder)
+    return folder

@@ -37,24 +37,24 @@ def load_base(
         BadBase: there is no such folder, or it lacks parts; the message states the layout needed.
     """
     import torch
-    from diffusers import StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
     source = base_folder(name_or_path)
     try:
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            source,
-            dtype=dtype or torch.float32,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-            low_cpu_mem_usage=False,
-        )
+        plain = {"dtype": dtype or torch.float32, "low_cpu_mem_usage": False}
+        if is_xl(source):
+            pipeline: Any = StableDiffusionXLPipeline.from_pretrained(source, **plain)
+        else:
+            pipeline = StableDiffusionPipeline.from_pretrained(
+                source, safety_checker=None, feature_extractor=None, requires_safety_checker=False, **plain
+            )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise BadBase(
             f"{name_or_path}: cannot be opened as a base: {error}; expected a folder with {_LAYOUT}"
         ) from error
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        part.requires_grad_(False).eval()
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)):
+        if part is not None:
+            part.requires_grad_(False).eval()
     if not hasattr(pipeline.text_encoder, "text_model"):  # where diffusers' clip_skip looks; gone in transformers 5
         object.__setattr__(pipeline.text_encoder, "text_model", pipeline.text_encoder)
     pipeline.set_progress_bar_config(disable=True)
@@ -84,6 +84,14 @@ def base_folder(name_or_path: str | Path) -> Path | str:
     return folder
 
 
+def is_xl(name_or_path: str | Path) -> bool:
+    """Tell whether a base folder is Stable Diffusion XL by its ``model_index.json``; a hub id by its name."""
+    index = Path(name_or_path) / "model_index.json"
+    if not index.is_file():
+        return "xl" in str(name_or_path).lower()
+    return "XL" in str(json.loads(index.read_text()).get("_class_name", ""))
+
+
 def base_hash(name_or_path: str | Path) -> str:
     """Return one hash of a base's weights and vocabulary; adapters carry it.
 
@@ -95,7 +103,7 @@ def base_hash(name_or_path: str | Path) -> str:
         return store.sha256_text(f"hub:{folder}")
     names = sorted(
         path.relative_to(folder).as_posix()
-        for part in ("tokenizer", "text_encoder", "vae", "unet")
+        for part in ("tokenizer", "text_encoder", "vae", "unet", "tokenizer_2", "text_encoder_2")
         for path in (folder / part).rglob("*")
         if path.suffix in {".safetensors", ".json", ".txt", ".bin"} and not path.name.startswith(".")
     )

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +76,8 @@ def inject(component: Any, changes: Mapping[str, LowRank], name: str) -> None:
         target_modules=list(changes),
         init_lora_weights=False,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are meant
         component.add_adapter(config, adapter_name=name)
     dtype = next(component.parameters()).dtype
     for module, change in changes.items():
@@ -127,6 +129,7 @@ def remove(component: Any, name: str) -> None:
     settings.pop(name, None)
     if not settings:
         component._hf_peft_config_loaded = False
+        vars(component).pop("peft_config", None)
 
 
 def fused_layers(component: Any) -> Iterator[tuple[str, Any, torch.Tensor]]:

@@ -271,9 +271,10 @@ def _trainable(pipeline: Any, config: AdaptConfig, table: PromptTable, classes: 
 
 def _checked_clip_skip(config: AdaptConfig, pipeline: Any, trainable: Trainable) -> AdaptConfig:
     layers = pipeline.text_encoder.config.num_hidden_layers
-    if config.clip_skip and config.clip_skip >= layers:
+    most = layers - (2 if getattr(pipeline, "text_encoder_2", None) is not None else 1)
+    if config.clip_skip and config.clip_skip > most:
         raise ConfigurationError(
-            f"adapt#clip_skip: {config.clip_skip} of the base's {layers} text-encoder layers; set it below {layers}"
+            f"adapt#clip_skip: {config.clip_skip} of the base's {layers} text-encoder layers; set it to at most {most}"
         )
     return config
 

@@ -110,7 +110,7 @@ def test_classes_and_meta_choose_the_images(tiny_base: Path, records: Path, tmp_
         ({"only": {"cluster": "7"}}, RecordsError, "no real image in split train"),
         ({"prompts": "fetal"}, ConfigurationError, "unknown class 'benign'"),
         ({"device": "cuda"}, ConfigurationError, "no GPU here"),
-        ({"method": "fulora", "clip_skip": 1}, ConfigurationError, "set it below 1"),
+        ({"method": "fulora", "clip_skip": 1}, ConfigurationError, "set it to at most 0"),
         ({"optimizer": "adamw8bit"}, MissingPackage, "pip install meddap-monai"),
     ],
 )

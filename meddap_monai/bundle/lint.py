@@ -23,7 +23,7 @@ EXPRESSIONS = (
     r"\$@[\w#]+( \+ @[\w#]+)+",
     r"\$monai\.utils\.set_determinism\(seed=(\d+|@\w+)\)",
     r"\$(monai\.handlers\.)?from_engine\(\[?'\w+'(, ?'\w+')*\]?(, first=True)?\)",
-    r"\$dist\.(is_initialized|init_process_group|destroy_process_group|get_rank)\([\w='\" ]*\)",
+    r"\$dist\.(is_initialized|init_process_group|destroy_process_group|get_rank|get_world_size)\([\w@='\" ]*\)",
 )
 """The only shapes a ``$`` expression of a bundle may have; everything else belongs into the package."""
 

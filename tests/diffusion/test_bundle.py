@@ -54,5 +54,5 @@ def test_it_trains_and_generates(tiny_base: Path, make_records, tmp_path: Path) 
 
 def test_the_overlay_for_several_gpus_changes_device_and_set_up_only() -> None:
     overlay = yaml.safe_load((BUNDLE / "configs/multi_gpu_train.yaml").read_text())
-    assert set(overlay) == {"device", "imports", "initialize", "run", "finalize"}
+    assert set(overlay) == {"backend", "device", "imports", "initialize", "run", "finalize"}
     assert overlay["run"] == yaml.safe_load((BUNDLE / "configs/train.yaml").read_text())["run"]

@@ -1,0 +1,269 @@
+"""Four bundles to the model zoo's standard: files, metadata, MONAI's properties, and running them in every way."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from monai.bundle import ckpt_export, create_workflow, run, verify_metadata, verify_net_in_out
+
+from meddap_monai.bundle import check_overrides, lint_bundle
+from meddap_monai.errors import ConfigurationError
+from meddap_monai.resources import find
+
+ROOT = find("bundles").parent
+NAMES = ["uslora_adapter", "ultrasound_ldm", "ultrasound_classifier", "meddap_study"]
+TRAINING = NAMES[:3]
+"""Bundles with MONAI's train and inference properties; a study trains many things and has none of its own."""
+SCHEMA = Path(__file__).parent / "data" / "meta_schema.json"
+SECTIONS = ["Data", "Training configuration", "Performance", "MONAI Bundle Commands", "References", "License"]
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def configs(name: str) -> Path:
+    return find(f"bundles/{name}") / "configs"
+
+
+def small(name: str, folder: Path, records: Path, base: Path) -> dict[str, Any]:
+    """Overrides under which a bundle's training takes seconds."""
+    shared: dict[str, Any] = {"dataset_dir": str(records.parent), "device": "cpu"}
+    adapt = {"steps": 2, "batch": 2, "samples_per_class": 0, "validation_every": 0}
+    if name == "uslora_adapter":
+        shared |= {"output_dir": str(folder / "adapter"), "base": str(base), "resolution": 32}
+        return shared | {f"adapt#{key}": value for key, value in adapt.items()}
+    if name == "ultrasound_classifier":
+        shared |= {"output_dir": str(folder / "curves"), "ckpt_dir": str(folder / "models"), "epochs": 1, "batch": 4}
+        return shared | {"size": 32, "val_interval": 1}
+    if name == "ultrasound_ldm":
+        return shared | {"output_dir": str(folder / "base")} | SMALL_LDM
+    return {
+        "index#source": "simulated",
+        "simulated#patients_per_class": 9,
+        "draw": {"train": 6, "val": 3},
+        "base": str(base),
+        "seeds": [0],
+        "arms": ["real", "real_synthetic"],
+        "output_dir": str(folder / "study"),
+        **{f"adapt#{key}": value for key, value in adapt.items()},
+        "generate#steps": 2,
+        "generate#ratio": 1.0,
+        "select#rules#alpha": 0.0,
+        "select#filter": {"network": "resnet10_tiny", "size": 32, "steps": 4, "folds": 2, "views": 1},
+        "select#pictures": False,
+        "select#copies#action": "report",
+        "classify": {"network": "resnet10_tiny", "size": 32, "steps": 4, "batch": 8, "pictures": False},
+        "evaluate#samples": 50,
+        "evaluate#pictures": 1,
+    }
+
+
+SMALL_LDM: dict[str, Any] = {}
+RESULTS = {
+    "uslora_adapter": "adapter/adapter.safetensors",
+    "ultrasound_ldm": "base/**/model_index.json",
+    "ultrasound_classifier": "models/model.pt",
+    "meddap_study": "study/evaluate/report.html",
+}
+
+
+@pytest.fixture(scope="module")
+def records(make_records: Any) -> Path:
+    """A few simulated images of 32 px with all splits."""
+    return make_records({"train": 4, "val": 2, "test": 2}, size=32)
+
+
+@pytest.fixture(scope="module")
+def adapter(records: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of the tiny base, which the adapter bundle's inference opens."""
+    folder = tmp_path_factory.mktemp("trained")
+    run(
+        config_file=str(configs("uslora_adapter") / "train.yaml"), **small("uslora_adapter", folder, records, tiny_base)
+    )
+    return folder / "adapter"
+
+
+# ------------------------------------------------------------------------------------------------- what a bundle holds
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bundle_passes_the_linter(name: str) -> None:
+    assert lint_bundle(find(f"bundles/{name}")) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metadata_is_verified_by_monai(name: str) -> None:
+    verify_metadata(meta_file=str(configs(name) / "metadata.json"), filepath=str(SCHEMA))
+
+
+def test_the_schema_refuses_what_the_zoo_refuses(tmp_path: Path) -> None:
+    whole = json.loads((configs("meddap_study") / "metadata.json").read_text())
+    for change in (
+        {"version": "1"},
+        {"monai_version": 1.6},
+        {"network_data_format": {}},
+        {"eval_metrics": {"auc": "x"}},
+    ):
+        (tmp_path / "metadata.json").write_text(json.dumps(whole | change))
+        with pytest.raises(ValueError, match="Failed validating"):
+            verify_metadata(meta_file=str(tmp_path / "metadata.json"), filepath=str(SCHEMA))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_readme_has_the_zoo_s_sections(name: str) -> None:
+    text = (find(f"bundles/{name}") / "docs" / "README.md").read_text()
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    assert headings[0] == "Model Overview"
+    assert [section for section in SECTIONS if section not in headings] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_override_of_a_bundle_is_checked_at_its_start(name: str) -> None:
+    content = yaml.safe_load((configs(name) / "train.yaml").read_text())
+    assert "meddap_monai.bundle.check_overrides" in json.dumps(content["initialize"])
+    words = ["run", "--config_file", str(configs(name) / "train.yaml"), "--otput_dir", "x"]
+    with pytest.raises(ConfigurationError, match="did you mean 'output_dir'"):
+        check_overrides(words)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_bundle_s_own_overlays_name_what_is_there(name: str) -> None:
+    for overlay in ("multi_gpu_train.yaml", "evaluate.yaml"):
+        if (configs(name) / overlay).exists():
+            files = f"['{configs(name) / 'train.yaml'}','{configs(name) / overlay}']"
+            check_overrides(["run", "--config_file", files])
+
+
+# ----------------------------------------------------------------------------------------------- MONAI's contract
+@pytest.mark.parametrize("kind", ["train", "inference"])
+@pytest.mark.parametrize("name", TRAINING)
+def test_monai_finds_every_property(
+    name: str, kind: str, records: Path, tiny_base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    overrides = {"dataset_dir": str(records.parent), "device": "cpu", "bundle_root": str(tmp_path)}
+    known = yaml.safe_load((configs(name) / f"{kind}.yaml").read_text())
+    places = {"base": str(tiny_base), "adapter": str(adapter)}
+    overrides |= {key: value for key, value in places.items() if key in known}
+    workflow = create_workflow(
+        config_file=str(configs(name) / f"{kind}.yaml"),
+        workflow_type="train" if kind == "train" else "infer",
+        **overrides,
+    )
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["train", "inference", "evaluate", "multi_gpu_train"])
+def test_create_workflow_opens_each_configuration(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening is parsing and resolving; what a configuration initialises (process groups) is left out."""
+    file = configs(name) / f"{kind}.yaml"
+    if not file.exists():
+        assert kind == "evaluate", f"{file} is missing"
+        return
+    alone = kind in ("train", "inference") or "network_def" in yaml.safe_load(file.read_text())
+    files = [str(file)] if alone else [str(configs(name) / "train.yaml"), str(file)]
+    workflow = create_workflow(config_file=files, workflow_type="train", initialize=[])
+    assert "run" in workflow.parser
+    assert workflow.get_meta_file().endswith("metadata.json")
+
+
+# ---------------------------------------------------------------------------------------------------------- running it
+def check_result(name: str, folder: Path) -> None:
+    assert list(folder.glob(RESULTS[name])), sorted(path.name for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("place", ["bundle", "elsewhere"])
+def test_it_runs_from_its_folder_and_from_elsewhere(
+    name: str, place: str, records: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(find(f"bundles/{name}") if place == "bundle" else tmp_path / "elsewhere")
+    file = "configs/train.yaml" if place == "bundle" else str(configs(name) / "train.yaml")
+    overrides = small(name, tmp_path, records, tiny_base)
+    if place == "bundle":
+        run(config_file=file, **overrides)
+    else:
+        (tmp_path / "arguments.yaml").write_text(yaml.safe_dump({"config_file": file, **overrides}))
+        run(args_file=str(tmp_path / "arguments.yaml"))
+    check_result(name, tmp_path)
+
+
+def command(name: str, overrides: dict[str, Any], *files: str) -> list[str]:
+    listed = [str((configs(name) / file).relative_to(ROOT)) for file in ("train.yaml", *files)]
+    words = ["-m", "monai.bundle", "run", "--config_file", str(listed)]
+    return words + [f"--{key}={value}" for key, value in overrides.items()]
+
+
+def execute(words: list[str], folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=560)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs_on_the_command_line_from_the_repository_s_root(
+    name: str, records: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    done = execute([sys.executable, *command(name, small(name, tmp_path, records, tiny_base))])
+    assert done.returncode == 0, done.stderr[-3000:]
+    check_result(name, tmp_path)
+
+
+def test_a_misspelled_override_stops_the_command_line(tmp_path: Path) -> None:
+    done = execute([sys.executable, *command("meddap_study", {"genrate#steps": 3, "output_dir": str(tmp_path / "o")})])
+    assert done.returncode != 0
+    assert "did you mean 'generate'" in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+SEVERAL: dict[str, dict[str, Any]] = {
+    "uslora_adapter": {"device": "cpu", "backend": "gloo"},
+    "ultrasound_ldm": {"device": "cpu", "backend": "gloo"},
+    "ultrasound_classifier": {"device": "cpu", "backend": "gloo"},
+    "meddap_study": {"classify#device": "cpu", "generate#device": "cpu", "adapt#device": "cpu"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_run_it_together(name: str, records: Path, tiny_base: Path, tmp_path: Path) -> None:
+    overrides = small(name, tmp_path, records, tiny_base) | SEVERAL[name]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = execute([*torchrun, *command(name, overrides, "multi_gpu_train.yaml")])
+    assert done.returncode == 0, done.stderr[-4000:]
+    check_result(name, tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------ the classifier
+def test_the_classifier_s_network_is_what_the_metadata_says() -> None:
+    folder = configs("ultrasound_classifier")
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(folder / "metadata.json"),
+        config_file=str(folder / "inference.yaml"),
+        device="cpu",
+    )
+
+
+def test_the_classifier_is_exported_as_torchscript(tmp_path: Path) -> None:
+    folder = configs("ultrasound_classifier")
+    workflow = create_workflow(config_file=str(folder / "inference.yaml"), workflow_type="infer", initialize=[])
+    network = workflow.network_def.eval()
+    torch.save({"model": network.state_dict()}, tmp_path / "model.pt")
+    ckpt_export(
+        net_id="network_def",
+        filepath=str(tmp_path / "model.ts"),
+        ckpt_file=str(tmp_path / "model.pt"),
+        meta_file=str(folder / "metadata.json"),
+        config_file=str(folder / "inference.yaml"),
+        key_in_ckpt="model",
+    )
+    images = torch.rand(2, 1, 64, 64)
+    exported = torch.jit.load(str(tmp_path / "model.ts")).eval()
+    torch.testing.assert_close(exported(images), network(images))

@@ -12,6 +12,7 @@ import yaml
 
 from meddap_monai import __version__
 from meddap_monai.diffusion.adapter_commands import add_adapter_command
+from meddap_monai.diffusion.generation_commands import add_generation_commands
 from meddap_monai.errors import ConfigurationError, Interrupted, MeddapError
 from meddap_monai.resources import find
 from meddap_monai.store import STAGES
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(output=Path("demo"))
     _add_review(commands)
     add_adapter_command(commands)
+    add_generation_commands(commands)
     return parser
 
 

@@ -9,7 +9,7 @@ import base64
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pydicom.datadict import tag_for_keyword
 
 from meddap_monai import store
 from meddap_monai.errors import UnreadableImage
-from meddap_monai.images.dicom import is_grey, read_ultrasound, to_grey
+from meddap_monai.images.dicom import door, is_grey, read_ultrasound, to_grey
 from meddap_monai.images.frames import thumbnail
 from meddap_monai.images.header import open_header
 from meddap_monai.images.limits import DEFAULT_LIMITS
@@ -141,7 +141,7 @@ def _label_in_file(path: Path, attribute: str, kind: str) -> str | None:
     tag = tag_for_keyword(attribute)
     if kind != "dicom" or tag is None:
         return None
-    with open_header(path, replace(DEFAULT_LIMITS), extra=(tag,)) as header:
+    with door(path), open_header(path, DEFAULT_LIMITS, extra=(tag,)) as header:
         value = header.dataset.get(attribute)
     return None if value is None or isinstance(value, bytes) else str(value).strip()
 

@@ -20,7 +20,7 @@ from meddap_monai.images.frames import check_policy
 from meddap_monai.images.grey_levels import WINDOWS
 from meddap_monai.images.journal import Journal, stamp_of
 from meddap_monai.images.ledger import Ledger, drop_duplicates, join_near_duplicates, write_lists
-from meddap_monai.images.pseudonym import load_key
+from meddap_monai.images.pseudonym import load_key, pseudonym
 from meddap_monai.images.sources import Source
 from meddap_monai.images.workforce import accept_all
 from meddap_monai.records import SPLITS, draw_split, split_by_group, write_records
@@ -132,7 +132,7 @@ def index(config: IndexConfig, output: Path, *, overwrite: bool = False) -> Path
     if not Path(config.source).is_dir():
         raise ConfigurationError(f"index#source: {config.source} is not a folder; give the folder with the images")
     key = load_key(config.key_file)
-    plan = _identity(config)
+    plan = _identity(config, key)
     with store.open_stage(output, "index", plan, {"key": store.sha256_text(key.hex())[:16]}, overwrite) as stage:
         wanted = {source.relative: (source, stamp_of(source.path)) for source in _sources(config)}
         listing = store.hash_configuration(
@@ -152,9 +152,9 @@ def index(config: IndexConfig, output: Path, *, overwrite: bool = False) -> Path
     return output / "records.jsonl"
 
 
-def _identity(config: IndexConfig) -> dict[str, Any]:
-    """The configuration without what changes speed only."""
-    document = store.plain(config)
+def _identity(config: IndexConfig, key: bytes) -> dict[str, Any]:
+    """The configuration without what changes speed only; the source's path, which can hold names, as a pseudonym."""
+    document = store.plain(config) | {"source": pseudonym(str(Path(config.source).resolve()), key, "source")}
     return {name: value for name, value in document.items() if name not in ("workers", "timeout", "key_file")}
 
 

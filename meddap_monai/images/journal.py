@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from meddap_monai import store
 
 
 class Journal:
@@ -50,9 +53,14 @@ class Journal:
     def add(self, stamp: str, outcome: dict[str, Any]) -> None:
         """Append an outcome."""
         line = json.dumps(outcome | {"stamp": stamp}, sort_keys=True).encode() + b"\n"
-        self._stream.seek(self._end)
-        self._stream.write(line)
-        self._stream.flush()
+        try:
+            self._stream.seek(self._end)
+            self._stream.write(line)
+            self._stream.flush()
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise store.disk_full(self.path, len(line)) from error
+            raise
         self._places[outcome["relative"]] = (stamp, self._end)
         self._end += len(line)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ def _svg(figure: Figure) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
     drawn = text.getvalue()
-    return drawn[drawn.index("<svg") :]
+    return re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
 
 
 def values_plot(arms: Mapping[str, Mapping[str, Any]], metric: str, names: Mapping[str, str], label: str) -> str:

@@ -6,6 +6,7 @@ stands beside the same measure between two sets of real images.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -58,7 +59,9 @@ def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
     """Return MONAI's FID of features ``(N, D)`` against ``(M, D)``; NaN below two images."""
     if min(len(features), len(reference)) < 2:
         return float("nan")
-    value = float(FIDMetric()(torch.from_numpy(features).double(), torch.from_numpy(reference).double()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fewer images than features make a singular product, which is expected here
+        value = float(FIDMetric()(torch.from_numpy(features).double(), torch.from_numpy(reference).double()))
     return max(0.0, value)
 
 

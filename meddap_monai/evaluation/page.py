@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,15 @@ def write_report(
     """Write ``report.json``, ``results.csv``, ``results.md`` and ``report.html``."""
     report = report | {"pictures": collect_pictures(sections, config.pictures)}
     store.write_json(output / "report.json", report)
+    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     store.write_atomic(output / "results.csv", results_csv(report))
     store.write_atomic(output / "results.md", results_markdown(report))
     store.write_atomic(output / "report.html", render(report))
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """Return the HTML page of a report; equal reports give equal pages."""
+    """Return the HTML page of a report as it stands in ``report.json``; equal reports give equal pages."""
+    report = {**report, "arms": {arm: report["arms"][arm] for arm in arm_names.in_order(report["arms"])}}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -167,9 +170,14 @@ def _share(report: Mapping[str, Any], words: tuple[str, ...]) -> dict[str, Any] 
 def _costs(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {"stage": name, "seconds": section["seconds"], "device": section["device"], "out": section["counts"].get("out")}
-        for name, section in report["sections"].items()
+        for name, section in sorted(report["sections"].items(), key=lambda item: _when(item[1]))
         if section["seconds"] is not None
     ]
+
+
+def _when(section: Mapping[str, Any]) -> tuple[int, str]:
+    stage = section["stage"]
+    return (store.STAGES.index(stage) if stage in store.STAGES else len(store.STAGES), stage)
 
 
 def results_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -177,7 +185,7 @@ def results_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for name, found in report["sets"].items():
         for kind in ("arms", "masked"):
-            for arm in report["arms"]:
+            for arm in arm_names.in_order(report["arms"]):
                 for metric, value in ((found[kind] or {}).get(arm) or {}).items():
                     rows.append(
                         {
@@ -213,7 +221,7 @@ def results_markdown(report: Mapping[str, Any]) -> str:
     for name, found in report["sets"].items():
         head = ["arm", *[WORDS[metric] for metric in MAIN_METRICS]]
         parts += [f"{found['name']} ({name})", "", f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
-        for arm in report["arms"]:
+        for arm in arm_names.in_order(report["arms"]):
             values = found["arms"].get(arm)
             if values:
                 parts.append(f"| {arm} | " + " | ".join(shown(values[metric]) for metric in MAIN_METRICS) + " |")

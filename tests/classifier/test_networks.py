@@ -36,7 +36,7 @@ def test_the_baseline_network_has_the_size_of_the_baselines() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet35", "did you mean 'resnet34'"),
+        ("efficientnet", "did you mean 'efficientnet_b0'"),
         ("nonsense", "expected one of resnet10"),
         ("densenet_121", "did you mean 'densenet121'"),
     ],

@@ -1,0 +1,100 @@
+"""From a folder of files to a CSV: DICOM and PNG agree, bad files are listed, an ensemble averages."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from meddap_monai.classifier.inference import InferConfig, infer
+from meddap_monai.classifier.settings import ClassifyConfig
+from meddap_monai.classifier.train import classify
+from meddap_monai.errors import ConfigurationError
+from meddap_monai.phantom import write_phantom_study
+
+
+@pytest.fixture(scope="module")
+def models(make_records: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    records = make_records({"train": 4, "val": 2, "test": 2}, size=32)
+    folder = tmp_path_factory.mktemp("models")
+    config = ClassifyConfig(network="resnet10_tiny", size=32, steps=4, batch=4, val_interval=2, pictures=False)
+    other = ClassifyConfig(network="vit_tiny", size=16, steps=4, batch=4, val_interval=2, pictures=False, seed=1)
+    return [
+        classify(config, folder / "a", records=records),
+        classify(other, folder / "b", records=records),
+    ]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_dicom_and_image_folders_become_a_table(models: list[Path], tmp_path: Path) -> None:
+    source = tmp_path / "files"
+    write_phantom_study(source / "study", patients=2, images=1, seed=3)
+    Image.fromarray(np.full((40, 40), 90, dtype=np.uint8)).save(source / "plain.png")
+    (source / "notes.txt").write_text("no image")
+    (source / ".hidden.png").write_bytes(b"left out")
+    output = infer(InferConfig(), models, source, tmp_path / "table.csv")
+    rows = table(output)
+    dicoms = [path for path in source.rglob("*") if path.is_file() and path.suffix not in (".txt", ".png", ".csv")]
+    assert {row["file"] for row in rows} >= {"plain.png"}
+    assert len(rows) >= 2
+    assert len(rows) <= len(dicoms) + 1
+    for row in rows:
+        values = [float(row[f"p_{name}"]) for name in ("benign", "malignant", "normal")]
+        assert sum(values) == pytest.approx(1, abs=1e-4)
+        assert float(row["confidence"]) == pytest.approx(max(values), abs=1e-6)
+        assert float(row["spread"]) > 0
+    rejected = {row["file"]: row["reason"] for row in table(tmp_path / "table.csv.rejected.csv")}
+    assert "notes.txt" in rejected
+    assert stat.S_IMODE(output.stat().st_mode) == 0o600
+
+
+def test_an_ensemble_is_the_mean_of_its_members(models: list[Path], tmp_path: Path) -> None:
+    Image.fromarray(np.arange(1600, dtype=np.uint8).reshape(40, 40)).save(tmp_path / "one.png")
+    both = table(infer(InferConfig(), models, tmp_path / "one.png", tmp_path / "both.csv"))[0]
+    each = [table(infer(InferConfig(), [model], tmp_path / "one.png", tmp_path / "each.csv"))[0] for model in models]
+    assert [row["spread"] for row in each] == ["0.000000"] * 2
+    for name in ("p_benign", "p_malignant", "p_normal"):
+        assert float(both[name]) == pytest.approx(np.mean([float(row[name]) for row in each]), abs=2e-6)
+
+
+def test_calibration_changes_confidence_and_not_the_class(models: list[Path], tmp_path: Path) -> None:
+    Image.fromarray(np.arange(1600, dtype=np.uint8).reshape(40, 40)).save(tmp_path / "one.png")
+    raw, calibrated = (
+        table(infer(InferConfig(calibrated=choice), models[:1], tmp_path / "one.png", tmp_path / f"{choice}.csv"))[0]
+        for choice in (False, True)
+    )
+    assert raw["class"] == calibrated["class"]
+    assert raw["confidence"] != calibrated["confidence"]
+
+
+@pytest.mark.parametrize(
+    ("choose", "message"),
+    [
+        (lambda models, folder: ([], folder), "got no model"),
+        (lambda models, folder: (models, folder / "nowhere"), "does not exist"),
+    ],
+)
+def test_wrong_arguments_are_refused(models: list[Path], tmp_path: Path, choose: Callable, message: str) -> None:
+    chosen, source = choose(models, tmp_path)
+    with pytest.raises(ConfigurationError, match=message):
+        infer(InferConfig(), chosen, source, tmp_path / "table.csv")
+
+
+def test_models_of_other_classes_are_refused(models: list[Path], tmp_path: Path) -> None:
+    import torch
+
+    shutil.copytree(models[0], tmp_path / "other")
+    document = torch.load(tmp_path / "other" / "model.pt", weights_only=True)
+    torch.save(document | {"classes": ["a", "b", "c"]}, tmp_path / "other" / "model.pt")
+    with pytest.raises(ConfigurationError, match="knows a, b, c, the first model benign, malignant, normal"):
+        infer(InferConfig(), [models[0], tmp_path / "other"], tmp_path, tmp_path / "table.csv")

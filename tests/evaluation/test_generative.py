@@ -1,0 +1,77 @@
+"""FID, KID, precision and recall, diversity: on sets where the answer is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from meddap_monai.classifier.predict import load_classifier
+from meddap_monai.classifier.settings import ClassifyConfig
+from meddap_monai.classifier.train import classify
+from meddap_monai.evaluation.generative import (
+    diversity,
+    frechet_distance,
+    half_by_group,
+    kernel_distance,
+    kernel_interval,
+    measure,
+    precision_recall,
+)
+from meddap_monai.records import read_records
+
+RNG = np.random.default_rng(0)
+HERE, SAME, FAR = (RNG.normal(size=(150, 6)) + shift for shift in (0.0, 0.0, 4.0))
+
+
+def test_equal_distributions_are_near_and_others_far() -> None:
+    assert frechet_distance(SAME, HERE) < 0.5
+    assert frechet_distance(FAR, HERE) == pytest.approx(6 * 16, rel=0.15)
+    assert kernel_distance(FAR, HERE) > 10 * abs(kernel_distance(SAME, HERE))
+    low, high = kernel_interval(SAME, HERE, seed=0)
+    assert low < 0 < high
+
+
+def test_kid_is_unbiased_where_the_biased_one_is_not() -> None:
+    """The mean over many small samples of one distribution is zero, not positive."""
+    rng = np.random.default_rng(1)
+    values = [kernel_distance(rng.normal(size=(12, 4)), rng.normal(size=(12, 4))) for _ in range(400)]
+    assert abs(np.mean(values)) < 3 * np.std(values) / 20
+
+
+def test_precision_and_recall_tell_missing_variety_from_missing_quality() -> None:
+    narrow = RNG.normal(size=(150, 6)) * 0.2
+    precision, recall = precision_recall(narrow, HERE)
+    assert precision > 0.9
+    assert recall < 0.3
+    wide_precision, wide_recall = precision_recall(HERE, narrow)
+    assert wide_precision == pytest.approx(recall)
+    assert wide_recall == pytest.approx(precision)
+    assert np.isnan(precision_recall(HERE[:3], HERE)[0])
+
+
+def test_diversity_is_one_for_copies_and_lower_for_noise() -> None:
+    image = torch.rand(1, 1, 64, 64)
+    assert diversity(image.expand(5, -1, -1, -1), seed=0) == pytest.approx(1, abs=1e-5)
+    assert diversity(torch.rand(5, 1, 64, 64), seed=0) < 0.5
+
+
+def test_halves_share_no_patient() -> None:
+    rows = [{"patient": f"p{place // 2}", "id": place} for place in range(14)]
+    first, second = half_by_group(rows)
+    assert not {row["patient"] for row in first} & {row["patient"] for row in second}
+    assert len(first) + len(second) == 14
+
+
+def test_a_report_row_names_its_extractor(simulated_records: Path, tmp_path: Path) -> None:
+    config = ClassifyConfig(network="resnet10_tiny", size=64, steps=4, val_interval=2, pictures=False)
+    model = load_classifier(classify(config, tmp_path / "model", records=simulated_records))
+    test = read_records(simulated_records, split="test", full=True)
+    train = read_records(simulated_records, split="train", full=True)
+    found = measure(model, "real, seed 0", test, {"made": train}, seed=0)
+    assert found is not None
+    assert "resnet10_tiny" in str(found["extractor"])
+    assert [row["name"] for row in found["rows"]] == ["real images of other patients", "made"]
+    assert all(np.isfinite(row["fid"]) for row in found["rows"])

@@ -1,0 +1,240 @@
+"""The stage evaluate and its report: numbers, refusals, self-contained page, byte-equal when run again."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from meddap_monai.classifier.settings import ClassifyConfig
+from meddap_monai.classifier.train import classify
+from meddap_monai.errors import ConfigurationError, ForeignOutput, LeakedRecords, RecordsError
+from meddap_monai.records import read_records, write_records
+from meddap_monai.report import EvaluateConfig, Run, evaluate, redraw
+
+CONFIG = EvaluateConfig(samples=60, pictures=2, command="meddap study configs/demo.yaml")
+ARMS = {"real": "none", "real_classical": "classical", "real_synthetic_classical": "classical", "shuffled": "none"}
+
+
+@pytest.fixture(scope="module")
+def records(make_records: Callable[..., Path]) -> Path:
+    return make_records({"train": 4, "val": 2, "test": 6}, size=32)
+
+
+@pytest.fixture(scope="module")
+def unseen(make_records: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another scanner's images without the class normal."""
+    source = make_records({"unseen": 6}, size=32)
+    folder = tmp_path_factory.mktemp("unseen")
+    write_records(
+        folder / "records.jsonl",
+        [
+            row | {"meta": {"device": "A" if place % 2 else "B"}}
+            for place, row in enumerate(read_records(source, full=True))
+            if row["class_name"] != "normal"
+        ],
+    )
+    shutil.copy(source.parent / "stage.json", folder / "stage.json")
+    return folder / "records.jsonl"
+
+
+@pytest.fixture(scope="module")
+def synthetic(records: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders as `generate` and `select` leave them, from borrowed pictures."""
+    root = tmp_path_factory.mktemp("synthetic")
+    rows = [
+        row
+        | {"id": f"s-{row['id']}", "source": "synthetic", "patient": "synthetic", "synthetic": {"prompt": "<b>x</b>"}}
+        for row in read_records(records, split="train", full=True)
+    ]
+    for name, file, chosen in (("generate", "generated.jsonl", rows), ("select", "kept.jsonl", rows[2:])):
+        (root / name).mkdir()
+        write_records(root / name / file, chosen)
+        counts = {"in": len(rows), "out": len(chosen), "rejected": len(rows) - len(chosen)}
+        document = {"stage": name, "counts": counts, "seconds": 61.0, "state": "done", "configuration": {}}
+        (root / name / "stage.json").write_text(json.dumps(document))
+    (root / "select" / "dropped.csv").write_text(
+        f"id,reason\n{rows[0]['id']},copy of a training image\n{rows[1]['id']},label confidence\n"
+    )
+    return {name: root / name for name in ("generate", "select")}
+
+
+@pytest.fixture(scope="module")
+def runs(records: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    root = tmp_path_factory.mktemp("runs")
+    made = []
+    for arm, augmentation in ARMS.items():
+        for seed in (0, 1):
+            config = ClassifyConfig(
+                network="resnet10_tiny",
+                size=32,
+                steps=6,
+                batch=4,
+                val_interval=3,
+                augmentation=augmentation,
+                pictures=False,
+                seed=seed,
+                learning_rate=1e-3 if arm != "shuffled" else 2e-3,
+            )
+            made.append(Run(arm, seed, classify(config, root / arm / str(seed), records=records), records))
+    return made
+
+
+@pytest.fixture(scope="module")
+def report(runs: list[Run], unseen: Path, synthetic: dict[str, Path], records: Path, tmp_path_factory) -> Path:
+    sections = {"index": records.parent, "unseen": unseen.parent, **synthetic}
+    output = tmp_path_factory.mktemp("evaluate") / "out"
+    return evaluate(CONFIG, output, runs=runs, unseen=unseen, sections=sections)
+
+
+def test_report_json_holds_what_was_asked(report: Path) -> None:
+    found = json.loads((report.parent / "report.json").read_text())
+    assert set(found["arms"]) == {*ARMS, "hog"}
+    assert set(found["sets"]) == {"own", "unseen"}
+    assert found["sets"]["own"]["masked"] is None
+    assert found["sets"]["unseen"]["absent"] == ["normal"]
+    assert set(found["sets"]["unseen"]["masked"]) == set(found["arms"])
+    for arms in (part["arms"] for part in found["sets"].values()):
+        for arm, metrics in arms.items():
+            for name, value in metrics.items():
+                assert value["low"] <= value["high"], (arm, name)
+                assert len(value["values"]) == 2
+    rows = found["sets"]["own"]["comparisons"]
+    assert {row["reference"] for row in rows} == {"real_classical", "real"}
+    assert {row["arm"] for row in rows if row["found"]["p_holm"] is not None} == {"real_synthetic_classical"}
+    assert {(row["arm"], row["test_set"]) for row in found["verdicts"]} == {
+        ("real_synthetic_classical", "own"),
+        ("real_synthetic_classical", "unseen"),
+    }
+    assert found["sets"]["unseen"]["subgroups"], "devices A and B make a table"
+    assert found["generative"]["rows"][0]["name"] == "real images of other patients"
+    assert found["sections"]["select"]["reasons"] == {"copy of a training image": 1, "label confidence": 1}
+
+
+def test_the_page_needs_nothing_else_and_escapes_foreign_text(report: Path) -> None:
+    page = report.read_text(encoding="utf-8")
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    assert "http" not in re.sub(r"http://www\.w3\.org/[\w./#-]*|http://purl\.org[\w./#-]*|http-equiv", "", page)
+    assert "<b>x</b>" not in page
+    assert "&lt;b&gt;x&lt;/b&gt;" in page
+    for text in (
+        "Does training with synthetic images help",
+        "How the verdict is reached",
+        "meddap study configs/demo.yaml",
+    ):
+        assert text in page
+    assert "copy of a training image" in page
+    assert str(report.parent) not in page, "no path of this machine"
+
+
+def test_pictures_of_the_page_are_pictures(report: Path) -> None:
+    import base64
+    import io
+
+    from PIL import Image
+
+    found = re.findall(r'src="data:image/png;base64,([^"]+)"', report.read_text())
+    assert len(found) >= 2 * 3 * 2
+    assert all(Image.open(io.BytesIO(base64.b64decode(item))).size[0] > 8 for item in found)
+
+
+def test_tables_agree_with_the_report(report: Path) -> None:
+    found = json.loads((report.parent / "report.json").read_text())
+    value = found["sets"]["own"]["arms"]["real"]["auc"]["mean"]
+    assert f"| real | {value:.3f} [" in (report.parent / "results.md").read_text()
+    assert f"own,real,all,auc,{value:.6g}," in (report.parent / "results.csv").read_text()
+
+
+def test_again_is_byte_equal_and_redrawing_too(
+    report: Path, runs: list[Run], unseen: Path, synthetic: dict[str, Path], records: Path, tmp_path: Path
+) -> None:
+    """R13, R26."""
+    sections = {"index": records.parent, "unseen": unseen.parent, **synthetic}
+    again = evaluate(CONFIG, tmp_path / "again", runs=runs, unseen=unseen, sections=sections)
+    for name in ("report.html", "report.json", "results.csv", "results.md"):
+        assert (again.parent / name).read_bytes() == (report.parent / name).read_bytes(), name
+    before = report.read_bytes()
+    assert redraw(report.parent).read_bytes() == before
+
+
+def test_a_run_beyond_the_configuration_is_refused(report: Path, runs: list[Run], unseen: Path) -> None:
+    with pytest.raises(ForeignOutput):
+        evaluate(EvaluateConfig(samples=61), report.parent, runs=runs, unseen=unseen)
+
+
+def test_a_test_image_among_the_training_images_stops_it(runs: list[Run], records: Path, tmp_path: Path) -> None:
+    rows = read_records(records, full=True)
+    leaked = next(row for row in rows if row["split"] == "train") | {"split": "unseen", "id": "leak"}
+    folder = tmp_path / "unseen"
+    folder.mkdir()
+    write_records(folder / "records.jsonl", [leaked])
+    with pytest.raises(LeakedRecords, match="are among its training images"):
+        evaluate(CONFIG, tmp_path / "out", runs=runs[:1], unseen=folder / "records.jsonl")
+
+
+def test_a_guard_that_saw_a_test_image_stops_it(runs: list[Run], records: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    test = next(row for row in read_records(records, full=True) if row["split"] == "test")
+    (adapter / "train_sha256.txt").write_text(test["sha256"] + "\n")
+    with pytest.raises(LeakedRecords, match="adapter"):
+        evaluate(CONFIG, tmp_path / "out", runs=runs[:1], guards=[adapter])
+
+
+def test_synthetic_images_are_never_tested_on(runs: list[Run], synthetic: dict[str, Path], tmp_path: Path) -> None:
+    """R10."""
+    with pytest.raises((LeakedRecords, RecordsError), match="synthetic|no image of split"):
+        evaluate(CONFIG, tmp_path / "out", runs=runs[:1], unseen=synthetic["select"] / "kept.jsonl")
+
+
+def test_a_class_the_model_does_not_know_is_named(runs: list[Run], unseen: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "unseen"
+    folder.mkdir()
+    rows = [row | {"class_name": "cyst"} for row in read_records(unseen, full=True)]
+    write_records(folder / "records.jsonl", rows)
+    with pytest.raises(RecordsError, match="class 'cyst', the model knows benign, malignant, normal"):
+        evaluate(CONFIG, tmp_path / "out", runs=runs[:1], unseen=folder / "records.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("pick", "message"), [(lambda runs: [], "got no runs"), (lambda runs: runs[:1] * 2, "occurs twice")]
+)
+def test_wrong_lists_of_runs_are_refused(
+    runs: list[Run], tmp_path: Path, pick: Callable[[list[Run]], list[Run]], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        evaluate(CONFIG, tmp_path / "out", runs=pick(runs))
+
+
+def test_one_run_without_unseen_still_makes_a_report(runs: list[Run], tmp_path: Path) -> None:
+    page = evaluate(EvaluateConfig(samples=40, hog=False), tmp_path / "out", runs=runs[:1]).read_text()
+    assert "Nothing to decide" in page
+
+
+@pytest.mark.slow
+def test_the_page_opens_in_a_browser(report: Path, tmp_path: Path) -> None:
+    """Headless chromium renders it: not blank, wide tables inside, no script, no request."""
+    import numpy as np
+    from PIL import Image
+
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    shot = tmp_path / "page.png"
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1200,4000"]
+    subprocess.run([*command, f"--screenshot={shot}", report.as_uri()], check=True, timeout=120, capture_output=True)
+    pixels = np.asarray(Image.open(shot).convert("L"))
+    assert pixels.shape == (4000, 1200)
+    ink = pixels < 100
+    assert 0.005 < ink.mean() < 0.3
+    assert ink[:1000].any(axis=1).sum() > 150
+    assert not ink[:, 1130:].any(), "nothing runs over the right edge"
+    text = subprocess.run(
+        [*command, "--dump-dom", report.as_uri()], check=True, timeout=120, capture_output=True, text=True
+    ).stdout
+    assert text.count("<svg") == 6

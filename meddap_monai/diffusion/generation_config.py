@@ -69,7 +69,7 @@ class GenerateConfig:
     scheduler: str | tuple[str, ...] = "dpmsolver++"
     """Name of the sampler; with several, the images of a class are divided evenly among them (FU-LoRA)."""
     steps: int = 15
-    guidance: float = 3.0
+    guidance: float = 2.5
     """Classifier-free guidance scale w; 1 switches it off. Published systems: 7.5 on Stable Diffusion 1.x."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     """Part of the sampling in which classifier-free guidance acts (Kynkaanniemi et al. 2024, arXiv 2404.07724)."""

@@ -65,7 +65,13 @@ def small(name: str, folder: Path, records: Path, base: Path) -> dict[str, Any]:
     }
 
 
-SMALL_LDM: dict[str, Any] = {}
+SMALL_LDM: dict[str, Any] = {
+    "pretrain#resolution": 32,
+    "pretrain#views": {"clean": 1, "changed": 1},
+    "pretrain#autoencoder": {"channels": [16, 32, 32], "latents": 4, "steps": 2, "batch": 2, "crop": 32},
+    "pretrain#text_encoder": {"width": 32, "layers": 1, "steps": 2, "batch": 4},
+    "pretrain#unet": {"channels": [16, 32], "groups": 8, "heads": 2, "steps": 2, "batch": 2},
+}
 RESULTS = {
     "uslora_adapter": "adapter/adapter.safetensors",
     "ultrasound_ldm": "base/**/model_index.json",

@@ -1,0 +1,115 @@
+"""What the bundle ``ultrasound_ldm`` is made of: the stage ``pretrain`` as a MONAI workflow, a base to draw from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import Dataset
+from monai.inferers import Inferer
+
+from meddap_monai.configuration import build
+from meddap_monai.diffusion.base import load_base
+from meddap_monai.diffusion.denoiser import build_denoiser
+from meddap_monai.diffusion.latent_cache import Framing, views
+from meddap_monai.diffusion.pretrain import PretrainConfig, pretrain
+from meddap_monai.diffusion.prompts import load_prompt_table
+from meddap_monai.diffusion.ranks import join_ranks
+from meddap_monai.errors import ConfigurationError
+from meddap_monai.records import Record, read_records
+
+
+class CaptionedPictures(Dataset):
+    """The real pictures of a split, whole and unaugmented, with the caption of the prompt table that knows their class.
+
+    Items are ``{"image": (3, H, W) in [-1, 1], "prompt": text, "id": text}``.
+
+    Args:
+        records: records file.
+        split: "train", "val" or "test".
+        settings: the keys of `PretrainConfig`.
+    """
+
+    def __init__(self, records: str | Path, split: str, settings: Mapping[str, Any]) -> None:
+        self.records, self.config = Path(records), build(PretrainConfig, dict(settings), "pretrain")
+        self.tables = [load_prompt_table(name) for name in self.config.prompts]
+        side = self.config.resolution
+        self.framing = Framing(side, side, "crop")
+        super().__init__(read_records(records, split=split, source="real", full=True), self._picture)
+
+    def _picture(self, record: Record) -> dict[str, Any]:
+        name = record["class_name"]
+        known = [table for table in self.tables if name in table.classes]
+        if not known:
+            tables = ", ".join(table.name for table in self.tables)
+            raise ConfigurationError(f"pretrain#prompts: none of the tables {tables} has the class {name!r}")
+        return {"image": views(record, self.framing)[0], "prompt": known[0].prompt(name), "id": record["id"]}
+
+
+def new_unet(settings: Mapping[str, Any]) -> torch.nn.Module:
+    """Return the UNet that a configuration of `pretrain` describes, with random weights."""
+    config = build(PretrainConfig, dict(settings), "pretrain")
+    side = config.resolution // config.autoencoder.factor
+    unet: torch.nn.Module = build_denoiser(config.unet, config.autoencoder.latents, side, config.text_encoder.width)  # type: ignore[assignment]
+    return unet
+
+
+def base_unet(base: str | Path) -> torch.nn.Module:
+    """Return the UNet of a base."""
+    pipeline: Any = load_base(base)
+    return pipeline.unet
+
+
+class BaseTraining:
+    """The stage ``pretrain`` as a bundle's trainer.
+
+    Args:
+        dataset: `CaptionedPictures` of the training split; its records file is trained on.
+        settings: the keys of `PretrainConfig`.
+        output: stage folder; the base goes to ``<output>/base``.
+        inferer: how a UNet is called; kept for MONAI's property, the training calls it itself.
+        train_handlers: must be empty; the stage has its own curves and pictures.
+        device: of the training, unless `settings` names one.
+        max_epochs: one epoch is the whole run; the steps stand in `settings`.
+        overwrite: replace an output of another configuration.
+
+    Raises:
+        ConfigurationError: handlers are given.
+    """
+
+    def __init__(
+        self,
+        dataset: CaptionedPictures,
+        settings: Mapping[str, Any],
+        output: str | Path,
+        inferer: Inferer | None = None,
+        train_handlers: Sequence[Any] = (),
+        device: torch.device | str = "cpu",
+        max_epochs: int = 1,
+        overwrite: bool = False,
+    ) -> None:
+        if train_handlers:
+            raise ConfigurationError(
+                "train#handlers: pretrain takes none; its curves stand in <output_dir>/tensorboard"
+            )
+        kind = torch.device(device).type
+        self.config = build(PretrainConfig, {"device": kind, **settings}, "pretrain")
+        self.records, self.output, self.overwrite = dataset.records, Path(output), overwrite
+        self.inferer, self.max_epochs = inferer, max_epochs
+
+    def run(self) -> Path:
+        """Train and return the base folder; under ``torchrun`` the first process trains and the others wait for it."""
+        problem, found = None, None
+        with join_ranks() as ranks:
+            try:
+                if ranks.rank == 0:
+                    found = pretrain(self.config, self.output, records=self.records, overwrite=self.overwrite)
+            except BaseException as error:
+                problem = f"{type(error).__name__}: {error}"
+                raise
+            finally:
+                ranks.agree(problem)
+            result: Path = ranks.share(found)
+        return result

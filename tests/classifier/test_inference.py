@@ -38,23 +38,23 @@ def table(path: Path) -> list[dict[str, str]]:
 
 def test_dicom_and_image_folders_become_a_table(models: list[Path], tmp_path: Path) -> None:
     source = tmp_path / "files"
-    write_phantom_study(source / "study", patients=2, images=1, seed=3)
+    write_phantom_study(source / "study", patients_per_class=1, images_per_patient=1, seed=3, clips=1)
+    dicoms = [path for path in source.rglob("*") if path.is_file()]
     Image.fromarray(np.full((40, 40), 90, dtype=np.uint8)).save(source / "plain.png")
     (source / "notes.txt").write_text("no image")
     (source / ".hidden.png").write_bytes(b"left out")
     output = infer(InferConfig(), models, source, tmp_path / "table.csv")
     rows = table(output)
-    dicoms = [path for path in source.rglob("*") if path.is_file() and path.suffix not in (".txt", ".png", ".csv")]
-    assert {row["file"] for row in rows} >= {"plain.png"}
-    assert len(rows) >= 2
-    assert len(rows) <= len(dicoms) + 1
+    assert len(rows) == len(dicoms) + 1
+    assert sorted({row["frames"] for row in rows}) == ["1", "8"]
     for row in rows:
         values = [float(row[f"p_{name}"]) for name in ("benign", "malignant", "normal")]
         assert sum(values) == pytest.approx(1, abs=1e-4)
         assert float(row["confidence"]) == pytest.approx(max(values), abs=1e-6)
         assert float(row["spread"]) > 0
     rejected = {row["file"]: row["reason"] for row in table(tmp_path / "table.csv.rejected.csv")}
-    assert "notes.txt" in rejected
+    assert list(rejected) == ["notes.txt"]
+    assert "CANARY" not in rejected["notes.txt"]
     assert stat.S_IMODE(output.stat().st_mode) == 0o600
 
 

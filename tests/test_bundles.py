@@ -59,7 +59,11 @@ def small(name: str, folder: Path, records: Path, base: Path) -> dict[str, Any]:
         "select#filter": {"network": "resnet10_tiny", "size": 32, "steps": 4, "folds": 2, "views": 1},
         "select#pictures": False,
         "select#copies#action": "report",
-        "classify": {"network": "resnet10_tiny", "size": 32, "steps": 4, "batch": 8, "pictures": False},
+        "classify#network": "resnet10_tiny",
+        "classify#size": 32,
+        "classify#steps": 4,
+        "classify#batch": 8,
+        "classify#pictures": False,
         "evaluate#samples": 50,
         "evaluate#pictures": 1,
     }

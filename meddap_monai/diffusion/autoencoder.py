@@ -88,10 +88,11 @@ class AutoencoderConfig:
             raise ConfigurationError(
                 f"autoencoder.channels is {self.channels}; 'patch_pca' needs two equal last widths"
             )
-        if self.channels[-1] - 2 * self.groups < self.latents:
+        room = self.channels[-1] // self.groups - 2
+        if room < 2 * -(-self.latents // self.groups):
             raise ConfigurationError(
-                f"autoencoder.channels[-1] is {self.channels[-1]}, too narrow for {self.latents} latents and two "
-                f"constants in each of {self.groups} groups"
+                f"autoencoder.channels[-1] is {self.channels[-1]}, too narrow for {self.latents} latents, each twice, and "
+                f"two constants in each of {self.groups} groups"
             )
 
     @property
@@ -192,8 +193,11 @@ def _write_linear_encoder(encoder: Any, pca: PatchPCA, config: AutoencoderConfig
     levels = len(config.channels) - 1
     for level in range(levels - 1):
         _gather(encoder.down_blocks[level].downsamplers[0].conv, 4**level)
-    homes = _homes(config)
-    _project(encoder.down_blocks[levels - 1].downsamplers[0].conv, pca, levels, homes)
+    homes, mirrors = _homes(config)
+    last = encoder.down_blocks[levels - 1].downsamplers[0].conv
+    _project(last, pca, levels, homes)
+    last.weight[mirrors] = -last.weight[homes]
+    last.bias[mirrors] = -last.bias[homes]
     _pass_through(encoder, config, homes)
 
 
@@ -215,10 +219,20 @@ def _gather(convolution: Any, channels: int) -> None:
                 convolution.weight[channel * 4 + row * 2 + column, channel, row, column] = 1.0
 
 
-def _homes(config: AutoencoderConfig) -> list[int]:
-    """Return the channel of each latent in the last layers: spread over the groups, places 0 and 1 stay free."""
+def _homes(config: AutoencoderConfig) -> tuple[list[int], list[int]]:
+    """Return the channels of each latent and of its negative in the last layers.
+
+    They are spread over the groups; places 0 and 1 of a group stay free for the constants. With its negative beside
+    every latent the mean of a group is zero, whatever the image.
+    """
     size = config.channels[-1] // config.groups
-    return [group * size + place for place in range(2, size) for group in range(config.groups)][: config.latents]
+    places = [
+        (group * size + place, group * size + place + 1)
+        for place in range(2, size - 1, 2)
+        for group in range(config.groups)
+    ]
+    homes = places[: config.latents]
+    return [home for home, _ in homes], [mirror for _, mirror in homes]
 
 
 def _project(convolution: Any, pca: PatchPCA, levels: int, homes: list[int]) -> None:

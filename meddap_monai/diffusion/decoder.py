@@ -46,7 +46,9 @@ class AutoencoderTraining:
         """Hold the pictures (N, H, W) uint8 and make the optimizers."""
         self.vae, self.pca, self.config, self.seed = vae.to(device), pca, config, seed
         self.pixels, self.ids, self.device = pixels, ids, device
-        self.discriminator = build_discriminator().to(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.discriminator = build_discriminator().to(device)
         trained = vae.decoder if pca is not None else vae
         self.optimizer = torch.optim.AdamW(trained.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=0.0)
         self.rival = torch.optim.AdamW(self.discriminator.parameters(), lr=0.0, betas=(0.5, 0.9), weight_decay=0.0)

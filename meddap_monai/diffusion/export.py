@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ def export_base(job: PretrainJob) -> Path:
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.to("cpu", torch.float16)
     pipeline.save_pretrained(folder)
+    _open_as_float32(folder / "text_encoder" / "config.json")
     write_train_hashes(folder, job.training, job.everything)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.to(job.config.device, torch.float32)
@@ -36,6 +38,11 @@ def export_base(job: PretrainJob) -> Path:
     _save_picture(folder / "reconstructions.png", reconstruction_sheet(job))
     store.write_atomic(folder / "card.md", _card(job, document, rows))
     return folder
+
+
+def _open_as_float32(path: Path) -> None:
+    """Let transformers open the text encoder as diffusers opens the rest: halves in the file, float32 in memory."""
+    store.write_json(path, json.loads(path.read_text()) | {"dtype": "float32"})
 
 
 def describe(job: PretrainJob, pipeline: Any) -> dict[str, Any]:

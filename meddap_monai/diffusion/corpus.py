@@ -1,0 +1,133 @@
+"""The embedded base again, from folders, by one command: gather pictures, then pre-train with ``configs/base.yaml``.
+
+    python -m meddap_monai.diffusion.corpus --busbra FOLDER --fetal FOLDER --output runs/base
+
+The folders hold an ``index.csv`` each: BUS-BRA (rows of role ``pretrain`` are taken) and the Spanish fetal planes. A
+fifth of the patients is held out as split val and never trained on. Simulated images give the class ``normal``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from PIL import Image
+
+from meddap_monai import resources, store
+from meddap_monai.configuration import build, check_range
+from meddap_monai.images.index import IndexConfig, index
+from meddap_monai.phantom import SCANNERS, simulate_image
+from meddap_monai.records import Record, pixel_hash, read_records, write_records
+
+SIMULATED = ("benign", "malignant", "normal")
+_FIRST_SEED = 7_000_000
+"""Far from the seeds of the demo, so that no demo image is a training image."""
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """Where the pictures of a base come from.
+
+    Attributes:
+        folders: name -> folder with an ``index.csv``.
+        where: name -> columns and the values that rows must have.
+        simulated: simulated images per class, scanner "own".
+        held_out: share of the patients that becomes split val.
+        seed: of the split.
+    """
+
+    folders: dict[str, Path]
+    where: dict[str, dict[str, str]]
+    simulated: int = 80
+    held_out: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_range(self.simulated, 0, 1_000_000, "corpus.simulated")
+        check_range(self.held_out, 0.0, 0.9, "corpus.held_out")
+
+
+def gather(config: CorpusConfig, output: Path, overwrite: bool = False) -> Path:
+    """Index every folder, add simulated images, and write one records file.
+
+    Args:
+        config: see `CorpusConfig`.
+        output: stage folder; the parts lie in ``output/parts``.
+        overwrite: replace a folder of another configuration.
+
+    Returns:
+        ``output/records.jsonl``.
+    """
+    output = Path(output)
+    with store.open_stage(output, "index", config, overwrite=overwrite) as stage:
+        if stage.done:
+            return output / "records.jsonl"
+        shares = {"train": 1.0 - config.held_out, "val": config.held_out}
+        records: list[Record] = []
+        for name, folder in config.folders.items():
+            records += read_records(_index(config, name, folder, output, shares), full=True)
+        records += _simulate(config, output / "simulated")
+        classes = sorted({record["class_name"] for record in records})
+        rows = [record | {"label": classes.index(record["class_name"])} for record in records]
+        write_records(output / "records.jsonl", rows)
+        stage.finish({"in": len(rows), "out": len(rows), "rejected": 0}, classes=classes)
+    return output / "records.jsonl"
+
+
+def _index(config: CorpusConfig, name: str, folder: Path, output: Path, shares: Mapping[str, float]) -> Path:
+    settings = IndexConfig(
+        source=folder, labels="csv", where=config.where.get(name, {}), fractions=shares, seed=config.seed
+    )
+    return index(settings, output / "parts" / name)
+
+
+def _simulate(config: CorpusConfig, folder: Path) -> list[Record]:
+    folder.mkdir(parents=True, exist_ok=True)
+    held = round(config.simulated * config.held_out)
+    records = []
+    for number in range(config.simulated):
+        for name in SIMULATED:
+            pixels = simulate_image(name, _FIRST_SEED + number, "own")
+            path = folder / f"{name}-{number:03d}.png"
+            with store.atomic_path(path) as temporary:
+                Image.fromarray(pixels).save(temporary, format="PNG")
+            records.append(
+                {
+                    "id": f"simulated-{path.stem}",
+                    "image": str(path.resolve()),
+                    "label": SIMULATED.index(name),
+                    "class_name": name,
+                    "patient": f"simulated-{path.stem}",
+                    "split": "train" if number < config.simulated - held else "val",
+                    "source": "real",
+                    "sha256": pixel_hash(pixels),
+                    "meta": {"device": SCANNERS["own"].model, "simulated": True},
+                }
+            )
+    return records
+
+
+def main() -> None:
+    """Gather and pre-train; a second call goes on where the first one stopped."""
+    from meddap_monai.diffusion.pretrain import PretrainConfig, pretrain
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--busbra", type=Path, required=True, help="folder of the BUS-BRA images with index.csv")
+    parser.add_argument("--fetal", type=Path, required=True, help="folder of the fetal planes with index.csv")
+    parser.add_argument("--output", type=Path, default=Path("runs/base"))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    given = parser.parse_args()
+    folders = {"busbra": given.busbra, "fetal": given.fetal}
+    corpus = CorpusConfig(folders, {"busbra": {"role": "pretrain"}})
+    records = gather(corpus, given.output / "corpus")
+    settings = yaml.safe_load(resources.find("configs/base.yaml").read_text())["pretrain"]
+    config = build(PretrainConfig, settings | {"device": given.device}, "pretrain")
+    print(pretrain(config, given.output / "pretrain", records=records))
+
+
+if __name__ == "__main__":
+    main()

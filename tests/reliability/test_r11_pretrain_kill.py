@@ -1,0 +1,105 @@
+"""R11 and R14 for pre-training: killed at random times or out of space, the resumed weights are the same bytes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from adapter_material import in_child
+
+from meddap_monai import store
+from meddap_monai.diffusion.autoencoder import AutoencoderConfig
+from meddap_monai.diffusion.denoiser import DenoiserConfig
+from meddap_monai.diffusion.pretrain import PretrainConfig, pretrain
+from meddap_monai.diffusion.textencoder import TextEncoderConfig
+from meddap_monai.diffusion.views import ViewsConfig
+from meddap_monai.errors import DiskFull, ForeignOutput
+
+CONFIG = PretrainConfig(
+    resolution=32,
+    prompts=("breast",),
+    views=ViewsConfig(clean=1, changed=1),
+    autoencoder=AutoencoderConfig(channels=(8, 16, 16), latents=4, groups=4, steps=16, batch=2, crop=32),
+    text_encoder=TextEncoderConfig(width=32, layers=1, steps=16, batch=8),
+    unet=DenoiserConfig(channels=(16, 32), heads=2, groups=8, steps=16, batch=4, warmup=2),
+    checkpoint_every=3,
+    picture_every=1000,
+    half=False,
+)
+
+
+@pytest.fixture(scope="module")
+def run(make_records: Callable[..., Path]) -> Callable[[Path], Path]:
+    records = make_records({"train": 2, "val": 1}, size=32)
+    return lambda folder: pretrain(CONFIG, folder, records=records)
+
+
+@pytest.fixture(scope="module")
+def expected(run, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], float]:
+    """Hashes of the uninterrupted run, and how long it took."""
+    folder = tmp_path_factory.mktemp("whole") / "p"
+    started = time.monotonic()
+    run(folder)
+    return hashes(folder), time.monotonic() - started
+
+
+def hashes(folder: Path) -> list[str]:
+    return [store.sha256_file(path) for path in sorted((folder / "base").rglob("*.safetensors"))]
+
+
+def kill_until_done(run, folder: Path, draw: random.Random, longest: float, kills: int) -> int:
+    killed = 0
+    for _ in range(kills):
+        child = in_child(lambda: run(folder))
+        time.sleep(draw.uniform(0.1, longest))
+        os.kill(child, signal.SIGKILL)
+        killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        for file in folder.glob("phases/*.pt"):
+            torch.load(file, weights_only=True)
+    run(folder)
+    return killed
+
+
+def test_r11_three_kills_change_nothing(run, expected, tmp_path: Path) -> None:
+    assert kill_until_done(run, tmp_path / "p", random.Random(2), expected[1], kills=3) >= 1
+    assert hashes(tmp_path / "p") == expected[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(10))
+def test_r11_twenty_kills_change_nothing(run, expected, tmp_path: Path, number: int) -> None:
+    kill_until_done(run, tmp_path / "p", random.Random(number), expected[1], kills=2)
+    assert hashes(tmp_path / "p") == expected[0]
+
+
+def test_r14_disk_full_keeps_the_old_checkpoint(run, expected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save, calls = torch.save, []
+
+    def full(document, path) -> None:
+        calls.append(path)
+        if len(calls) == 9:
+            Path(path).write_bytes(b"part")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(document, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(DiskFull, match=r"phases/\w+\.pt: the disk is full"):
+        run(tmp_path / "p")
+    for file in (tmp_path / "p").glob("phases/*.pt"):
+        torch.load(file, weights_only=True)
+    monkeypatch.setattr(torch, "save", save)
+    run(tmp_path / "p")
+    assert hashes(tmp_path / "p") == expected[0]
+
+
+def test_r16_another_configuration_is_refused(run, expected, make_records, tmp_path: Path) -> None:
+    run(tmp_path / "p")
+    with pytest.raises(ForeignOutput, match="another run of pretrain: inputs records"):
+        pretrain(CONFIG, tmp_path / "p", records=make_records({"train": 3}, size=32))

@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from meddap_monai import store
 from meddap_monai.diffusion.adapter import load_adapter
-from meddap_monai.diffusion.base import load_base
+from meddap_monai.diffusion.base import base_hash, load_base
 from meddap_monai.diffusion.generation_config import GenerateConfig
 from meddap_monai.diffusion.marking import grey_of, synthetic_field
 from meddap_monai.diffusion.plan import PlanRow, batches
@@ -90,6 +90,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=("cpu", "wall"), default="wall")
     parser.add_argument("--only", default="", help="comma-separated parts of the names of our variants")
+    parser.add_argument(
+        "--cache", type=Path, help="folder that keeps the images for KID, to go on after an interruption"
+    )
     parser.add_argument("--output", type=Path, default=Path("generation.json"))
     options = parser.parse_args()
     for name in list(VARIANTS):
@@ -193,7 +196,7 @@ def measure_quality(makers: dict[str, Maker], options: argparse.Namespace, class
         "hog": hog_features,
         "autoencoder": lambda images: latent_features(images, vae),
     }
-    sets = {name: in_parts(make, options.images, name) for name, make in makers.items()}
+    sets = {name: in_parts(make, options, name) for name, make in makers.items()}
     found: dict[str, Any] = {"real_images": len(real), "images": options.images}
     for name, extract in extractors.items():
         reference = extract(real)
@@ -204,13 +207,23 @@ def measure_quality(makers: dict[str, Maker], options: argparse.Namespace, class
     return found
 
 
-def in_parts(make: Maker, count: int, name: str) -> list[np.ndarray]:
+def in_parts(make: Maker, options: argparse.Namespace, name: str) -> list[np.ndarray]:
+    """Make the images for KID in parts of 64, each kept in the cache where there is one."""
     images: list[np.ndarray] = []
-    with tqdm(total=count, desc=name, unit="image") as bar:
-        while len(images) < count:
-            part = make(min(64, count - len(images)), 1_000_000 + len(images), None)
-            images += part
-            bar.update(len(part))
+    with tqdm(total=options.images, desc=name, unit="image") as bar:
+        while len(images) < options.images:
+            count, first = min(64, options.images - len(images)), 1_000_000 + len(images)
+            settings = [name, base_hash(options.base), options.adapter, options.guidance, options.batch, first, count]
+            path = options.cache / f"{store.hash_configuration(settings)[:16]}.npy" if options.cache else None
+            if path is not None and path.is_file():
+                part = np.load(path)
+            else:
+                part = np.stack(make(count, first, None))
+                if path is not None:
+                    with store.atomic_path(path) as temporary, temporary.open("wb") as stream:
+                        np.save(stream, part)
+            images += list(part)
+            bar.update(count)
     return images
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from meddap_monai import store
 from meddap_monai.records import Record, iter_records
@@ -61,15 +61,15 @@ def class_sheet(rows: dict[str, list[Record]], real: Sequence[Record], columns: 
         if real:
             near = [real[int(np.argmax(prints @ fingerprint(image)))]["image"] for image in images]
             lines.append(("nearest real", near))
-    sheet = Image.new("RGB", (columns * (TILE + _MARGIN) + _MARGIN, len(lines) * (TILE + _LINE + _MARGIN)), "white")
+    wide = max(len(images) for _, images in lines)
+    sheet = Image.new("RGB", (wide * (TILE + _MARGIN) + _MARGIN, len(lines) * (TILE + _LINE + _MARGIN)), "white")
     draw = ImageDraw.Draw(sheet)
     for number, (title, images) in enumerate(lines):
         top = number * (TILE + _LINE + _MARGIN)
         draw.text((_MARGIN, top + 2), title.encode("ascii", "replace").decode(), fill="black")
         for column, image in enumerate(images):
             with Image.open(image) as opened:
-                tile = opened.convert("RGB")
-            tile.thumbnail((TILE, TILE))
+                tile = ImageOps.contain(opened.convert("RGB"), (TILE, TILE))
             sheet.paste(tile, (_MARGIN + column * (TILE + _MARGIN), top + _LINE))
     return sheet
 

@@ -236,3 +236,9 @@ def test_inpainting_unet_is_refused(pipeline) -> None:
 
     with pytest.raises(BadBase, match="takes 9 channels and its latents have 4"):
         ImageSampler(Broken)
+
+
+@pytest.mark.slow
+def test_compiled_stays_equal(pipeline, tiny_base: Path) -> None:
+    compiled = ImageSampler(load_base(tiny_base), LoopSettings(compile=True))
+    assert levels_apart(compiled.sample([ROW]), ImageSampler(pipeline).sample([ROW])) <= 1

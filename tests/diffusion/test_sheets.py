@@ -1,0 +1,42 @@
+"""Contact sheets show what is nearest, whatever the names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from meddap_monai.diffusion import sheets
+
+
+def picture(folder: Path, name: str, level: int, side: int = 16) -> dict:
+    pixels = np.zeros((side, side), np.uint8)
+    pixels[:, : side // 2] = level
+    if level < 100:
+        pixels = pixels.T
+    Image.fromarray(pixels).save(folder / f"{name}.png")
+    return {"image": str(folder / f"{name}.png"), "class_name": "a", "label": 0}
+
+
+def test_nearest_real_stands_below_each_synthetic(tmp_path: Path) -> None:
+    real = [picture(tmp_path, "upright", 200), picture(tmp_path, "flat", 50)]
+    made = [picture(tmp_path, "flat2", 60, side=32), picture(tmp_path, "upright2", 150)]
+    sheet = np.asarray(sheets.class_sheet({"none": made}, real, columns=8))
+    line = sheets.TILE + 16 + 4
+    below = sheet[2 * line + 16 : 2 * line + 16 + sheets.TILE]
+    first = below[:, 4 : 4 + sheets.TILE].mean(-1)
+    second = below[:, 8 + sheets.TILE : 8 + 2 * sheets.TILE].mean(-1)
+    assert first[:20].mean() > 40 and first[-20:].mean() < 5
+    assert second[:, :20].mean() > 150 and second[:, -20:].mean() < 5
+    assert sheet.shape[1] == 2 * (sheets.TILE + 4) + 4
+
+
+def test_a_class_without_real_images_has_a_sheet(tmp_path: Path) -> None:
+    sheet = sheets.class_sheet({"none": [picture(tmp_path, "a", 120)], "dark": [picture(tmp_path, "b", 40)]}, [], 4)
+    assert sheet.size == (sheets.TILE + 8, 2 * (sheets.TILE + 20))
+
+
+def test_fingerprints_do_not_see_brightness(tmp_path: Path) -> None:
+    bright, dark = picture(tmp_path, "bright", 250), picture(tmp_path, "dark", 110)
+    assert sheets.fingerprint(bright["image"]) @ sheets.fingerprint(dark["image"]) > 0.999

@@ -1,0 +1,41 @@
+"""R28 for generation: memory and open files do not grow with the number of images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from meddap_monai.diffusion.sample import GenerateConfig, generate
+from meddap_monai.diffusion.shard_maker import ShardMaker
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory from /proc, which this system lacks")
+@pytest.mark.parametrize("images", [240, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_memory_and_open_files_stay(
+    images: int, make_records: Callable[..., Path], tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = make_records({"train": 2}, size=32)
+    make, seen = ShardMaker.make, []
+
+    def watching(self, number, rows):
+        made = make(self, number, rows)
+        seen.append((resident_bytes(), len(os.listdir("/proc/self/fd"))))
+        return made
+
+    monkeypatch.setattr(ShardMaker, "make", watching)
+    config = GenerateConfig(
+        counts={"benign": images}, steps=1, guidance=1.0, shard_size=images // 20, batch=20, sheet_columns=2
+    )
+    generate(config, tmp_path / "out", records=records, base=tiny_base)
+    settled, last = seen[len(seen) // 4], seen[-1]
+    assert len(seen) == 20
+    assert last[0] < 1.05 * settled[0]
+    assert last[1] == settled[1]

@@ -15,6 +15,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -30,6 +31,8 @@ from meddap_monai.errors import DiskFull, FolderInUse, ForeignOutput, Interrupte
 STAGES = ("index", "cluster", "pretrain", "adapt", "generate", "select", "mix", "classify", "evaluate")
 _PACKAGES = ("meddap-monai", "torch", "monai", "diffusers", "peft", "transformers", "pydicom")
 _LOCK_WAIT = 1.0
+_LEFT_BEHIND = re.compile(r"\.[0-9a-f]{32}\.")
+"""Temporary file of a writer that was killed before its rename."""
 
 
 # ----------------------------------------------------------------------------------------------------------- files
@@ -48,7 +51,7 @@ def write_atomic(path: Path | str, data: bytes | str, mode: int = 0o644) -> Path
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path | str, needs: int | None = None) -> Iterator[Path]:
+def atomic_path(path: Path | str, needs: int | None = None, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and rename it over `path`.
 
     For libraries that save by file name (``safetensors.save_file``, ``torch.save``, ``PIL.Image.save``).
@@ -56,15 +59,18 @@ def atomic_path(path: Path | str, needs: int | None = None) -> Iterator[Path]:
     Args:
         path: the final name; its folder is made when missing.
         needs: bytes that will be written, for the message when the disk is full.
+        durable: False leaves the flushing to the caller (thousands of small files, one ``os.sync`` at the end).
     """
     final = Path(path)
     temporary = final.with_name(f".{uuid.uuid4().hex}.{final.name[-80:]}")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        _flush(temporary)
+        if durable:
+            _flush(temporary)
         os.replace(temporary, final)
-        _flush(final.parent)
+        if durable:
+            _flush(final.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise disk_full(final, needs) from error
@@ -268,7 +274,7 @@ def _read_stage(folder: Path, stage: str) -> dict[str, Any] | None:
 
 
 def _make_room(folder: Path, wanted: dict[str, Any], found: dict[str, Any] | None, overwrite: bool) -> None:
-    others = [entry for entry in folder.iterdir() if entry.name != ".lock"]
+    others = [entry for entry in folder.iterdir() if entry.name != ".lock" and not _LEFT_BEHIND.match(entry.name)]
     if not others:
         return
     if found is None:

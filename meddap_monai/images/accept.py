@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import re
 import unicodedata
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,8 +185,8 @@ def _write(
     identity = pseudonym(f"{relative}|{number}|{digest}", key, "image", 20)
     target = Path(how.folder) / "images" / f"{identity}.png"
     if not target.exists():
-        with store.atomic_path(target, needs=image.nbytes) as temporary:
-            Image.fromarray(image).save(temporary, format="PNG", compress_level=1)
+        with store.atomic_path(target, needs=image.nbytes, durable=False) as temporary:
+            Image.fromarray(image).save(temporary, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)
     small = np.clip(thumbnail(image, THUMBNAIL), 0, 255).astype(np.uint8)
     facts = {"frame": int(number), **{name: value for name, value in meta.items() if value is not None}}
     return {

@@ -138,7 +138,8 @@ def read_ultrasound(
         wanted = _wanted(path, frames, layout, show)
         channels = 3 if layout.samples == 3 or layout.photometric == "PALETTE COLOR" else 1
         check_decoded_size(path, len(wanted), layout.rows * layout.columns * channels, limits)
-        pixels = np.stack([show(number).reshape(layout.rows, layout.columns, channels) for number in wanted])
+        planes = [show(number).reshape(1, layout.rows, layout.columns, channels) for number in wanted]
+        pixels = planes[0] if len(planes) == 1 else np.concatenate(planes)
         info = _describe(header, layout, tuple(wanted), key)
         pixels, info = _cut(path, pixels, info, outside, full_frame)
     return _channels(pixels, info, colour)
@@ -184,16 +185,14 @@ def _wanted(path: Path | str, frames: str | Sequence[int], layout: Layout, show)
 
 
 def _describe(header: Header, layout: Layout, wanted: tuple[int, ...], key: bytes | None) -> UltrasoundInfo:
-    dataset = header.dataset
-
     def text(name: str) -> str:
-        value = dataset.get(name)
+        value = header.get(name)
         return str(value).strip().strip("\0") if value is not None and not isinstance(value, bytes) else ""
 
     key = load_key() if key is None else key
     patient, study, centre = text("PatientID"), text("StudyInstanceUID"), text("InstitutionName")
-    modality, time = word(header, "Modality"), finite(dataset.get("FrameTime"))
-    regions = declared_regions(dataset, layout.rows, layout.columns)
+    modality, time = word(header, "Modality"), finite(header.get("FrameTime"))
+    regions = declared_regions(header.dataset, layout.rows, layout.columns)
     return UltrasoundInfo(
         rows=layout.rows,
         columns=layout.columns,
@@ -206,7 +205,7 @@ def _describe(header: Header, layout: Layout, wanted: tuple[int, ...], key: byte
         patient=pseudonym(patient, key) if patient else (pseudonym(study, key, "study") if study else ""),
         centre=pseudonym(centre, key, "centre", 8) if centre else "",
         device=device_name(text("Manufacturer"), text("ManufacturerModelName"), key),
-        spacing_mm=pixel_spacing(dataset.get("PixelSpacing")),
+        spacing_mm=pixel_spacing(header.get("PixelSpacing")),
         frame_time_ms=time if time is not None and 0 < time < 1e5 else None,
         regions=regions,
         region=None,
@@ -248,21 +247,39 @@ def _cut(
 
 
 def _channels(pixels: np.ndarray, info: UltrasoundInfo, colour: str) -> tuple[np.ndarray, UltrasoundInfo]:
-    """(F, H, W, C) to (F, C, H, W), with one channel for grey where asked for."""
+    """(F, H, W, C) to (F, C, H, W), a view, with one channel for grey where asked for."""
     if pixels.shape[-1] == 3:
         info = replace(info, grey_in_colour=is_grey(pixels))
         if colour == "grey" or (colour == "auto" and info.grey_in_colour):
             pixels = to_grey(pixels)[..., None]
-    return np.ascontiguousarray(np.moveaxis(pixels, -1, 1)), info
+    return np.moveaxis(pixels, -1, 1), info
 
 
 def is_grey(pixels: np.ndarray) -> bool:
     """Whether colour pixels (..., 3) uint8 are grey: 99.9 % of them differ by at most 6 levels between channels."""
-    spread = np.ptp(pixels.astype(np.int16), axis=-1)
-    return bool((spread <= _GREY_TOLERANCE).mean() >= 0.999)
+    if _equal_channels(pixels):
+        return True
+    flat = pixels.reshape(-1, 3)
+    for part in (flat[:: max(1, len(flat) // 4096)], flat):  # a sample first: it settles most colour images
+        red, green, blue = (np.ascontiguousarray(part[:, channel]) for channel in range(3))
+        spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+        if (spread > _GREY_TOLERANCE).mean() > (0.001 if part is flat else 0.01):
+            return False
+    return True
+
+
+def _equal_channels(pixels: np.ndarray) -> bool:
+    """Whether all three channels are equal; neighbouring bytes are compared, which needs no copy of a channel."""
+    values = pixels.ravel()
+    same = values[1:] == values[:-1]
+    same[2::3] = True
+    return bool(same.all())
 
 
 def to_grey(pixels: np.ndarray) -> np.ndarray:
     """Luma of colour pixels (..., 3) uint8 (ITU-R BT.601); exact for equal channels."""
-    weighted = pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    if _equal_channels(pixels):
+        return np.ascontiguousarray(pixels[..., 0])
+    red, green, blue = (pixels[..., channel] for channel in range(3))
+    weighted = red * np.float32(0.299) + green * np.float32(0.587) + blue * np.float32(0.114)
     return np.rint(weighted).astype(np.uint8)

@@ -112,7 +112,7 @@ def _slope(header: Header) -> tuple[float, float]:
     """
     found = []
     for name, tag, default in (("RescaleSlope", "0028,1053", 1.0), ("RescaleIntercept", "0028,1052", 0.0)):
-        value = header.dataset.get(name)
+        value = header.get(name)
         number = default if value is None or value == "" else finite(value)
         kind = "one above 0" if name == "RescaleSlope" else "one"
         if number is None or (name == "RescaleSlope" and number <= 0) or abs(number) > 1e9:
@@ -125,14 +125,14 @@ def _windowed(values: np.ndarray, header: Header) -> np.ndarray | None:
     """Apply modality and VOI transformation (PS3.3 C.11.1, C.11.2); None when the file has no valid VOI."""
     dataset = header.dataset
     slope, intercept = _slope(header)
-    tables = dataset.get("VOILUTSequence")
-    centre, width = (_first(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
+    tables = header.get("VOILUTSequence")
+    centre, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    function = str(header.get("VOILUTFunction") or "LINEAR").strip().upper()
     least = 1.0 if function == "LINEAR" else 1e-6
     usable = centre is not None and width is not None and least <= width < 1e9 and abs(centre) < 1e9
     if not tables and not usable:
         return None
-    if dataset.get("ModalityLUTSequence"):
+    if header.get("ModalityLUTSequence"):
         scaled = apply_modality_lut(values, dataset).astype(np.float64)
     else:
         scaled = values.astype(np.float64) * slope + intercept

@@ -12,13 +12,15 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pydicom import dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from meddap_monai.errors import UnreadableImage
@@ -68,6 +70,10 @@ class Header:
     syntax: str
     little_endian: bool
     palette_ordered: bool = False
+
+    def get(self, name: str) -> Any:
+        """Return the value of an attribute by its keyword, None when the file does not hold it."""
+        return value_of(self.dataset, name)
 
 
 @contextmanager
@@ -169,26 +175,51 @@ def _locate(path: Path, dataset: Dataset, stream: BinaryIO, size: int) -> Header
     return Header(path, dataset, stream, vr.decode("latin1"), length, place, size - place, syntax, little)
 
 
+@lru_cache(maxsize=256)
+def _tag(name: str) -> BaseTag:
+    return Tag(name)
+
+
+_NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
+
+
+def value_of(dataset: Dataset, name: str) -> Any:
+    """Return the value of an attribute by its keyword, None when it is missing.
+
+    Single numbers and plain ASCII text are taken straight from their bytes; everything else is left to pydicom.
+    """
+    tag = _tag(name)
+    if tag not in dataset.keys():  # noqa: SIM118  (`in dataset` parses the tag anew)
+        return None
+    raw = dataset.get_item(tag)
+    if isinstance(raw, RawDataElement) and raw.value is not None:
+        data, vr = raw.value, raw.VR
+        if vr in _NUMBERS and len(data) == struct.calcsize(_NUMBERS[vr]):
+            return struct.unpack(("<" if raw.is_little_endian else ">") + _NUMBERS[vr], data)[0]
+        if vr in ("CS", "LO", "UI", "SH", "DS", "IS") and data.isascii() and b"\\" not in data and b"\x1b" not in data:
+            return data.decode().strip(" \0")
+    return dataset[tag].value
+
+
 def integer(header: Header, name: str, valid: range | tuple[int, ...], default: int | None = None) -> int:
     """Return a whole-number attribute.
 
     Raises:
         UnreadableImage: missing without a default, not one whole number, or not in `valid`.
     """
-    tag = Tag(name)
-    where = f"{header.path}: {name} ({tag.group:04X},{tag.element:04X})"
-    wanted = f"{valid[0]} to {valid[-1]}" if isinstance(valid, range) else " or ".join(map(str, valid))
-    value = header.dataset.get(name)
-    if value is None or value == "":
-        if default is not None:
-            return default
-        raise UnreadableImage(f"{where} is missing, expected {wanted}")
+    value = header.get(name)
+    if (value is None or value == "") and default is not None:
+        return default
     number = finite(value)
-    if number is None or number != int(number):
-        raise UnreadableImage(f"{where} is not one whole number, expected {wanted}")
-    if int(number) not in valid:
-        raise UnreadableImage(f"{where} is {int(number)}, expected {wanted}")
-    return int(number)
+    if number is not None and number == int(number) and int(number) in valid:
+        return int(number)
+    tag = _tag(name)
+    if value is None or value == "":
+        problem = "is missing"
+    else:
+        problem = "is not one whole number" if number is None or number != int(number) else f"is {int(number)}"
+    wanted = f"{valid[0]} to {valid[-1]}" if isinstance(valid, range) else " or ".join(map(str, valid))
+    raise UnreadableImage(f"{header.path}: {name} ({tag.group:04X},{tag.element:04X}) {problem}, expected {wanted}")
 
 
 def finite(value: Any) -> float | None:
@@ -204,5 +235,5 @@ def finite(value: Any) -> float | None:
 
 def word(header: Header, name: str) -> str:
     """Return a code string in capitals, empty when it is missing or not one short text."""
-    value = header.dataset.get(name)
+    value = header.get(name)
     return value.strip().upper()[:64] if isinstance(value, str) else ""

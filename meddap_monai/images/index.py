@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -204,6 +205,8 @@ def _read_new(
             journal.add(marks[outcome["relative"]], outcome)
             bar.update()
             flag.raise_if_set(f"{bar.n} of {len(wanted)} files are read")
+    if new:
+        os.sync()  # the images were written without flushing each
 
 
 def _images_exist(outcome: Mapping[str, Any], output: Path) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from scipy import ndimage
 
-from meddap_monai.images.header import finite
+from meddap_monai.images.header import finite, value_of
 
 KINDS = {1: "2d", 2: "m-mode", 3: "spectral", 4: "waveform", 5: "graphics"}
 """Region Spatial Format (0018,6012)."""
@@ -67,13 +67,13 @@ def declared_regions(dataset: Dataset, rows: int, columns: int) -> tuple[Region,
     Returns:
         The regions in the order of the file.
     """
-    found = (_region(item, rows, columns) for item in dataset.get("SequenceOfUltrasoundRegions") or [])
+    found = (_region(item, rows, columns) for item in value_of(dataset, "SequenceOfUltrasoundRegions") or [])
     return tuple(region for region in found if region is not None)
 
 
 def _region(item: Dataset, rows: int, columns: int) -> Region | None:
     names = ("RegionLocationMinY0", "RegionLocationMinX0", "RegionLocationMaxY1", "RegionLocationMaxX1")
-    numbers = [finite(item.get(name)) for name in names]
+    numbers = [finite(value_of(item, name)) for name in names]
     if any(number is None for number in numbers):
         return None
     top, left, bottom, right = (int(number) for number in numbers if number is not None)
@@ -86,7 +86,7 @@ def _region(item: Dataset, rows: int, columns: int) -> Region | None:
 
 
 def _kind(item: Dataset) -> str:
-    shape, content = finite(item.get("RegionSpatialFormat")), finite(item.get("RegionDataType"))
+    shape, content = finite(value_of(item, "RegionSpatialFormat")), finite(value_of(item, "RegionDataType"))
     kind = KINDS.get(int(shape), "other") if shape is not None else "other"
     if kind == "2d":
         kind = {TISSUE: "b-mode", COLOUR_FLOW: "colour"}.get(int(content or 0), "other")
@@ -97,8 +97,8 @@ def _spacing(item: Dataset) -> tuple[float, float] | None:
     """Spacing in mm; only centimetres are a length among the units of (0018,6024)."""
     found = []
     for axis in "YX":
-        delta = finite(item.get(f"PhysicalDelta{axis}"))
-        if delta is None or finite(item.get(f"PhysicalUnits{axis}Direction")) != _CENTIMETRE:
+        delta = finite(value_of(item, f"PhysicalDelta{axis}"))
+        if delta is None or finite(value_of(item, f"PhysicalUnits{axis}Direction")) != _CENTIMETRE:
             return None
         if not _MILLIMETRE_RANGE[0] <= delta * 10 <= _MILLIMETRE_RANGE[1]:
             return None

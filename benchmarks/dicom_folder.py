@@ -1,0 +1,122 @@
+"""Files per second: `read_ultrasound` and `index` against a plain ``pydicom`` pixel_array loop.
+
+    python benchmarks/dicom_folder.py [--files 2000] [--repeats 3] [--workers 1 2 4]
+
+Writes single-frame 640 x 480 ultrasound files to a temporary folder (half grey, half grey stored as RGB), reads them
+with all ways in turns, and prints machine, versions, work, medians and spread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+
+from meddap_monai.images.dicom import read_ultrasound
+from meddap_monai.images.index import IndexConfig, index
+from meddap_monai.phantom import dicom_bytes, simulate_image
+
+KEY = b"benchmark-key-16"
+
+
+def write_files(folder: Path, count: int) -> list[Path]:
+    """Write the files: ten different phantoms with new noise each, every other one as RGB."""
+    base = [simulate_image(name, seed, size=(128, 128)) for seed in range(4) for name in ("benign", "malignant")]
+    rng = np.random.default_rng(0)
+    paths = []
+    for number in range(count):
+        small = base[number % len(base)]
+        image = np.kron(small, np.ones((3, 4), np.uint8)) ^ rng.integers(0, 8, (384, 512), dtype=np.uint8)
+        dataset = pydicom.dcmread(_stream(dicom_bytes(image[None, :128, :128], f"patient {number}", f"9.{number}")))
+        screen = np.zeros((480, 640), np.uint8)
+        screen[40 : 40 + 384, 60 : 60 + 512] = image
+        region = dataset.SequenceOfUltrasoundRegions[0]
+        region.RegionLocationMinY0, region.RegionLocationMinX0 = 40, 60
+        region.RegionLocationMaxY1, region.RegionLocationMaxX1 = 423, 571
+        dataset.Rows, dataset.Columns = 480, 640
+        if number % 2:
+            dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
+            screen = np.repeat(screen[..., None], 3, -1)
+        dataset.PixelData = screen.tobytes()
+        path = folder / ("benign", "malignant")[number % 2] / f"{number:05d}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        dataset.save_as(path)
+        paths.append(path)
+    return paths
+
+
+def _stream(data: bytes):
+    import io
+
+    return io.BytesIO(data)
+
+
+def plain(paths: list[Path]) -> None:
+    """What a script without this package does."""
+    for path in paths:
+        pydicom.dcmread(path).pixel_array  # noqa: B018
+
+
+def ours(paths: list[Path]) -> None:
+    """The reader, with every check, region and pseudonym, whole frames."""
+    for path in paths:
+        read_ultrasound(path, key=KEY)
+
+
+def cropped(paths: list[Path]) -> None:
+    """The reader as `index` uses it: cropped to the region, grey in colour as one channel."""
+    for path in paths:
+        read_ultrasound(path, outside="crop", colour="auto", key=KEY)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def report(name: str, count: int, times: list[float], against: float | None = None) -> float:
+    rate = count / statistics.median(times)
+    spread = ", ".join(f"{count / value:.0f}" for value in sorted(times))
+    ratio = f"   {rate / against:.2f} of plain pydicom" if against else ""
+    print(f"{name:34s} {rate:8.1f} files/s   (runs: {spread}){ratio}")
+    return rate
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--files", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
+    arguments = parser.parse_args()
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(f"pydicom {pydicom.__version__}, numpy {np.__version__}, {arguments.files} files of 640 x 480, half RGB")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = write_files(folder / "in", arguments.files)
+        for way in (plain, ours, cropped):
+            way(paths[:50])
+        times: dict[str, list[float]] = {"plain": [], "ours": [], "cropped": []}
+        for _ in range(arguments.repeats):  # in turns, so that a noisy machine is noisy for all
+            for key, way in (("plain", plain), ("ours", ours), ("cropped", cropped)):
+                times[key].append(seconds(lambda way=way: way(paths)))
+        base = report("pydicom pixel_array loop", len(paths), times["plain"])
+        report("read_ultrasound", len(paths), times["ours"], base)
+        report("read_ultrasound, cropped, grey", len(paths), times["cropped"], base)
+        (folder / "key").write_bytes(KEY)
+        for workers in arguments.workers:
+            config = IndexConfig(source=folder / "in", key_file=folder / "key", split="train", workers=workers)
+            taken = seconds(lambda config=config, out=folder / f"out{workers}": index(config, out))
+            report(f"index, {workers} reading process(es)", len(paths), [taken])
+
+
+if __name__ == "__main__":
+    main()

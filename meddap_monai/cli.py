@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = _command(commands, "demo", "the whole job on simulated ultrasound, offline, in minutes", _run_demo)
     demo.set_defaults(output=Path("demo"))
     _add_review(commands)
+    _add_join(commands)
     add_adapter_command(commands)
     add_generation_commands(commands)
     return parser
@@ -88,6 +89,14 @@ def _command(commands: Any, name: str, text: str, run: Callable[[argparse.Namesp
     )
     command.set_defaults(run=run)
     return command
+
+
+def _add_join(commands: Any) -> None:
+    command = commands.add_parser("join", help="join several outputs of generate, such as those of a job array")
+    command.add_argument("parts", nargs="+", type=Path, help="output folders of generate")
+    command.add_argument("--output", type=Path, required=True)
+    command.add_argument("--overwrite", action="store_true", help="replace a join of other parts")
+    command.set_defaults(run=_run_join)
 
 
 def _add_review(commands: Any) -> None:
@@ -143,6 +152,12 @@ def _run_stage(options: argparse.Namespace) -> None:
     inputs = {name: value for name in _INPUTS[options.stage] if (value := getattr(options, name)) is not None}
     result = run_stage(options.stage, sections.get(options.stage) or {}, options.output, inputs, options.overwrite)
     print(result)
+
+
+def _run_join(options: argparse.Namespace) -> None:
+    from meddap_monai.study.join import join_generated
+
+    print(join_generated(options.output, options.parts, options.overwrite))
 
 
 def _run_study(options: argparse.Namespace) -> None:

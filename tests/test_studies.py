@@ -14,7 +14,7 @@ import pytest
 
 from meddap_monai.bundle import lint_overlay
 from meddap_monai.bundle.ids import read_yaml
-from meddap_monai.cli import load_sections
+from meddap_monai.cli import load_sections, main
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.records import iter_records, read_records
 from meddap_monai.resources import find
@@ -109,6 +109,19 @@ def test_limits_have_the_last_word_where_the_section_is_used_and_the_command_lin
     assert variants["x"].config.pretrain is None and variants["y"].config.adapt is None
     _, variants = read_study(load_sections([], [*words, "adapt#steps=5"]))
     assert variants["y"].config.adapt is None and variants["x"].config.adapt.steps == 9
+
+
+def test_outputs_of_several_tasks_are_joined(make_records: Any, tmp_path: Path) -> None:
+    first, second = make_records({"train": 2}), make_records({"val": 1})
+    for number, records in enumerate((first, second)):
+        (tmp_path / str(number)).mkdir()
+        for name in ("records.jsonl", "stage.json"):
+            target = "generated.jsonl" if name == "records.jsonl" else name
+            (tmp_path / str(number) / target).write_bytes((records.parent / name).read_bytes())
+    parts = [str(tmp_path / "0"), str(tmp_path / "1" / "generated.jsonl")]
+    assert main(["join", *parts, "--output", str(tmp_path / "all")]) == 0
+    assert len(read_records(tmp_path / "all" / "generated.jsonl")) == 9
+    assert main(["join", parts[0], parts[0], "--output", str(tmp_path / "twice")]) == 2
 
 
 # ------------------------------------------------------------------------------------------------------ smoke scale

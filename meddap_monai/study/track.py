@@ -18,13 +18,14 @@ from meddap_monai.diffusion.sample import GenerateConfig, generate
 from meddap_monai.diffusion.train import AdaptConfig, adapt
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation.stage import Run
-from meddap_monai.records import class_names, iter_records, write_records
+from meddap_monai.records import class_names
 from meddap_monai.seeds import derive_seed
 from meddap_monai.selection.cluster import cluster
 from meddap_monai.selection.filter import select
 from meddap_monai.selection.mix import MixConfig, mix
 from meddap_monai.study.configuration import ARMS, StudyConfig, Variant
 from meddap_monai.study.crew import Crew
+from meddap_monai.study.join import join_generated
 
 DIVIDED = ("adapt", "generate", "classify")
 """Stages whose work several processes divide among themselves."""
@@ -177,16 +178,14 @@ class Track:
     def _merge(self, parts: list[Path]) -> Path:
         """Put the images of several adapters into one records file."""
 
-        def make(to: Path) -> Path:
-            inputs = {str(number): part for number, part in enumerate(parts)}
-            with store.open_stage(to, "generate", {"merged": len(parts)}, inputs, self.overwrite) as stage:
-                if not stage.done:
-                    count = write_all(to / "generated.jsonl", parts)
-                    stage.finish({"in": count, "out": count, "rejected": 0}, classes=class_names(self.records))
-            return to / "generated.jsonl"
-
         alone = self.shared.crew.alone
-        return self._stage("generate", {"merged": True}, lambda to: alone(lambda: make(to)), *parts, leaf="merged")
+        return self._stage(
+            "generate",
+            {"joined": True},
+            lambda to: alone(lambda: join_generated(to, parts, self.overwrite)),
+            *parts,
+            leaf="merged",
+        )
 
     def _adapt(self, config: AdaptConfig, base: str, portion: Portion) -> tuple[str, list[Path]]:
         config = dataclasses.replace(config, seed=self.seed, classes=portion.classes or config.classes)
@@ -241,10 +240,3 @@ def share(config: GenerateConfig, portion: Portion) -> GenerateConfig:
         count = config.counts[name] if isinstance(config.counts, dict) else config.counts
         return dataclasses.replace(config, counts=math.ceil(count * portion.share - 1e-9), seed=seed)
     raise ConfigurationError("generate: several adapters for one class need generate#ratio or generate#counts")
-
-
-def write_all(target: Path, parts: list[Path]) -> int:
-    """Write the records of several files into one, images unmoved; return how many."""
-    records = [record for part in parts for record in iter_records(part)]
-    write_records(target, records)
-    return len(records)

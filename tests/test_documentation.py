@@ -1,0 +1,182 @@
+"""Every command that the documentation shows is parsed here as the program itself would parse it.
+
+The convention: commands stand in fenced blocks marked ``bash`` (in a bundle's README also without a mark). A `meddap`
+command must parse, and the configuration behind it must resolve to the last key; a `monai.bundle` command must name
+files and ids that exist; a `make` target, an extra and an option of `torchrun` must exist. Blocks marked ``python``
+must compile, and what they import from this package must be there. Long work is not started: the same commands run at small
+scale in `test_bundles.py`, `test_end_to_end.py`, `test_studies.py` and the stages' own tests.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from meddap_monai.bundle import check_overrides
+from meddap_monai.bundle.overrides import _given, _names
+from meddap_monai.cli import _parser, load_sections
+from meddap_monai.configuration import build
+from meddap_monai.errors import ConfigurationError
+from meddap_monai.resources import find
+from meddap_monai.store import STAGES
+from meddap_monai.study import read_study
+from meddap_monai.study.stages import _STAGES
+
+ROOT = find("bundles").parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "bundles").glob("*/docs/README.md")])
+ELSEWHERE = {
+    "docs/transforms.md": "configs/train.yaml is a third party's bundle; tests/transforms/test_diffusion.py runs it",
+}
+"""Page -> why its `monai.bundle` commands with ``configs/train.yaml`` are not ours to resolve."""
+TOOLS = ("tensorboard", "export", "cd", "apt-get", "python3", "jupyter")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path, *marks: str) -> list[str]:
+    return [text for mark, text in FENCE.findall(page.read_text()) if mark in marks]
+
+
+def commands() -> list[tuple[str, str]]:
+    """(page, command) of every line of every block of commands; a trailing backslash goes on in the next line."""
+    found = []
+    for page in PAGES:
+        marks = ("bash", "") if "bundles" in page.relative_to(ROOT).parts else ("bash",)
+        for block in blocks(page, *marks):
+            for line in block.replace("\\\n", " ").splitlines():
+                line = re.sub(r"(^|\s)#\s.*$", "", line).strip()
+                if line:
+                    found.append((page.relative_to(ROOT).as_posix(), line))
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_every_command_shown_is_understood(page: str, line: str) -> None:
+    check_command(shlex.split(line), page)
+
+
+def check_command(words: list[str], page: str) -> None:
+    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+        words = words[1:]
+    name = words[0].rsplit("/", 1)[-1]
+    if name == "make":
+        check_make(words[1:])
+    elif name in ("pip", "pip3"):
+        check_pip(words[1:])
+    elif name == "meddap":
+        check_meddap(words[1:])
+    elif name == "torchrun":
+        check_torchrun(words[1:], page)
+    elif name == "srun":
+        check_command(words[next(i for i, word in enumerate(words) if word == "torchrun") :], page)
+    elif name == "sbatch":
+        check_command(shlex.split(words[words.index("--wrap") + 1]), page)
+    elif name.startswith("python") and words[1:2] == ["-m"]:
+        check_module(words[2], words[3:], page)
+    elif name.startswith("python"):
+        assert (ROOT / words[1]).is_file(), f"{words[1]} does not exist"
+    else:
+        assert name in TOOLS, f"{name}: no check knows this command"
+
+
+def check_make(words: list[str]) -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    for word in words:
+        assert "=" in word or word in targets, f"make has no target {word}"
+
+
+def check_pip(words: list[str]) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for word in words:
+        for listed in re.findall(r"\[([\w,]+)\]", word):
+            assert set(listed.split(",")) <= set(extras), f"no extra {listed}"
+        if word.endswith((".txt", ".toml")):
+            assert (ROOT / word).is_file(), word
+
+
+def check_meddap(words: list[str]) -> None:
+    options = _parser().parse_args([word.replace("$SLURM_ARRAY_TASK_ID", "1") for word in words])
+    if words[0] in STAGES:
+        sections = load_sections([name for name in options.config if known(name)], options.overrides, words[0])
+        keys = sections.get(words[0]) or {}
+        build(_STAGES[words[0]][1], keys | {"source": "data"} if words[0] == "index" else keys, words[0])
+    elif words[0] in ("study", "demo"):
+        read_study(load_sections([name for name in options.config if known(name)], options.overrides))
+
+
+def known(overlay: str) -> bool:
+    """Tell whether an overlay is one of ours; a reader's own, such as mine.yaml, is his to write."""
+    return Path(overlay).name not in ("mine.yaml", "mine")
+
+
+def check_torchrun(words: list[str], page: str) -> None:
+    from torch.distributed.run import get_args_parser
+
+    start = words.index("-m")
+    parsed = get_args_parser().parse_args([*words[:start], "-m", words[start + 1]])
+    check_module(parsed.training_script, words[start + 2 :], page)
+
+
+def check_module(module: str, words: list[str], page: str) -> None:
+    if module == "meddap_monai.cli":
+        check_meddap(words)
+    elif module == "monai.bundle":
+        check_bundle(words, page)
+    elif module == "pytest":
+        assert all((ROOT / word).exists() for word in words if word.startswith("tests"))
+    else:
+        assert module in ("pip", "venv"), f"python -m {module}: no check knows this"
+
+
+def check_bundle(words: list[str], page: str) -> None:
+    given = _given([word for word in words if not word.startswith("--args_file") and word != "arguments.yaml"])
+    if page in ELSEWHERE and given.get("config_file") == "configs/train.yaml":
+        return
+    folder = (ROOT / page).parents[1] if page.startswith("bundles/") else ROOT
+    if "config_file" not in given:
+        return
+    files = [folder / name for name in _names(given["config_file"])]
+    for file in files:
+        assert file.resolve().is_file(), f"{file} does not exist"
+    if words[0] == "run":
+        skipped = [word for number, word in enumerate(words) if number and words[number - 1] == "--config_file"]
+        rest = [word for word in words[1:] if word != "--config_file" and word not in skipped]
+        content = yaml.safe_load(files[0].read_text())
+        checks = [step for step in content["initialize"] if isinstance(step, dict)]
+        listed = str([str(file.resolve()) for file in files])
+        check_overrides(["run", "--config_file", listed, *rest], checks[0].get("sections", []))
+
+
+@pytest.mark.parametrize("line", ["meddap studdy", "make demoo", "pip install 'x[codec]'", "frobnicate --all"])
+def test_a_wrong_command_would_be_found(line: str) -> None:
+    with pytest.raises((AssertionError, SystemExit, ConfigurationError)):
+        check_command(shlex.split(line), "README.md")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_python_shown_compiles_and_imports_what_is_there(page: Path) -> None:
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("meddap_monai"):
+                module = importlib.import_module(node.module or "")
+                for alias in node.names:
+                    assert hasattr(module, alias.name), f"{node.module} has no {alias.name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text()):
+        if not target.startswith(("http://", "https://", "mailto:")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_tests_named_in_the_documentation_exist(page: Path) -> None:
+    for name in re.findall(r"`(tests/[\w/]+\.py)", page.read_text()):
+        assert (ROOT / name).is_file(), name

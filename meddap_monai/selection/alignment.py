@@ -10,7 +10,7 @@ import torch
 from meddap_monai.selection.neighbours import Candidates, normalise, resampling, shrink
 
 SEARCH, FINE, TILES = 32, 64, 4
-PAIR_BLOCK = 4096
+PAIR_BLOCK = 512
 _SCALES = {0.95: (0.0, 0.5, 1.0), 0.9: (0.0, 0.25, 0.5, 0.75, 1.0), 0.85: (0.0, 0.5, 1.0)}
 """Share of the side -> places of the window, 0 (top or left) to 1."""
 
@@ -83,8 +83,14 @@ def _best_window(sides: _Sides, pair: _Pair, views: bool) -> torch.Tensor:
     """Return (P,) int: which of `windows` of the training image correlates best with the query at 32 x 32."""
     query, other = _gather(sides, pair)
     query = normalise(query)
-    found = [(query * normalise(_crop(other, window))).sum(dim=-1) for window in windows(views)]
-    return torch.stack(found).argmax(dim=0)
+    return torch.stack([_correlation(query, _crop(other, window)) for window in windows(views)]).argmax(dim=0)
+
+
+def _correlation(query: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return (P,) correlations of normalised queries (P, H * W) with images (P, H, W), without normalising those."""
+    flat = other.flatten(-2)
+    variance = torch.linalg.vecdot(flat, flat) - flat.sum(dim=-1) ** 2 / flat.shape[-1]
+    return torch.linalg.vecdot(query, flat) / variance.clamp_min(1e-12).sqrt()
 
 
 def _compare(sides: _Sides, pair: _Pair, window: torch.Tensor, views: bool) -> tuple[np.ndarray, np.ndarray]:

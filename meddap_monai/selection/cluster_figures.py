@@ -10,7 +10,7 @@ import numpy as np
 
 from meddap_monai import store
 from meddap_monai.records import Record
-from meddap_monai.selection.figures import new_figure
+from meddap_monai.selection.figures import draw_mosaic, new_figure
 from meddap_monai.selection.pixels import read_squares
 
 if TYPE_CHECKING:
@@ -57,19 +57,17 @@ def write_cluster_figures(
 
 def draw_clusters(training: Sequence[Record], found: Sequence[Cluster]) -> Figure:
     """Draw one line of images per cluster, nearest to the centroid first."""
-    figure, axes = new_figure(max(len(found), 1), SHOWN, 1.1 * SHOWN + 1, 1.25 * max(len(found), 1))
-    for line, one in zip(axes, found, strict=False):
+    tiles: list[list[tuple[np.ndarray, str] | None]] = []
+    for one in found:
         rows = one.rows[:SHOWN]
-        pictures = read_squares([training[row] for row in rows], 64)[:, 0]
-        for axis in line:
-            axis.axis("off")
-        for axis, picture in zip(line, pictures, strict=False):
-            axis.imshow(picture, cmap="gray", vmin=0, vmax=255)
+        pictures = read_squares([training[row] for row in rows], 64)[:, 0] / 255
         told = (
-            f"{one.class_name} {one.number}, {one.size} images\nsimilarity {one.similarity:.2f} +- {one.deviation:.2f}"
+            f"{one.class_name} {one.number}, {one.size} images, similarity {one.similarity:.2f} +- {one.deviation:.2f}"
         )
-        line[0].set_title(told + ("" if one.passes else " (left out)"), fontsize=6, loc="left")
-    return figure
+        texts = [told + ("" if one.passes else " (left out)"), *[""] * SHOWN]
+        line = [(picture, text) for picture, text in zip(pictures, texts, strict=False)]
+        tiles.append([*line, *[None] * (SHOWN - len(line))])
+    return draw_mosaic(tiles or [[None]])
 
 
 def draw_choice(tried: dict[str, dict[str, list[float]]]) -> Figure:

@@ -108,19 +108,35 @@ def draw_borderline(
 ) -> Figure:
     """Draw what lies just above (kept by the rule) and just below its threshold, one row per class."""
     verdict = decision.verdicts[rule]
-    figure, axes = new_figure(len(classes), 2 * AROUND, 2.0 * AROUND, 1.25 * len(classes) + 0.3)
-    for line, name in zip(axes, classes, strict=True):
+    tiles: list[list[tuple[np.ndarray, str] | None]] = []
+    for name in classes:
         own = np.array([record["class_name"] == name for record in synthetic])
-        above = _nearest_to_edge(verdict.order, own & verdict.keep, smallest=True)
-        below = _nearest_to_edge(verdict.order, own & ~verdict.keep, smallest=False)
-        for axis in line:
-            axis.axis("off")
-        for axis, row, side in [
-            *zip(line[:AROUND], above, ["kept"] * AROUND, strict=False),
-            *zip(line[AROUND:], below, ["out"] * AROUND, strict=False),
-        ]:
-            axis.imshow(thumbnails[row], cmap="gray", vmin=0, vmax=1)
-            axis.set_title(f"{name} {side}\n{verdict.scores[rule][row]:.3f}", fontsize=6)
+        line: list[tuple[np.ndarray, str] | None] = []
+        for chosen, side in ((own & verdict.keep, "kept"), (own & ~verdict.keep, "out")):
+            rows = _nearest_to_edge(verdict.order, chosen, smallest=side == "kept")
+            part = [(thumbnails[row], f"{name} {side}\n{verdict.scores[rule][row]:.3f}") for row in rows]
+            line += [*part, *[None] * (AROUND - len(part))]
+        tiles.append(line)
+    return draw_mosaic(tiles)
+
+
+def draw_mosaic(tiles: Sequence[Sequence[tuple[np.ndarray, str] | None]]) -> Figure:
+    """Draw rows of pictures with a line or two of text above each.
+
+    Args:
+        tiles: rows of (picture (64, 64) float in 0 to 1, text), None leaves a place empty; rows of equal length.
+    """
+    columns, step = max(map(len, tiles)), (84, 68)
+    canvas = np.ones((step[0] * len(tiles), step[1] * columns))
+    figure, axes = new_figure(1, 1, 0.95 * columns, 1.2 * len(tiles))
+    for line, row in enumerate(tiles):
+        for column, tile in enumerate(row):
+            if tile is not None:
+                top, left = line * step[0] + 18, column * step[1] + 2
+                canvas[top : top + 64, left : left + 64] = tile[0]
+                axes[0][0].text(left, top - 2, tile[1], fontsize=5, verticalalignment="bottom")
+    axes[0][0].imshow(canvas, cmap="gray", vmin=0, vmax=1)
+    axes[0][0].axis("off")
     return figure
 
 
@@ -134,18 +150,15 @@ def draw_pairs(
     synthetic: Sequence[Record], thumbnails: np.ndarray, real_thumbnails: np.ndarray, check: CopyCheck
 ) -> Figure:
     """Draw the synthetic images nearest to a training image above that training image."""
-    rows = closest_pairs(check)
-    figure, axes = new_figure(2, max(len(rows), 1), 1.3 * max(len(rows), 1), 3.2)
-    for column, row in enumerate(rows):
+    above: list[tuple[np.ndarray, str] | None] = []
+    below: list[tuple[np.ndarray, str] | None] = []
+    for row in closest_pairs(check):
         partner = int(check.nearest.index[row])
         told = " ".join(f"{name[:4]} {value[row]:.2f}" for name, value in check.nearest.distances.items())
-        axes[0][column].imshow(thumbnails[row], cmap="gray", vmin=0, vmax=1)
-        axes[0][column].set_title(("copy\n" if check.copied[row] else "\n") + told, fontsize=5)
-        axes[1][column].imshow(real_thumbnails[partner], cmap="gray", vmin=0, vmax=1)
-        axes[1][column].set_title(f"real {check.training[partner]['id'][:12]}", fontsize=5)
-    for axis in axes.flat:
-        axis.axis("off")
-    return figure
+        told = told.replace(" feat", "\nfeat") + (" COPY" if check.copied[row] else "")
+        above.append((thumbnails[row], told))
+        below.append((real_thumbnails[partner], f"real\n{check.training[partner]['id'][:14]}"))
+    return draw_mosaic([above, below])
 
 
 def draw_distances(check: CopyCheck) -> Figure:

@@ -1,0 +1,313 @@
+"""Evidence for the selection stage; every number in docs/results_selection.md comes from here.
+
+    python benchmarks/selection.py speed [--count 10000] [--threads 1]
+    python benchmarks/selection.py simulated [--train 100]
+    python benchmarks/selection.py busi --data ../shared/data/busi [--draws 3]
+    python benchmarks/selection.py copies --data ../shared/data/busi
+
+Each prints one table (Markdown) and, with ``--json FILE``, writes its numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import platform
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from meddap_monai.classifier.predict import fit_temperature
+from meddap_monai.phantom import simulate_image
+from meddap_monai.records import Record, draw_split, pixel_hash
+from meddap_monai.selection.copies import CopyConfig, Images, calibrate, find_nearest, flag
+from meddap_monai.selection.crossfit import FilterConfig, assign_folds, judge, train_fold
+from meddap_monai.selection.intervals import wilson
+from meddap_monai.selection.pixels import read_squares
+from meddap_monai.selection.rules import RULES, Evidence, RuleConfig
+from tests.selection.copying import KINDS, plant, thumbnail
+
+CLASSES = ["benign", "malignant", "normal"]
+
+
+def machine(threads: int) -> str:
+    """Return the machine and versions in one line."""
+    return f"{platform.machine()}, {threads} thread(s), torch {torch.__version__}, Python {platform.python_version()}"
+
+
+# ------------------------------------------------------------------------------------------------------------- speed
+def speed(options: argparse.Namespace) -> dict[str, Any]:
+    """Time calibration, copy check and rules for `count` real and `count` synthetic images, arrays in memory."""
+    count, rng = options.count, np.random.default_rng(0)
+    base = np.stack([thumbnail(simulate_image(CLASSES[n % 3], n, size=(64, 64))) for n in range(500)])
+    shift = rng.integers(-20, 21, (2, count))
+
+    def spread(rows: np.ndarray, moves: np.ndarray) -> np.ndarray:
+        return np.stack([np.roll(base[row], move, axis=(0, 1)) for row, move in zip(rows, moves, strict=True)])
+
+    real = spread(rng.integers(500, size=count), np.stack([shift[0], shift[1]], axis=1))
+    own = spread(rng.integers(500, size=count), np.stack([shift[1], shift[0]], axis=1))
+    features = rng.standard_normal((2, count, 320)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=-1, keepdims=True)
+    known = Images(real, features[0], [f"p{n}" for n in range(count)])
+    asked = Images(own, features[1], [""] * count)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    clock = [(time.perf_counter(), time.process_time())]
+    thresholds = calibrate(known, CopyConfig())
+    clock.append((time.perf_counter(), time.process_time()))
+    nearest = find_nearest(asked, known, CopyConfig())
+    clock.append((time.perf_counter(), time.process_time()))
+    evidence = _invented_evidence(count, rng)
+    clock.append((time.perf_counter(), time.process_time()))
+    for rule in RULES.values():
+        rule(evidence, RuleConfig())
+    clock.append((time.perf_counter(), time.process_time()))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    wall, cpu = np.diff(np.array(clock), axis=0).T
+    parts = {"calibration": 0, "copy check": 1, "all rules": 3}
+    found: dict[str, Any] = {f"{name}, s": f"{wall[n]:.1f} wall, {cpu[n]:.1f} processor" for name, n in parts.items()}
+    total = [sum(kind[n] for n in parts.values()) for kind in (wall, cpu)]
+    found |= {
+        "images": f"{count} synthetic against {count} real",
+        "together, s": f"{total[0]:.1f} wall, {total[1]:.1f} processor",
+        "peak memory, MB": f"{peak / 1024:.0f} (before: {before / 1024:.0f})",
+        "flagged": int(flag(nearest.distances, thresholds.values).sum()),
+    }
+    print(f"{machine(options.threads)}\n\n| work | value |\n| --- | --- |")
+    print("\n".join(f"| {name} | {value} |" for name, value in found.items()))
+    return found
+
+
+def _invented_evidence(count: int, rng: np.random.Generator) -> Evidence:
+    from meddap_monai.selection.crossfit import Judged
+
+    def judged(truth: np.ndarray) -> Judged:
+        features = (np.eye(64)[truth] + 0.3 * rng.standard_normal((5, len(truth), 64))).astype(np.float32)
+        features /= np.linalg.norm(features, axis=-1, keepdims=True)
+        logits = 3 * np.eye(3)[truth] + rng.standard_normal((5, 2, len(truth), 3))
+        return Judged(logits.astype(np.float32), features)
+
+    labels = np.arange(count) % 3
+    one, two = judged(labels), judged(labels)
+    return Evidence(labels, one, one.features, labels, two, two.features, np.arange(count) // 3 % 5, 1.0)
+
+
+# ------------------------------------------------------------------------------------------------------ wrong labels
+def detect(
+    config: FilterConfig,
+    training: Sequence[Record],
+    images: np.ndarray,
+    asked: np.ndarray,
+    truth: np.ndarray,
+    seed: int,
+) -> dict[str, dict[str, float]]:
+    """Give 30 % of held-out images wrong labels and return how well each rule tells them from the rest.
+
+    Args:
+        config: of the filter.
+        training: M real records.
+        images: (M, 1, S, S) uint8, theirs.
+        asked: (N, 1, S, S) uint8, of other patients.
+        truth: (N,) int, their true labels.
+        seed: of folds, networks and wrong labels.
+    """
+    rng = np.random.default_rng(seed)
+    classes = len(CLASSES)
+    wrong = rng.random(len(truth)) < 0.3
+    labels = np.where(wrong, (truth + rng.integers(1, classes, len(truth))) % classes, truth)
+    fold = assign_folds(training, config.folds, seed)
+    networks = []
+    for number in range(int(fold.max()) + 1):
+        rows = np.flatnonzero(fold != number).tolist()
+        networks.append(train_fold(config, [training[r] for r in rows], images[rows], classes, 1000 * seed + number))
+    known, own = judge(networks, images, config), judge(networks, asked, config)
+    real_labels = np.array([record["label"] for record in training])
+    temperature = fit_temperature(known.out_of_fold(fold).astype(np.float64), real_labels)
+    evidence = Evidence(labels, own, own.features, real_labels, known, known.features, fold, temperature)
+    found = {}
+    for name, rule in RULES.items():
+        verdict = rule(evidence, RuleConfig())
+        score = verdict.scores[name]
+        edges = {share: np.quantile(score[~wrong], share) for share in (0.05, 0.15)}
+        found[name] = {
+            "auc": _auc(score, ~wrong),
+            "removed at 5 % loss": float((score[wrong] < edges[0.05]).mean()),
+            "removed at 15 % loss": float((score[wrong] < edges[0.15]).mean()),
+            "removed by default": float((~verdict.keep[wrong]).mean()),
+            "lost by default": float((~verdict.keep[~wrong]).mean()),
+        }
+    found["filter"] = {"out-of-fold accuracy": float((known.out_of_fold(fold).argmax(axis=1) == real_labels).mean())}
+    return found
+
+
+def _auc(score: np.ndarray, right: np.ndarray) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(right, score))
+
+
+def report_detection(runs: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    """Print mean and standard deviation over draws."""
+    table: dict[str, Any] = {}
+    columns = list(runs[0]["probability"])
+    print("| rule | " + " | ".join(columns) + " |\n|" + " --- |" * (len(columns) + 1))
+    for name in RULES:
+        row = {}
+        for column in columns:
+            values = [run[name][column] for run in runs]
+            row[column] = [
+                round(float(np.mean(values)), 3),
+                round(float(np.std(values, ddof=min(1, len(values) - 1))), 3),
+            ]
+        table[name] = row
+        print(f"| {name} | " + " | ".join(f"{mean:.3f} +- {sd:.3f}" for mean, sd in row.values()) + " |")
+    accuracy = [run["filter"]["out-of-fold accuracy"] for run in runs]
+    print(
+        f"\nout-of-fold accuracy of the filter: {np.mean(accuracy):.3f} +- {np.std(accuracy):.3f} ({len(runs)} draws)"
+    )
+    return {"rules": table, "out_of_fold_accuracy": accuracy}
+
+
+def simulated(options: argparse.Namespace) -> dict[str, Any]:
+    """R25 on the simulated set, several draws; and R24 with its numbers."""
+    runs = []
+    for draw in range(options.draws):
+        first = 100_000 * (draw + 1)
+        training, images, _ = _simulated(options.train, first)
+        _, asked, asked_truth = _simulated(200, first + 50_000)
+        runs.append(detect(FilterConfig(), training, images, asked, asked_truth, draw))
+    found = report_detection(runs)
+    found["copies"] = _simulated_copies()
+    return found
+
+
+def _simulated(per_class: int, first: int) -> tuple[list[Record], np.ndarray, np.ndarray]:
+    records, images = [], []
+    for label, name in enumerate(CLASSES):
+        for number in range(per_class):
+            pixels = simulate_image(name, first + 5_000 * label + number)
+            images.append(np.asarray(Image.fromarray(pixels).resize((64, 64), Image.Resampling.BILINEAR))[None])
+            item = f"{name}-{number}"
+            records.append({"id": item, "label": label, "class_name": name, "patient": item, "source": "real"})
+    return records, np.stack(images), np.array([record["label"] for record in records])
+
+
+def _simulated_copies(count: int = 500, held_out: int = 1000, planted: int = 1000) -> dict[str, Any]:
+    pixels = [simulate_image(CLASSES[n % 3], n) for n in range(count + held_out)]
+    return copy_rates(pixels, [f"p{n}" for n in range(len(pixels))], np.arange(len(pixels)) < count, planted)
+
+
+# ------------------------------------------------------------------------------------------------------------ copies
+def copy_rates(pixels: list[np.ndarray], groups: list[str], training: np.ndarray, planted: int) -> dict[str, Any]:
+    """Plant copies of training images; print what share is caught and how many held-out images are flagged."""
+    config = CopyConfig(distances=("correlation", "tiles"))
+    small = np.stack([thumbnail(one) for one in pixels])
+    rows = np.flatnonzero(training)
+    known = Images(small[rows], None, [groups[row] for row in rows])
+    thresholds = calibrate(known, config)
+    rng = np.random.default_rng(0)
+    found: dict[str, Any] = {
+        "training": len(rows),
+        "thresholds": {name: round(value, 4) for name, value in thresholds.values.items()},
+        "same pictures under two groups": len(thresholds.same_pictures),
+        "real to real": _quantiles(thresholds.real_distances),
+    }
+    total = 0
+    for kind in KINDS:
+        sources = rng.choice(rows, planted // len(KINDS))
+        copies = np.stack([thumbnail(plant(pixels[source], kind, rng)) for source in sources])
+        nearest = find_nearest(Images(copies, None, [""] * len(copies)), known, config)
+        caught = int(flag(nearest.distances, thresholds.values).sum())
+        total += caught
+        found[f"caught: {kind}"] = f"{caught} of {len(sources)}"
+    low, high = wilson(total, planted)
+    found["caught"] = f"{total} of {planted} ({total / planted:.3f}, {low:.3f} to {high:.3f})"
+    others = Images(small[~training], None, [groups[row] for row in np.flatnonzero(~training)])
+    nearest = find_nearest(others, known, config)
+    flagged = int(flag(nearest.distances, thresholds.values).sum())
+    low, high = wilson(flagged, len(others.groups))
+    count = len(others.groups)
+    found["held-out flagged"] = f"{flagged} of {count} ({flagged / count:.3f}, {low:.3f} to {high:.3f})"
+    twins = int((nearest.distances["correlation"] < 1 - config.same_picture).sum())
+    found["of these correlation above 0.95"] = twins
+    found["held-out to training"] = _quantiles(nearest.distances)
+    print("\n| copies | value |\n| --- | --- |\n" + "\n".join(f"| {name} | {value} |" for name, value in found.items()))
+    return found
+
+
+def _quantiles(distances: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    return {name: np.percentile(value, [1, 5, 50, 95]).round(3).tolist() for name, value in distances.items()}
+
+
+# -------------------------------------------------------------------------------------------------------------- BUSI
+def read_busi(data: Path) -> list[Record]:
+    """Return full records of BUSI without images that stand in two classes."""
+    with (data / "index.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row["cross_class_duplicate"] == "0"]
+    records = []
+    for row in rows:
+        pixels = np.asarray(Image.open(data / row["image"]).convert("L"))
+        records.append(
+            {"id": Path(row["image"]).stem, "image": str(data / row["image"]), "label": CLASSES.index(row["label"])}
+            | {"class_name": row["label"], "patient": row["group"], "split": "train", "source": "real"}
+            | {"sha256": pixel_hash(pixels)}
+        )
+    return records
+
+
+def busi(options: argparse.Namespace) -> dict[str, Any]:
+    """ROC of wrong-label detection on BUSI: 30 images per class train the filter, the rest are asked about."""
+    records = read_busi(options.data)
+    runs = []
+    for draw in range(options.draws):
+        drawn = draw_split(records, options.train, 10, draw)
+        training = [record for record in drawn if record["split"] == "train"]
+        asked = [record for record in drawn if record["split"] == "test"]
+        config = FilterConfig(network=options.network)
+        images, others = (read_squares(part, config.size) for part in (training, asked))
+        runs.append(detect(config, training, images, others, np.array([record["label"] for record in asked]), draw))
+    return report_detection(runs)
+
+
+def copies(options: argparse.Namespace) -> dict[str, Any]:
+    """Copy distances on BUSI: half of the groups as training images, planted copies, the other half held out."""
+    records = read_busi(options.data)
+    names = sorted({record["patient"] for record in records})
+    chosen = set(np.random.default_rng(0).permutation(names)[: len(names) // 2])
+    pixels = [np.asarray(Image.open(record["image"]).convert("L")) for record in records]
+    training = np.array([record["patient"] in chosen for record in records])
+    return copy_rates(pixels, [record["patient"] for record in records], training, 500)
+
+
+def main() -> None:
+    """Run one benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["speed", "simulated", "busi", "copies"])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/busi"))
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--train", type=int, default=None, help="training images per class")
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--network", default=FilterConfig.network)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    options.train = options.train or {"simulated": 100}.get(options.what, 30)
+    torch.set_num_threads(options.threads)
+    runs = {"speed": speed, "simulated": simulated, "busi": busi, "copies": copies}
+    found = runs[options.what](options)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

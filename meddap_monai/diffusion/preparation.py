@@ -303,8 +303,11 @@ def _settle(prepared: Prepared, trainable: Trainable) -> None:
         for part in ("text_encoder", "text_encoder_2"):
             if getattr(pipeline, part, None) is not None:
                 setattr(pipeline, part, None)
-    if prepared.device.type != "cpu":
+    if not config.samples_per_class and not trainable.full:
+        pipeline.vae = None
+    elif prepared.device.type != "cpu":
         pipeline.vae.to("cpu")
+    if prepared.device.type == "cuda":
         torch.cuda.empty_cache()
     if config.gradient_checkpointing:
         pipeline.unet.enable_gradient_checkpointing()

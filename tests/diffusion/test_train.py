@@ -12,7 +12,7 @@ from adapter_material import in_child, quick
 from safetensors.torch import load_file
 
 from meddap_monai import resources, store
-from meddap_monai.diffusion import train
+from meddap_monai.diffusion import preparation, train
 from meddap_monai.diffusion.batches import Batches, Item
 from meddap_monai.diffusion.checkpoint import NAME
 from meddap_monai.diffusion.engine import AdapterTrainer
@@ -137,6 +137,30 @@ def test_synthetic_images_are_not_trained_on(tiny_base: Path, records: Path, tmp
     write_records(tmp_path / "records.jsonl", [*everything, fake])
     folder = adapt(quick(steps=1), tmp_path / "a", records=tmp_path / "records.jsonl", base=tiny_base)
     assert json.loads((folder / "adapter.json").read_text())["images"] == 12
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "fulora", "rank": 2, "clip_skip": 0, "bucket_step": 16}])
+def test_half_precision_trains_close_to_full(tiny_base: Path, records: Path, tmp_path: Path, settings: dict) -> None:
+    common = {"steps": 2, "samples_per_class": 1, "sample_steps": 2, **settings}
+    full = adapt(quick(**common), tmp_path / "a", records=records, base=tiny_base)
+    half = adapt(quick(**common, precision="bf16"), tmp_path / "b", records=records, base=tiny_base)
+    losses = [json.loads((path / "adapter.json").read_text())["validation_loss"] for path in (full, half)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert losses[0] != losses[1]
+
+
+def test_parts_that_are_not_needed_are_freed(tiny_base: Path, records: Path, tmp_path: Path) -> None:
+    everything = read_records(records, full=True)
+    for settings, text, vae in (
+        ({}, False, False),
+        ({"samples_per_class": 1}, False, True),
+        ({"method": "textual_inversion"}, True, False),
+    ):
+        config = quick(**settings).filled()
+        prepared = preparation.prepare(config, tmp_path, everything, tiny_base, store.InterruptFlag())
+        assert (prepared.pipeline.text_encoder is not None, prepared.pipeline.vae is not None) == (text, vae)
+        learning = {id(parameter) for parameter in prepared.trainable.parameters.values()}
+        assert all(not p.requires_grad or id(p) in learning for p in prepared.pipeline.unet.parameters())
 
 
 @pytest.mark.parametrize("settings", [{"accumulate": 4}, {"gradient_checkpointing": True}])

@@ -3,8 +3,8 @@
 The convention: commands stand in fenced blocks marked ``bash`` (in a bundle's README also without a mark). A `meddap`
 command must parse, and the configuration behind it must resolve to the last key; a `monai.bundle` command must name
 files and ids that exist; a `make` target, an extra and an option of `torchrun` must exist. Blocks marked ``python``
-must compile, and what they import from this package must be there. Long work is not started: the same commands run at small
-scale in `test_bundles.py`, `test_end_to_end.py`, `test_studies.py` and the stages' own tests.
+must compile, and what they import from this package must be there. Long work is not started: the same commands run at
+small scale in `test_bundles.py`, `test_end_to_end.py`, `test_studies.py` and the stages' own tests.
 """
 
 from __future__ import annotations

@@ -126,8 +126,6 @@ def _dicom(path: Path, how: Acceptance, key: bytes):
 
 
 def _plain(path: Path, how: Acceptance, key: bytes):
-    if how.attribute:
-        raise UnreadableImage(f"{path}: is not DICOM, so it has no attribute to take the label from")
     if is_marked_synthetic(path):
         raise UnreadableImage(
             f"{path}: is marked as synthetic in its PNG text; synthetic images are never real records"
@@ -141,7 +139,7 @@ def _plain(path: Path, how: Acceptance, key: bytes):
 def _label_in_file(path: Path, attribute: str, kind: str) -> str | None:
     tag = tag_for_keyword(attribute)
     if kind != "dicom" or tag is None:
-        return None
+        raise UnreadableImage(f"{path}: is not DICOM, so it has no attribute to take the label from")
     with door(path), open_header(path, DEFAULT_LIMITS, extra=(tag,)) as header:
         value = header.dataset.get(attribute)
     return None if value is None or isinstance(value, bytes) else str(value).strip()

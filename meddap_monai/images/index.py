@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydicom.datadict import tag_for_keyword
 from tqdm import tqdm
 
 from meddap_monai import store
@@ -95,8 +96,10 @@ class IndexConfig:
         check_policy(self.frames)
         if self.split:
             check_choice(self.split, SPLITS, "index#split")
-        if self.labels == "attribute" and not self.attribute:
-            raise ConfigurationError("index#attribute is empty, expected a DICOM keyword such as BodyPartExamined")
+        if self.labels == "attribute" and (not self.attribute or tag_for_keyword(self.attribute) is None):
+            raise ConfigurationError(
+                f"index#attribute is {self.attribute!r}, expected a DICOM keyword such as BodyPartExamined"
+            )
         if not set(self.fractions) <= set(SPLITS) or abs(sum(self.fractions.values()) - 1) > 1e-6:
             raise ConfigurationError(
                 f"index#fractions is {dict(self.fractions)}, expected shares of splits that sum to 1"
@@ -132,6 +135,8 @@ def index(config: IndexConfig, output: Path, *, overwrite: bool = False) -> Path
     output = Path(output)
     if not Path(config.source).is_dir():
         raise ConfigurationError(f"index#source: {config.source} is not a folder; give the folder with the images")
+    if output.resolve().is_relative_to(Path(config.source).resolve()):
+        raise ConfigurationError(f"{output}: lies inside of index#source; choose an output folder beside the images")
     key = load_key(config.key_file)
     plan = _identity(config, key)
     with store.open_stage(output, "index", plan, {"key": store.sha256_text(key.hex())[:16]}, overwrite) as stage:

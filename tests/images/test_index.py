@@ -1,0 +1,314 @@
+"""The stage `index`: labels, splits, what is left out, going on after a kill, growing folders, crashing codecs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jsonschema import validate
+from PIL import Image
+
+import meddap_monai
+from meddap_monai.configuration import build
+from meddap_monai.errors import ConfigurationError, ForeignOutput, RecordsError
+from meddap_monai.images import workforce
+from meddap_monai.images.accept import Acceptance
+from meddap_monai.images.duplicates import Groups, exact_duplicates, near_duplicates
+from meddap_monai.images.index import IndexConfig, index
+from meddap_monai.images.journal import Journal
+from meddap_monai.phantom import dicom_bytes, simulate_image, write_phantom_study
+from meddap_monai.records import class_names, read_records
+from meddap_monai.store import read_stage
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("key") / "key"
+    path.write_bytes(b"k" * 32)
+    return path
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_phantom_study(tmp_path_factory.mktemp("study"), 4, 2, seed=0, broken=4, clips=2)
+
+
+@pytest.fixture(scope="module")
+def indexed(study: Path, key: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return index(IndexConfig(source=study, key_file=key, workers=2), tmp_path_factory.mktemp("index") / "out")
+
+
+def pngs(folder: Path, count: int = 3, classes: tuple[str, ...] = ("a", "b")) -> Path:
+    for number, name in enumerate(classes):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for image in range(count):
+            pixels = simulate_image("normal", 100 * number + image, size=(48, 48))
+            Image.fromarray(pixels).save(folder / name / f"{image}.png")
+    return folder
+
+
+def test_counts_add_up_and_every_reject_has_a_reason(indexed: Path) -> None:
+    document = read_stage(indexed.parent)
+    counts = document["counts"]
+    assert counts["in"] == 3 * 4 * 2 + 2 + 4 == counts["out"] + counts["rejected"] and counts["rejected"] == 4
+    with (indexed.parent / "rejects.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 4 and all(row["item"] and row["reason"] for row in rows)
+    assert document["state"] == "done" and class_names(indexed) == ["benign", "malignant", "normal"]
+    assert sum(document["splits"].values()) == counts["out"]
+
+
+def test_records_keep_the_contract(indexed: Path) -> None:
+    schema = json.loads((Path(meddap_monai.__file__).parent / "schemas" / "record.json").read_text())
+    for line in indexed.read_text().splitlines():
+        record = json.loads(line)
+        validate(record, schema)
+        assert record["meta"]["deidentified"] and record["meta"]["spacing_mm"] == [0.3125, 0.3125]
+        with Image.open(indexed.parent / record["image"]) as image:
+            assert image.size == (128, 128) and image.mode == "L"
+    assert {Path(record["image"]).name for record in read_records(indexed)} == {
+        path.name for path in (indexed.parent / "images").iterdir()
+    }
+
+
+def test_patients_stay_together(indexed: Path) -> None:
+    found: dict[str, set[str]] = {}
+    for record in read_records(indexed):
+        found.setdefault(record["patient"], set()).add(record["split"])
+    assert len(found) == 12 and all(len(splits) == 1 for splits in found.values())
+
+
+def test_the_same_again_does_nothing(indexed: Path, study: Path, key: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in indexed.parent.rglob("*") if path.name != ".lock"}
+    index(IndexConfig(source=study, key_file=key, workers=1, timeout=30), indexed.parent)
+    assert before == {path: path.stat().st_mtime_ns for path in indexed.parent.rglob("*") if path.name != ".lock"}
+
+
+def test_another_configuration_is_refused(indexed: Path, study: Path, key: Path) -> None:
+    with pytest.raises(ForeignOutput):
+        index(IndexConfig(source=study, key_file=key, frames="first"), indexed.parent)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_the_number_of_workers_changes_nothing(
+    workers: int, indexed: Path, study: Path, key: Path, tmp_path: Path
+) -> None:
+    again = index(IndexConfig(source=study, key_file=key, workers=workers), tmp_path / "out")
+    assert again.read_bytes() == indexed.read_bytes()
+    assert (again.parent / "rejects.csv").read_bytes() == (indexed.parent / "rejects.csv").read_bytes()
+
+
+def test_a_grown_folder_only_reads_what_is_new(tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = pngs(tmp_path / "in")
+    config = IndexConfig(source=source, key_file=key, split="train", workers=0)
+    first = read_records(index(config, tmp_path / "out"))
+    Image.fromarray(simulate_image("benign", 9, size=(48, 48))).save(source / "b" / "new.png")
+    (source / "a" / "0.png").unlink()
+    read: list[str] = []
+    original = workforce.accept
+    monkeypatch.setattr(workforce, "accept", lambda task, how: read.append(task["relative"]) or original(task, how))
+    second = read_records(index(config, tmp_path / "out"))
+    assert read == ["b/new.png"]
+    assert len(second) == len(first) == 6 and len({r["id"] for r in first} & {r["id"] for r in second}) == 5
+    assert len(list((tmp_path / "out" / "images").iterdir())) == 6, "the picture of the removed file is gone"
+
+
+def test_killed_and_started_again_gives_equal_records(study: Path, key: Path, indexed: Path, tmp_path: Path) -> None:
+    """R13: kill -9 at several times; a rerun gives byte-equal records."""
+    code = (
+        "import sys; from pathlib import Path; from meddap_monai.images.index import *; "
+        "index(IndexConfig(source=Path(sys.argv[1]), key_file=Path(sys.argv[2])), Path(sys.argv[3]))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(meddap_monai.__file__).parents[1])}
+    words = [sys.executable, "-c", code, str(study), str(key), str(tmp_path / "out")]
+    for lines in (3, 12):
+        with subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL) as process:
+            journal = tmp_path / "out" / "private" / "journal.jsonl"
+            deadline = time.monotonic() + 60
+            while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= lines):
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            process.send_signal(signal.SIGKILL)
+    with journal.open("ab") as stream:
+        stream.write(b'{"relative": "cut short')
+    result = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-1500:]
+    assert (tmp_path / "out" / "records.jsonl").read_bytes() == indexed.read_bytes()
+
+
+def table(folder: Path, rows: list[list[str]], name: str = "index.csv") -> None:
+    with (folder / name).open("w", newline="") as stream:
+        csv.writer(stream, delimiter="\t" if name.endswith("tsv") else ",").writerows(rows)
+
+
+@pytest.mark.parametrize("name", ["index.csv", "list.tsv"])
+def test_labels_from_a_table(name: str, tmp_path: Path, key: Path) -> None:
+    source = pngs(tmp_path / "in", classes=("x",))
+    rows = [["image", "label", "group", "role"]]
+    rows += [["x/0.png", "cyst", "g1", "keep"], ["x/1.png", "solid", "g1", "keep"], ["x/2.png", "solid", "g2", "drop"]]
+    table(source, [*rows, ["x/9.png", "solid", "g3", "keep"], ["x/1.png", "", "g3", "keep"]], name)
+    config = IndexConfig(
+        source=source, labels="csv", table=name, where={"role": "keep"}, key_file=key, split="unseen", workers=0
+    )
+    records = read_records(index(config, tmp_path / "out"))
+    assert {record["class_name"] for record in records} <= {"cyst", "solid"}
+    assert len({record["patient"] for record in records}) == 1 and {record["split"] for record in records} == {"unseen"}
+    rejects = (tmp_path / "out" / "rejects.csv").read_text()
+    assert "cannot be opened" in rejects and "gives no label" in rejects
+    assert "g1" not in (tmp_path / "out" / "records.jsonl").read_text(), "groups become pseudonyms too"
+
+
+def test_labels_from_an_attribute(tmp_path: Path, key: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(2):
+        data = dicom_bytes(simulate_image("benign", number)[None], f"p{number}", f"1.{number}")
+        (tmp_path / "in" / f"{number}").write_bytes(data)
+    pngs(tmp_path / "in", count=1, classes=("c",))
+    config = IndexConfig(
+        source=tmp_path / "in", labels="attribute", attribute="BodyPartExamined", key_file=key, split="test", workers=0
+    )
+    records = read_records(index(config, tmp_path / "out"))
+    assert [record["class_name"] for record in records] == ["BREAST", "BREAST"]
+    assert "is not DICOM" in (tmp_path / "out" / "rejects.csv").read_text()
+
+
+def test_frames_of_one_clip_share_a_split(tmp_path: Path, key: Path) -> None:
+    source = write_phantom_study(tmp_path / "in", 3, 1, seed=1, clips=3)
+    config = IndexConfig(source=source, frames="every 2", near_duplicates="off", key_file=key)
+    records = read_records(index(config, tmp_path / "out"), full=True)
+    assert len(records) == 9 + 3 * 4
+    clips = [record for record in records if record["meta"]["frames"] == 8]
+    assert sorted(record["meta"]["frame"] for record in clips) == sorted([0, 2, 4, 6] * 3)
+    for patient in {record["patient"] for record in clips}:
+        assert len({record["split"] for record in records if record["patient"] == patient}) == 1
+
+
+def test_classes_fix_the_order_of_labels(tmp_path: Path, key: Path) -> None:
+    source = pngs(tmp_path / "in", classes=("a", "b", "c"))
+    config = IndexConfig(source=source, classes=("c", "a", "z"), key_file=key, split="train", workers=0)
+    path = index(config, tmp_path / "out")
+    assert class_names(path) == ["c", "a", "z"]
+    assert {record["class_name"]: record["label"] for record in read_records(path)} == {"c": 0, "a": 1}
+    assert (tmp_path / "out" / "rejects.csv").read_text().count("its class is none of c, a, z") == 3
+
+
+def test_a_small_draw(tmp_path: Path, key: Path) -> None:
+    source = pngs(tmp_path / "in", count=6)
+    config = IndexConfig(source=source, draw={"train": 2, "val": 1}, near_duplicates="off", key_file=key, workers=0)
+    document = read_stage(index(config, tmp_path / "out").parent)
+    assert document["splits"] == {
+        f"{split}/{name}": n for split, n in (("test", 3), ("train", 2), ("val", 1)) for name in "ab"
+    }
+
+
+def test_nothing_to_accept(tmp_path: Path, key: Path) -> None:
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    (tmp_path / "in" / "a" / "x.dcm").write_bytes(b"no image" * 100)
+    with pytest.raises(RecordsError, match="none of 1 items could be accepted; the reasons are in .*rejects.csv"):
+        index(IndexConfig(source=tmp_path / "in", key_file=key, workers=0), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ({"modality": "MR"}, "index#modality"),
+        ({"frames": "some"}, "frames is 'some'"),
+        ({"split": "holdout"}, "index#split"),
+        ({"fractions": {"train": 0.5}}, "shares of splits that sum to 1"),
+        ({"draw": {"train": 3}}, "images per class for train and val"),
+        ({"labels": "attribute"}, "expected a DICOM keyword"),
+        ({"workers": -1}, "workers -1"),
+        ({"modalty": "US"}, "modality"),
+        ({"source": "nowhere/at/all"}, "is not a folder"),
+    ],
+)
+def test_configurations_that_cannot_be(keys: dict, text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        (tmp_path / "in").mkdir()
+        index(build(IndexConfig, {"source": str(tmp_path / "in"), **keys}, "index"), tmp_path / "out")
+
+
+def test_an_output_inside_of_the_source_is_refused(tmp_path: Path, key: Path) -> None:
+    with pytest.raises(ConfigurationError, match="lies inside of index#source"):
+        index(IndexConfig(source=pngs(tmp_path), key_file=key), tmp_path / "out")
+
+
+@pytest.mark.parametrize("rows", [[["image", "class"]], []])
+def test_tables_that_do_not_fit(rows: list[list[str]], tmp_path: Path, key: Path) -> None:
+    table(pngs(tmp_path / "in"), rows)
+    with pytest.raises(ConfigurationError, match="expected also 'label'|expected also 'image'"):
+        index(IndexConfig(source=tmp_path / "in", labels="csv", key_file=key), tmp_path / "out")
+
+
+# ---------------------------------------------------------------------------------------------------- its parts
+HOW = Acceptance("out", "00" * 16, "US", "middle", "b-mode", False, "file", "")
+FAKE = """
+import json, os, sys, time
+sys.stdin.readline()
+for line in sys.stdin:
+    task = json.loads(line)
+    if task["relative"] == "crash": os._exit(11)
+    if task["relative"] == "hang": time.sleep(60)
+    print(json.dumps({"relative": task["relative"], "items": []}), flush=True)
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_crash_or_a_hang_costs_one_file(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda words, **keys: original([sys.executable, "-c", FAKE], **keys))
+    names = ["a", "crash", "b", "hang", "c", "d", "crash", "e"]
+    begin = time.monotonic()
+    tasks = [{"relative": name} for name in names]
+    outcomes = list(workforce.accept_all(tasks, HOW, workers, timeout=1.5))
+    assert sorted(outcome["relative"] for outcome in outcomes) == sorted(names)
+    errors = {outcome["relative"]: outcome["error"] for outcome in outcomes if "error" in outcome}
+    assert set(errors) == {"crash", "hang"}
+    assert "a decoder crashed on it" in errors["crash"] and "longer than 1.5 s" in errors["hang"]
+    assert time.monotonic() - begin < 20
+
+
+def test_the_journal_drops_a_line_cut_short(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "private" / "j")
+    for number in range(3):
+        journal.add("stamp", {"relative": f"{number}", "items": []})
+    journal.add("later", {"relative": "1", "error": "x"})
+    journal.close()
+    data = (tmp_path / "private" / "j").read_bytes()
+    (tmp_path / "private" / "j").write_bytes(data[:-5])
+    again = Journal(tmp_path / "private" / "j")
+    assert again.knows("1", "stamp") and not again.knows("1", "later") and not again.knows("7", "stamp")
+    again.add("later", {"relative": "1", "error": "x"})
+    again.close()
+    assert (tmp_path / "private" / "j").read_bytes() == data
+
+
+def test_exact_duplicates() -> None:
+    copies, torn = exact_duplicates(
+        [("a", "1", "x"), ("b", "1", "x"), ("c", "2", "x"), ("d", "2", "y"), ("e", "3", "y")]
+    )
+    assert copies == {"b": "a"} and torn == {"c", "d"}
+
+
+def test_near_duplicates_are_found_among_many() -> None:
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 255, (3000, 32, 32)).astype(np.uint8)
+    pictures[2500] = np.clip(pictures[10].astype(int) * 0.8 + 9, 0, 255)
+    pictures[40] = np.clip(pictures[2900].astype(int) + rng.integers(-8, 8, (32, 32)), 0, 255)
+    assert sorted(near_duplicates(pictures, 0.98)) == [(10, 2500), (40, 2900)]
+    assert list(near_duplicates(np.zeros((4, 32, 32), np.uint8), 0.98)) == [], "flat pictures are no duplicates"
+
+
+def test_groups() -> None:
+    groups = Groups()
+    for pair in ("cd", "ab", "bc", "xy"):
+        groups.join(*pair)
+    assert [groups.find(name) for name in "abcdxyz"] == list("aaaaxxz")

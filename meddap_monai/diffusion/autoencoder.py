@@ -36,7 +36,9 @@ class AutoencoderConfig:
         layers: residual blocks per resolution.
         groups: of the group normalisations.
         attention: self-attention in the middle block.
-        steps: training steps.
+        steps: training steps, polishing included.
+        polish: last steps, on whole pictures and with heavy corners: a decoder with group normalisation tends to use
+            a corner pixel as its notebook, which shows as a dot in every picture.
         batch: crops per step.
         crop: side of a training crop in pixels; every second step takes a quarter as many whole pictures.
         learning_rate: peak.
@@ -56,6 +58,7 @@ class AutoencoderConfig:
     groups: int = 8
     attention: bool = False
     steps: int = 8000
+    polish: int = 0
     batch: int = 8
     crop: int = 64
     learning_rate: float = 1e-3
@@ -73,6 +76,7 @@ class AutoencoderConfig:
         check_range(len(self.channels), 2, 6, "autoencoder.channels (how many)")
         check_range(self.latents, 1, 256, "autoencoder.latents")
         check_range(self.steps, 0, 100_000_000, "autoencoder.steps")
+        check_range(self.polish, 0, self.steps, "autoencoder.polish")
         check_range(self.batch, 1, 4096, "autoencoder.batch")
         check_range(self.adversarial_from, 0.0, 1.0, "autoencoder.adversarial_from")
         if self.encoder == "patch_pca":

@@ -91,7 +91,7 @@ def load_adapter(pipeline: Any, folder: Path | str, weight: float = 1.0, name: s
     name = name or _free_name(pipeline, path)
     if name in loaded(pipeline):
         raise BadAdapter(f"{path}: an adapter named {name!r} is loaded already; unload it or choose another name")
-    if weight < 0:
+    if not 0 <= weight < float("inf"):
         raise BadAdapter(f"{path}: weight {weight}, expected 0 or more")
     if (path / CARD).is_file():
         adapter = _load_own(pipeline, path, name)

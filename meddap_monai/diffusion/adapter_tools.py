@@ -14,7 +14,7 @@ from meddap_monai.configuration import check_choice
 from meddap_monai.diffusion import adapter as adapters
 from meddap_monai.diffusion.adapter_file import read_tensors, write_tensors
 from meddap_monai.diffusion.architectures import NAMES, meta_architecture
-from meddap_monai.diffusion.base import base_card, base_folder, load_base
+from meddap_monai.diffusion.base import EMBEDDED, base_card, base_folder, load_base
 from meddap_monai.diffusion.formats import AdapterWeights, to_diffusers, to_kohya
 from meddap_monai.diffusion.targets import recognise
 from meddap_monai.errors import BadAdapter, BadBase, ForeignOutput
@@ -42,7 +42,7 @@ def read_any(path: Path | str, base: str | Path | None = None) -> tuple[AdapterW
     path = Path(path)
     own = (path / adapters.CARD).is_file()
     file = path / adapters.WEIGHTS if own else adapters.find_file(path)
-    known = adapters.read_card(path)["base"] if own else None
+    known = own_base(adapters.read_card(path)) if own else None
     reasons = []
     for name in [base] if base is not None else [*([known] if known else []), *NAMES, "embedded"]:
         try:
@@ -51,6 +51,12 @@ def read_any(path: Path | str, base: str | Path | None = None) -> tuple[AdapterW
         except (BadBase, BadAdapter) as error:
             reasons.append(f"{name}: {error}")
     raise BadAdapter(f"{file}: fits none of the bases tried; name its own with --base. " + "; ".join(reasons))
+
+
+def own_base(card: dict[str, Any]) -> str | None:
+    """Return the base that a card names where it is on this machine; a stranger's card starts no download."""
+    name = str(card["base"])
+    return name if name == EMBEDDED or Path(name).is_dir() else None
 
 
 def inspect_adapter(path: Path | str, base: str | Path | None = None) -> dict[str, Any]:
@@ -102,7 +108,9 @@ def verify_adapter(path: Path | str, base: str | Path | None = None) -> adapters
     """
     path = Path(path)
     if base is None:
-        base = adapters.read_card(path)["base"] if (path / adapters.CARD).is_file() else "embedded"
+        base = own_base(adapters.read_card(path)) if (path / adapters.CARD).is_file() else "embedded"
+        if base is None:
+            raise BadBase(f"{path}: its base is not on this machine; name it with --base")
     pipeline = load_base(base)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -118,6 +118,7 @@ def test_new_words_come_and_go(pipeline, tmp_path: Path) -> None:
     [
         (lambda p, f: adapters.load_adapter(p, f / "a", name="x"), "named 'x' is loaded already"),
         (lambda p, f: adapters.load_adapter(p, f / "a", weight=-1.0), "expected 0 or more"),
+        (lambda p, f: adapters.load_adapter(p, f / "a", weight=float("nan")), "expected 0 or more"),
         (lambda p, f: adapters.set_weights(p, {"y": 1.0}), r"no adapter 'y' is loaded; loaded are \['x'\]"),
         (lambda p, f: adapters.unload_adapter(p, "y"), "no adapter 'y' is loaded"),
         (adapters.load_adapter, "holds 0 .safetensors files"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from meddap_monai.diffusion import adapter as adapters
 from meddap_monai.diffusion.adapter_tools import convert_adapter, inspect_adapter, merge_adapters, verify_adapter
 from meddap_monai.diffusion.base import load_base
 from meddap_monai.diffusion.effect import run_once
-from meddap_monai.errors import BadAdapter, ConfigurationError, ForeignOutput
+from meddap_monai.errors import BadAdapter, BadBase, ConfigurationError, ForeignOutput
 
 BOTH = {"unet": "transformer", "text_encoder": "text"}
 
@@ -86,6 +87,14 @@ def test_the_commands(folder: Path, tiny_base: Path, tmp_path: Path, capsys) -> 
     (folder / "adapter.safetensors").write_bytes(b"x" * 100)
     assert main(["adapter", "verify", str(folder)]) == 2
     assert "BadAdapter" in capsys.readouterr().err
+
+
+def test_the_base_that_a_card_names_is_never_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = json.loads((folder / "adapter.json").read_text()) | {"base": "stranger/base"}
+    (folder / "adapter.json").write_text(json.dumps(card))
+    monkeypatch.setattr("meddap_monai.diffusion.adapter_tools.load_base", lambda name: pytest.fail(f"opened {name}"))
+    with pytest.raises(BadBase, match="name it with --base"):
+        verify_adapter(folder)
 
 
 def test_what_fits_nothing_says_why(tmp_path: Path) -> None:

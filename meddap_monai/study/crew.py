@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
+from meddap_monai.classifier.parallel import work_alone
 from meddap_monai.diffusion.ranks import Ranks, join_ranks
 
 _PATIENCE = timedelta(days=7)
@@ -32,7 +33,8 @@ class Crew:
         found: Path | None = None
         if self.ranks.rank == 0:
             try:
-                found = work()
+                with work_alone():
+                    found = work()
             except BaseException as error:
                 self.ranks.agree(f"{type(error).__name__}: {error}")
                 raise

@@ -18,7 +18,7 @@ LAYERS = [
     {"store", "configuration", "resources"},
     {"records"},
     {"provenance", "seeded"},
-    {"phantom_tissue"},
+    {"phantom_tissue", "phantom_scanner"},
     {"phantom"},
     {"images"},
     {"transforms"},

@@ -96,7 +96,7 @@ def cluster(config: ClusterConfig, output: Path, *, records: Path, overwrite: bo
 
     Args:
         config: method and numbers.
-        output: folder of the stage: ``chosen.jsonl``, ``clusters.json``, ``clusters/<class>_<rank>.jsonl`` for one
+        output: folder of the stage: ``chosen.jsonl``, ``clusters.json``, ``cluster_<label>_<rank>.jsonl`` for one
             adapter per cluster, ``features/``, ``figures/``, ``tensorboard/``.
         records: real records; only split train is looked at.
         overwrite: throw away a folder of another configuration.
@@ -263,7 +263,7 @@ def _write(
 ) -> None:
     listed: list[dict[str, Any]] = []
     for one in found:
-        name = f"clusters/class{training[one.rows[0]]['label']}_{one.number}.jsonl"
+        name = f"cluster_{training[one.rows[0]]['label']}_{one.number}.jsonl"
         write_records(output / name, [training[row] for row in sorted(one.rows)])
         ids = [training[row]["id"] for row in one.rows]
         listed.append({**vars(one), "records": name, "rows": None, "ids": ids})

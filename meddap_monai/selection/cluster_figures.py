@@ -10,8 +10,8 @@ import numpy as np
 
 from meddap_monai import store
 from meddap_monai.records import Record
-from meddap_monai.selection.figures import draw_mosaic, new_figure
-from meddap_monai.selection.pixels import read_squares
+from meddap_monai.selection.figures import draw_mosaic, new_figure, write_projector
+from meddap_monai.selection.pixels import read_squares, to_thumbnails
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from meddap_monai.selection.cluster import Cluster
 
 SHOWN = 8
-PROJECTED = 2000
 
 
 def write_cluster_figures(
@@ -38,7 +37,6 @@ def write_cluster_figures(
         found: clusters.
         tried: per class the ``k``, ``silhouette`` and ``inertia`` that were tried.
     """
-    import torch
     from torch.utils.tensorboard import SummaryWriter
 
     figures = {"clusters": draw_clusters(training, found)}
@@ -49,10 +47,7 @@ def write_cluster_figures(
             with store.atomic_path(folder / "figures" / f"{name}.png") as temporary:
                 figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
             board.add_figure(name, figure)
-        rows = range(min(len(training), PROJECTED))
-        pictures = torch.from_numpy(read_squares([training[row] for row in rows], 32)).float() / 255
-        labels = [training[row]["class_name"] for row in rows]
-        board.add_embedding(torch.from_numpy(values[: len(rows)]), labels, pictures, tag="features")
+    write_projector(folder / "tensorboard", training, to_thumbnails(read_squares(training, 32), 32), values)
 
 
 def draw_clusters(training: Sequence[Record], found: Sequence[Cluster]) -> Figure:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 AROUND = 6
 MOST_ADJECTIVES = 12
+PROJECTED = 2000
 
 
 def write_figures(
@@ -61,6 +62,26 @@ def write_figures(
             board.add_figure(name, figure)
             written.append(path)
     return written
+
+
+def write_projector(folder: Path, records: Sequence[Record], thumbnails: np.ndarray, values: np.ndarray) -> None:
+    """Give features to TensorBoard's projector, with a small picture, class and source of each.
+
+    Args:
+        folder: of the event files.
+        records: N records; of more than `PROJECTED` an even part is taken.
+        thumbnails: (N, H, W) float32 in 0 to 1.
+        values: (N, D) float32.
+    """
+    import torch
+    from torch.utils.tensorboard import SummaryWriter
+
+    rows = np.unique(np.linspace(0, len(records) - 1, min(len(records), PROJECTED)).astype(int))
+    pictures = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(thumbnails[rows])[:, None], 32)
+    labels = [[" ".join(records[row]["class_name"].split()), records[row]["source"]] for row in rows]
+    with SummaryWriter(str(folder)) as board:
+        header = ["class", "source"]
+        board.add_embedding(torch.from_numpy(values[rows]), labels, pictures, tag="features", metadata_header=header)
 
 
 def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from meddap_monai.errors import ConfigurationError, EmptyClass
-from meddap_monai.records import read_records
+from meddap_monai.records import class_names, read_records
 from meddap_monai.selection.cluster import (
     ClusterConfig,
     best_k,
@@ -88,6 +88,7 @@ def test_stage(tmp_path: Path, simulated_records: Path, method: str) -> None:
     document = json.loads((chosen.parent / "clusters.json").read_text())
     for one in document["clusters"]:
         assert [r["id"] for r in read_records(chosen.parent / one["records"])] == sorted(one["ids"])
+        assert class_names(chosen.parent / one["records"]) == ["benign", "malignant", "normal"]
     assert (chosen.parent / "figures" / "clusters.png").is_file()
     before = chosen.read_bytes()
     cluster(ClusterConfig(method=method, k=2, nearest=3, filter=SMALL), tmp_path / "again", records=simulated_records)

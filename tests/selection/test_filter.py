@@ -76,6 +76,7 @@ def test_pictures_and_tensorboard(finished: Path) -> None:
     names = {path.name for path in (finished / "figures").iterdir()}
     assert {"acceptance.png", "histogram_conformal.png", "borderline_conformal.png", "closest_pairs.png"} <= names
     assert list((finished / "tensorboard").glob("events*"))
+    assert "features" in (finished / "tensorboard" / "projector_config.pbtxt").read_text()
 
 
 def test_finished_folder_is_skipped_and_foreign_refused(

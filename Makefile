@@ -17,7 +17,7 @@ demo: $(VENV)/.installed  ## the main job on simulated ultrasound, offline, abou
 	$(BIN)/meddap demo --output demo
 
 test: $(VENV)/.installed lint types  ## lint, types and the quick tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-long: $(VENV)/.installed  ## the long counts of docs/reliability.md and everything marked slow
 	$(BIN)/python -m pytest -m slow

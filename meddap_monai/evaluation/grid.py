@@ -27,7 +27,9 @@ from meddap_monai.configuration import check_choice, check_range
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation import figures
 from meddap_monai.evaluation.page import MAIN_METRICS, results_rows
-from meddap_monai.evaluation.stage import EvaluateConfig, Run, evaluate, read_report
+from meddap_monai.evaluation.predictions import Run
+from meddap_monai.evaluation.settings import EvaluateConfig
+from meddap_monai.evaluation.stage import evaluate, read_report
 from meddap_monai.evaluation.weighted import NAMES
 from meddap_monai.records import Record, class_names, read_records, write_records
 from meddap_monai.seeds import derive_seed

@@ -41,6 +41,7 @@ def _section(folder: Path, stage: dict[str, Any]) -> dict[str, Any]:
         "patients": len({row["patient"] for row in records if row["source"] == "real"}),
         "reasons": reasons(folder),
         "shown": _shown(stage),
+        "copies": copy_summary(folder),
     }
 
 
@@ -48,6 +49,16 @@ def _shown(stage: dict[str, Any]) -> dict[str, Any]:
     """Keys of a finished stage that are neither bookkeeping nor long: what the stage itself wanted to say."""
     known = {"stage", "configuration", "inputs", "versions", "state", "counts", "seconds", "classes", "history"}
     return {key: value for key, value in stage.items() if key not in known and len(json.dumps(value)) < 2000}
+
+
+def copy_summary(folder: Path) -> dict[str, Any] | None:
+    """Return what ``selection.json`` says about copies of training images; None where it says nothing."""
+    path = folder / "selection.json"
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8")).get("copies")
+    wanted = ("copies", "of", "rate", "interval", "real_images_flagged", "closest")
+    return {name: found.get(name) for name in wanted} if found else None
 
 
 def records_of(folder: Path) -> list[Record]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import json
@@ -12,20 +11,17 @@ from typing import Any
 
 import jinja2
 from markupsafe import Markup
-from PIL import Image
 
 from meddap_monai import store
 from meddap_monai.evaluation import arms as arm_names
 from meddap_monai.evaluation import figures
 from meddap_monai.evaluation.comparisons import HARMS, HELPS, NOTHING
-from meddap_monai.evaluation.intervals import wilson
 from meddap_monai.evaluation.judge import Table
-from meddap_monai.evaluation.material import dropped_rows, pictures_by_class, records_of
+from meddap_monai.evaluation.pictures import collect_pictures
 from meddap_monai.evaluation.weighted import METRICS
 from meddap_monai.evaluation.weighted import NAMES as WORDS
 
 MAIN_METRICS = ("auc", "macro_f1", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "precision")
-THUMBNAIL = 112
 
 
 def write_report(
@@ -60,7 +56,7 @@ def render(report: Mapping[str, Any]) -> str:
         metrics=METRICS,
         main_metrics=MAIN_METRICS,
         drawn={name: _draw(report, found) for name, found in report["sets"].items()},
-        copies=_share(report, ("copy", "copies", "near copy")),
+        copies=(report["sections"].get("select") or {}).get("copies"),
         answer=answer(report["verdicts"]),
         candidates=[arm for arm in report["arms"] if arm_names.is_candidate(arm)],
         costs=_costs(report),
@@ -93,6 +89,9 @@ def _draw(report: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Mark
     if rows:
         label = f"difference in {WORDS[metric]} to {rows[0]['reference']} (right of zero is better)"
         drawn["differences"] = figures.differences_plot(rows, names, label)
+    if any(len(points) > 1 for points in found["learning"].values()):
+        ordered_lines = {arm: found["learning"][arm] for arm in arm_names.in_order(found["learning"])}
+        drawn["learning"] = figures.lines_plot(ordered_lines, {}, "real training images", WORDS[metric])
     return {name: Markup(text) for name, text in drawn.items()}  # noqa: S704 - drawn here, holds no foreign text
 
 
@@ -103,76 +102,14 @@ def main_rows(report: Mapping[str, Any], found: Mapping[str, Any]) -> list[Mappi
     return main or rows
 
 
-def collect_pictures(sections: Mapping[str, Path], per_class: int) -> list[dict[str, Any]]:
-    """Return rows of pictures: title, class and data URIs; real ones, kept synthetic ones, dropped ones."""
-    if not per_class:
-        return []
-    rows = []
-    real = next((records_of(sections[name]) for name in ("draw", "index") if name in sections), [])
-    real = [row for row in real if row["source"] == "real"]
-    kept = records_of(sections["select"]) if "select" in sections else []
-    made = records_of(sections["generate"]) if "generate" in sections else []
-    synthetic = [row for row in (kept or made) if row["source"] == "synthetic"]
-    unseen = records_of(sections["unseen"]) if "unseen" in sections else []
-    kinds = {"real": real, "synthetic": synthetic, "unseen test set": unseen}
-    chosen = {kind: pictures_by_class(records, per_class) for kind, records in kinds.items()}
-    for name in sorted({name for found in chosen.values() for name in found}):
-        for kind, found in chosen.items():
-            if name in found:
-                rows.append({"kind": kind, "class": name, "images": [_picture(row) for row in found[name]]})
-    return rows + _dropped_pictures(sections, made, per_class)
-
-
-def _dropped_pictures(sections: Mapping[str, Path], made: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    if "select" not in sections or not limit:
-        return []
-    by_id = {row["id"]: row for row in made}
-    images: list[dict[str, str]] = []
-    for line in dropped_rows(sections["select"], 200):
-        row = by_id.get(line.get("id", ""))
-        if row is not None and len(images) < 2 * limit:
-            why = next((line[key] for key in ("reason", "rule") if line.get(key)), "")
-            images.append(_picture(row) | {"note": f"{row['class_name']}: {why}"[:80]})
-    return [{"kind": "dropped by the filter", "class": "", "images": images}] if images else []
-
-
-def _picture(row: Mapping[str, Any]) -> dict[str, str]:
-    note = row["class_name"]
-    if row["source"] == "synthetic":
-        note = str((row.get("synthetic") or {}).get("prompt", note))
-    return {"uri": data_uri(Path(row["image"])), "note": note[:80]}
-
-
-def data_uri(path: Path) -> str:
-    """Return an image file as a small PNG inside a ``data:`` address; empty when it cannot be read."""
-    try:
-        with Image.open(path) as opened:
-            picture = opened.convert("L" if opened.mode in ("1", "L", "I;16") else "RGB")
-    except OSError:
-        return ""
-    picture.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
-    stream = io.BytesIO()
-    picture.save(stream, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def _share(report: Mapping[str, Any], words: tuple[str, ...]) -> dict[str, Any] | None:
-    """Return how many synthetic images were dropped as copies, with the Wilson interval of the share."""
-    section = report["sections"].get("select")
-    if not section or not section["counts"].get("in"):
-        return None
-    total = int(section["counts"]["in"])
-    hits = sum(count for reason, count in section["reasons"].items() if any(word in reason.lower() for word in words))
-    low, high = wilson(hits, total)
-    return {"hits": hits, "total": total, "share": hits / total, "low": low, "high": high}
-
-
 def _costs(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [
+    rows = [
         {"stage": name, "seconds": section["seconds"], "device": section["device"], "out": section["counts"].get("out")}
         for name, section in sorted(report["sections"].items(), key=lambda item: _when(item[1]))
-        if section["seconds"] is not None
+        if section["seconds"] is not None and name != "classify"
     ]
+    trained = report["training"]
+    return [*rows, {"stage": f"classify, {trained['runs']} runs of all seeds together", **trained["cost"]}]
 
 
 def _when(section: Mapping[str, Any]) -> tuple[int, str]:

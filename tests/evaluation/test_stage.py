@@ -14,6 +14,7 @@ import pytest
 from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.classifier.train import classify
 from meddap_monai.errors import ConfigurationError, ForeignOutput, LeakedRecords, RecordsError
+from meddap_monai.evaluation.content import learning_curves
 from meddap_monai.records import read_records, write_records
 from meddap_monai.report import EvaluateConfig, Run, evaluate, redraw
 
@@ -58,6 +59,9 @@ def synthetic(records: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         counts = {"in": len(rows), "out": len(chosen), "rejected": len(rows) - len(chosen)}
         document = {"stage": name, "counts": counts, "seconds": 61.0, "state": "done", "configuration": {}}
         (root / name / "stage.json").write_text(json.dumps(document))
+    pair = {"synthetic": rows[3]["id"], "id": rows[3]["id"].removeprefix("s-"), "copy": True}
+    copies = {"copies": 1, "of": 12, "rate": 1 / 12, "interval": [0.015, 0.354], "real_images_flagged": 0.01}
+    (root / "select" / "selection.json").write_text(json.dumps({"copies": copies | {"closest": [pair]}}))
     (root / "select" / "dropped.csv").write_text(
         f"id,reason\n{rows[0]['id']},copy of a training image\n{rows[1]['id']},label confidence\n"
     )
@@ -129,6 +133,8 @@ def test_the_page_needs_nothing_else_and_escapes_foreign_text(report: Path) -> N
     ):
         assert text in page
     assert "copy of a training image" in page
+    assert "Copies of training images: 1 of 12 (8.3 %" in page
+    assert "its nearest real image" in page
     assert str(report.parent) not in page, "no path of this machine"
 
 
@@ -209,6 +215,14 @@ def test_wrong_lists_of_runs_are_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         evaluate(CONFIG, tmp_path / "out", runs=pick(runs))
+
+
+def test_variants_of_other_sizes_make_a_learning_curve() -> None:
+    value = {"auc": {"mean": 0.7, "low": 0.6, "high": 0.8}}
+    arms = {"real@few": value, "real@many": value, "hog": value}
+    found = learning_curves(arms, {"real@few": 30.0, "real@many": 90.0, "hog": 90.0}, "auc")
+    assert [point["x"] for point in found["real"]] == [30.0, 90.0]
+    assert len(found["hog"]) == 1
 
 
 def test_one_run_without_unseen_still_makes_a_report(runs: list[Run], tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def fit_filter(
     Raises:
         LeakedRecords: a validation, test or unseen image is among the training images or their groups.
     """
-    write_train_hashes(folder, training)
+    write_train_hashes(folder, training, everything)
     check_provenance(folder, everything)
     fold = assign_folds(training, config.folds, seed)
     networks = []

@@ -144,6 +144,32 @@ def test_a_training_image_that_is_also_tested_on_stops_the_run(
         select(config(), tmp_path / "out", records=folder / "records.jsonl", generated=generated)
 
 
+def test_a_patient_in_two_splits_stops_the_run(tmp_path: Path, simulated_records: Path, generated: Path) -> None:
+    records = read_records(simulated_records, full=True)
+    patient = next(r for r in records if r["split"] == "train")["patient"]
+    leaked = [r | {"patient": patient} if r["id"] == "val-normal-001" else r for r in records]
+    (tmp_path / "stage.json").write_text((simulated_records.parent / "stage.json").read_text())
+    write_records(tmp_path / "records.jsonl", leaked)
+    with pytest.raises(LeakedRecords, match=r"val-normal-001 \(val\)"):
+        select(config(), tmp_path / "out", records=tmp_path / "records.jsonl", generated=generated)
+
+
+def test_image_to_image_may_skip_its_own_source(tmp_path: Path, simulated_records: Path) -> None:
+    train = read_records(simulated_records, split="train", full=True)
+    records = []
+    for number, source in enumerate(train[::6]):
+        pixels = np.asarray(Image.open(source["image"]))
+        record = synthetic_record(tmp_path, number, source["class_name"], pixels)
+        record["synthetic"] |= {"mode": "image", "source_id": source["id"], "strength": 0.05}
+        records.append(record)
+    write_records(tmp_path / "generated.jsonl", records)
+    arguments = {"records": simulated_records, "generated": tmp_path / "generated.jsonl"}
+    with pytest.raises(EmptyClass, match="raise the strength, or set select#copies#own_source to skip"):
+        select(config(), tmp_path / "checked", **arguments)
+    kept = select(config(copies=CopyConfig(own_source="skip")), tmp_path / "skipped", **arguments)
+    assert len(read_records(kept)) == len(records)
+
+
 def test_nothing_but_training_images_is_read(tmp_path: Path, make_records, generated: Path) -> None:
     records = make_records({"train": 8, "val": 4, "test": 4, "unseen": 2})
     for record in read_records(records):

@@ -87,7 +87,7 @@ class RandSpeckle(_RandPhysics):
     """
 
     def __init__(
-        self, strength: tuple[float, float] = (0.1, 0.5), size: tuple[float, float] = (0.5, 1.5), prob: float = 0.1
+        self, strength: tuple[float, float] = (0.05, 0.3), size: tuple[float, float] = (0.5, 1.5), prob: float = 0.1
     ) -> None:
         super().__init__(prob)
         self.strength = _check_range("RandSpeckle#strength", strength, 0, 1)

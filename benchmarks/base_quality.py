@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--base", default="embedded")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--per-class", type=int, default=40)
-    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--guidance", type=float, default=2.5)
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--simulated-device", default="Phantom A", help="meta.device of simulated images")
@@ -276,7 +276,7 @@ def adjectives(pipeline: Any, table: PromptTable, train: Any, given: argparse.Na
     found = {}
     for number, name in enumerate(["none", *sorted(set(LOOKS) & set(table.adjectives))]):
         prompt = table.prompt(next(iter(table.classes)), name)
-        made = generate(pipeline, prompt, 16, 500 + number, given) / 255.0
+        made = generate(pipeline, prompt, 8, 500 + number, given) / 255.0
         wanted = np.stack([apply_look(image, name) for image in real])
         found[name] = {
             "synthetic": [float(made.mean()), float(made.std((1, 2)).mean())],

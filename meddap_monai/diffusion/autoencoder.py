@@ -36,9 +36,8 @@ class AutoencoderConfig:
         layers: residual blocks per resolution.
         groups: of the group normalisations.
         attention: self-attention in the middle block.
-        steps: training steps, polishing included.
-        polish: last steps, on whole pictures and with heavy corners: a decoder with group normalisation tends to use
-            a corner pixel as its notebook, which shows as a dot in every picture.
+        steps: training steps.
+        corner_steps: steps of `corners.CornerTraining` afterwards; 0 leaves the corners as they are.
         batch: crops per step.
         crop: side of a training crop in pixels; every second step takes a quarter as many whole pictures.
         learning_rate: peak.
@@ -58,7 +57,7 @@ class AutoencoderConfig:
     groups: int = 8
     attention: bool = False
     steps: int = 8000
-    polish: int = 0
+    corner_steps: int = 0
     batch: int = 8
     crop: int = 64
     learning_rate: float = 1e-3
@@ -76,7 +75,7 @@ class AutoencoderConfig:
         check_range(len(self.channels), 2, 6, "autoencoder.channels (how many)")
         check_range(self.latents, 1, 256, "autoencoder.latents")
         check_range(self.steps, 0, 100_000_000, "autoencoder.steps")
-        check_range(self.polish, 0, self.steps, "autoencoder.polish")
+        check_range(self.corner_steps, 0, 1_000_000, "autoencoder.corner_steps")
         check_range(self.batch, 1, 4096, "autoencoder.batch")
         check_range(self.adversarial_from, 0.0, 1.0, "autoencoder.adversarial_from")
         if self.encoder == "patch_pca":
@@ -95,8 +94,8 @@ class AutoencoderConfig:
         room = self.channels[-1] // self.groups - 2
         if room < 2 * -(-self.latents // self.groups):
             raise ConfigurationError(
-                f"autoencoder.channels[-1] is {self.channels[-1]}, too narrow for {self.latents} latents, each twice, and "
-                f"two constants in each of {self.groups} groups"
+                f"autoencoder.channels[-1] is {self.channels[-1]}, too narrow for {self.latents} latents, each twice, "
+                f"and two constants in each of {self.groups} groups"
             )
 
     @property

@@ -60,22 +60,17 @@ class AutoencoderTraining:
         return names | {"optimizer": self.optimizer, "rival": self.rival}
 
     def advance(self, step: int) -> dict[str, float]:
-        """Do step `step`: crops on even steps, whole pictures on odd ones and while polishing."""
+        """Do step `step`: crops on even steps, whole pictures on odd ones."""
         config = self.config
         draw = generator(self.seed, "pretrain/decoder", step)
         images, names = self._batch(step, draw)
-        main = config.steps - config.polish
-        polishing = step >= main
-        rate = learning_rate(step, main, config.learning_rate, min(100, main))
-        rate = 0.2 * config.learning_rate if polishing else rate
+        rate = learning_rate(step, config.steps, config.learning_rate, min(100, config.steps))
         set_rate(self.optimizer, rate)
         made, kl = self._reconstruct(images, draw)
         losses = reconstruction_losses(made, images)
         loss = losses["l1"] + config.gradient * losses["gradient"] + config.spectrum * losses["spectrum"]
-        if polishing:
-            loss = loss + _corners(made - images)
         total = finite(loss + config.kl * kl, "decoder", step, rate, names)
-        adversarial = config.adversarial > 0 and step >= config.adversarial_from * main
+        adversarial = config.adversarial > 0 and step >= config.adversarial_from * config.steps
         if adversarial:
             total = total + self._deceive(loss, made)
         self.optimizer.zero_grad()
@@ -101,7 +96,7 @@ class AutoencoderTraining:
 
     def _batch(self, step: int, draw: torch.Generator) -> tuple[torch.Tensor, list[str]]:
         config, side = self.config, self.pixels.shape[-1]
-        whole = step % 2 == 1 or side <= config.crop or step >= config.steps - config.polish
+        whole = step % 2 == 1 or side <= config.crop
         count = max(1, config.batch * config.crop**2 // side**2) if whole else config.batch
         chosen = torch.randint(len(self.pixels), (count,), generator=draw).tolist()
         crop = side if whole else config.crop
@@ -166,12 +161,6 @@ def reconstruction_losses(made: torch.Tensor, images: torch.Tensor) -> dict[str,
         "gradient": torch.as_tensor(gradient),
         "spectrum": (spectra[0] - spectra[1]).abs().mean(),
     }
-
-
-def _corners(difference: torch.Tensor, size: int = 4) -> torch.Tensor:
-    """Return the mean absolute difference in the four corners of (B, 1, H, W)."""
-    rows = torch.cat([difference[:, :, :size], difference[:, :, -size:]], dim=2)
-    return torch.cat([rows[..., :size], rows[..., -size:]], dim=3).abs().mean()
 
 
 def _energy(images: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ import torch
 from meddap_monai import store
 from meddap_monai.configuration import check_choice, check_range
 from meddap_monai.diffusion.autoencoder import AutoencoderConfig, PatchPCA, build_autoencoder, fit_patch_pca
+from meddap_monai.diffusion.corners import CornerTraining
 from meddap_monai.diffusion.decoder import AutoencoderTraining
 from meddap_monai.diffusion.denoiser import (
     Cache,
@@ -149,6 +150,9 @@ class PretrainJob:
             self.vae, self.pca, views.pixels, views.ids, config.autoencoder, config.seed, config.device
         )
         self._run("autoencoder", config.autoencoder.steps, work, interrupt)
+        if config.autoencoder.corner_steps:
+            touch = CornerTraining(self.vae, views.pixels, views.ids, config.autoencoder, config.seed, config.device)
+            self._run("corners", config.autoencoder.corner_steps, touch, interrupt)
         self.vae.eval().requires_grad_(False)
 
     def train_unet(self, interrupt: store.InterruptFlag) -> None:

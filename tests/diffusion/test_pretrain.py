@@ -15,6 +15,7 @@ from PIL import Image
 from meddap_monai import store
 from meddap_monai.configuration import build
 from meddap_monai.diffusion.autoencoder import AutoencoderConfig, build_autoencoder, fit_patch_pca
+from meddap_monai.diffusion.corners import SIZE, CornerTraining
 from meddap_monai.diffusion.decoder import reconstruction_losses
 from meddap_monai.diffusion.denoiser import DenoiserConfig, build_denoiser, build_scheduler, diffuse
 from meddap_monai.diffusion.looks import LOOKS, apply_look
@@ -32,7 +33,7 @@ SMALL = PretrainConfig(
     prompts=("breast",),
     views=ViewsConfig(clean=2, changed=1),
     autoencoder=AutoencoderConfig(
-        channels=(8, 16, 16), latents=4, groups=4, steps=6, batch=2, crop=32, adversarial_from=0.5
+        channels=(8, 16, 16), latents=4, groups=4, steps=6, batch=2, crop=32, adversarial_from=0.5, corner_steps=4
     ),
     text_encoder=TextEncoderConfig(width=32, layers=1, steps=6, batch=8),
     unet=DenoiserConfig(channels=(16, 32), heads=2, groups=8, steps=6, batch=4, warmup=2),
@@ -97,6 +98,26 @@ def test_blurring_costs_gradient_and_spectrum() -> None:
     same, worse = reconstruction_losses(images, images), reconstruction_losses(blurred, images)
     assert all(float(value) == 0 for value in same.values())
     assert all(float(value) > 0.1 for value in worse.values())
+
+
+def test_the_corner_is_repaired_and_the_rest_left_alone() -> None:
+    config = AutoencoderConfig(channels=(8, 16, 16), latents=4, groups=4, corner_steps=60)
+    pixels = np.stack([simulate_image("benign", seed, size=(32, 32)) for seed in range(16)])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vae = build_autoencoder(config, 32, fit_patch_pca(pixels, config))
+    images = torch.from_numpy(pixels).float().div(127.5).sub(1)[:, None].expand(-1, 3, -1, -1)
+    with torch.no_grad():
+        latents = vae.encode(images).latent_dist.mode()
+        before = vae.decode(latents).sample
+    work = CornerTraining(vae, pixels, [str(n) for n in range(16)], config, seed=0)
+    for step in range(config.corner_steps):
+        work.advance(step)
+    with torch.no_grad():
+        after = vae.decode(latents).sample
+    corner = (slice(None), slice(None), slice(SIZE), slice(SIZE))
+    assert (after - images)[corner].abs().mean() < (before - images)[corner].abs().mean()
+    assert (after - before)[..., SIZE:, SIZE:].abs().mean() < 0.1
 
 
 # ---------------------------------------------------------------------------------------------------------------- words
@@ -219,7 +240,7 @@ def test_r26_twice_gives_the_same_bytes(small_base: Path, records: Path, tmp_pat
     assert weights(pretrain(SMALL, tmp_path / "out", records=records)) == weights(small_base)
 
 
-@pytest.mark.parametrize("phase", ["text", "autoencoder", "unet"])
+@pytest.mark.parametrize("phase", ["text", "autoencoder", "corners", "unet"])
 def test_r27_interrupted_in_any_phase_then_resumed(
     phase: str, small_base: Path, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from meddap_monai.configuration import check_choice, check_range
+from meddap_monai.errors import ConfigurationError
 from meddap_monai.selection.alignment import Matches, align
 from meddap_monai.selection.neighbours import Candidates, nearest_by_product, propose_candidates
 
@@ -31,7 +32,9 @@ class CopyConfig:
 
     Attributes:
         action: "drop" them, "report" them only, or "off".
-        distances: of `DISTANCES`; an image is a copy when any of them falls below its threshold.
+        distances: of `DISTANCES`; an image is a copy when any of them falls below its threshold. All are measured and
+            recorded. Add "features" when they come from an extractor that was not trained to tell classes: the
+            filter's own forget everything but the class, so that any two typical images of a class come close.
         percentile: share in percent of real images of other patients that would be called copies.
         candidates: training images per synthetic image that are compared closely.
         same_picture: correlation from which two real images of "different patients" count as one picture; such pairs
@@ -41,7 +44,7 @@ class CopyConfig:
     """
 
     action: str = "drop"
-    distances: tuple[str, ...] = DISTANCES
+    distances: tuple[str, ...] = ("correlation", "tiles")
     percentile: float = 1.0
     candidates: int = 4
     same_picture: float = 0.95
@@ -52,6 +55,8 @@ class CopyConfig:
         """Check choices and ranges."""
         check_choice(self.action, ("drop", "report", "off"), "select#copies#action")
         check_choice(self.own_source, ("check", "skip"), "select#copies#own_source")
+        if not self.distances:
+            raise ConfigurationError("select#copies#distances: got none, expected some, or select#copies#action off")
         for name in self.distances:
             check_choice(name, DISTANCES, "select#copies#distances")
         check_range(self.percentile, 0.01, 50, "select#copies#percentile")
@@ -95,7 +100,7 @@ def find_nearest(queries: Images, training: Images, config: CopyConfig) -> Neare
         training: real training images.
         config: distances and candidates.
     """
-    return _nearest(queries, training, config, *_compare(queries, training, config), limit=np.inf)
+    return _nearest(queries, training, *_compare(queries, training, config), limit=np.inf)
 
 
 def _compare(queries: Images, training: Images, config: CopyConfig) -> tuple[Candidates, Matches]:
@@ -105,9 +110,7 @@ def _compare(queries: Images, training: Images, config: CopyConfig) -> tuple[Can
     return candidates, align(queries.thumbnails, training.thumbnails, candidates, config.views)
 
 
-def _nearest(
-    queries: Images, training: Images, config: CopyConfig, candidates: Candidates, matches: Matches, limit: float
-) -> Nearest:
+def _nearest(queries: Images, training: Images, candidates: Candidates, matches: Matches, limit: float) -> Nearest:
     """Take the nearest candidates; those with a correlation above `limit` are passed over."""
     twins = (matches.correlation > limit) & (candidates.index >= 0)
     hidden = twins | (candidates.index < 0)
@@ -120,8 +123,7 @@ def _nearest(
         skip = np.repeat(rows, twins.sum(axis=1)), candidates.index[twins]
         product = nearest_by_product(queries.features, training.features, queries.groups, training.groups, skip)
         distances["features"] = 1.0 - product
-    chosen = {name: value.astype(np.float32) for name, value in distances.items() if name in config.distances}
-    return Nearest(candidates.index[rows, best], chosen)
+    return Nearest(candidates.index[rows, best], {name: value.astype(np.float32) for name, value in distances.items()})
 
 
 @dataclass(frozen=True)
@@ -158,11 +160,12 @@ def calibrate(training: Images, config: CopyConfig) -> Thresholds:
         [training.groups[row] for row in chosen],
     )
     candidates, matches = _compare(asked, training, config)
-    nearest = _nearest(asked, training, config, candidates, matches, config.same_picture)
+    nearest = _nearest(asked, training, candidates, matches, config.same_picture)
     best = matches.correlation.argmax(axis=1)
     rows = np.flatnonzero(matches.correlation.max(axis=1) > config.same_picture)
     twins = [(int(chosen[row]), int(candidates.index[row, best[row]])) for row in rows]
-    values = _joint_thresholds(nearest.distances, config.percentile / 100)
+    decisive = {name: value for name, value in nearest.distances.items() if name in config.distances}
+    values = _joint_thresholds(decisive, config.percentile / 100)
     share = float(flag(nearest.distances, values).mean()) if len(nearest.index) else 0.0
     return Thresholds(values, nearest.distances, share, twins)
 

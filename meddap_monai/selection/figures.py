@@ -192,7 +192,8 @@ def draw_distances(check: CopyCheck) -> Figure:
         edges = np.linspace(0, max(float(values.max(initial=1e-6)) for values in finite), 41)
         for values, label in zip(finite, ("synthetic to real", "real to real, other patient"), strict=True):
             axis.hist(values, bins=edges, histtype="step", density=True, label=label)
-        axis.axvline(check.thresholds.values[name], color="black", linestyle=":", label="threshold")
+        if name in check.thresholds.values:
+            axis.axvline(check.thresholds.values[name], color="black", linestyle=":", label="threshold")
         axis.set(title=name, xlabel="distance to the nearest training image")
         axis.legend(fontsize=6)
     return figure

@@ -65,6 +65,18 @@ def test_several_distances_together_flag_no_more_than_one() -> None:
     assert 0.007 <= flag(distances, values).mean() <= 0.01
 
 
+def test_features_are_measured_and_decide_only_when_asked(known: Images) -> None:
+    values = np.random.default_rng(0).standard_normal((60, 8)).astype(np.float32)
+    values /= np.linalg.norm(values, axis=1, keepdims=True)
+    with_features = Images(known.thumbnails, values, known.groups)
+    assert set(calibrate(with_features, CopyConfig()).values) == {"correlation", "tiles"}
+    asked = CopyConfig(distances=("features",))
+    thresholds = calibrate(with_features, asked)
+    assert set(thresholds.values) == {"features"} and set(thresholds.real_distances) > {"features"}
+    same = find_nearest(Images(known.thumbnails[::-1].copy(), values, [""] * 60), with_features, asked)
+    assert flag(same.distances, thresholds.values).all()
+
+
 def test_blocks_do_not_change_the_result(known: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = (known.thumbnails, known.thumbnails, known.groups, known.groups, 4)
     whole = propose_candidates(*arguments)
@@ -111,6 +123,7 @@ def test_resampling_enlarges_a_part() -> None:
     "changes, text",
     [
         ({"distances": ("corelation",)}, "did you mean 'correlation'"),
+        ({"distances": ()}, "expected some, or select#copies#action off"),
         ({"action": "delete"}, "select#copies#action"),
         ({"percentile": 0.0}, "expected a number from 0.01 to 50"),
     ],

@@ -168,7 +168,7 @@ def door(path: Path | str) -> Iterator[None]:
     except (UnreadableImage, ConfigurationError):
         raise
     except RecursionError as error:
-        raise UnreadableImage(f"{path}: sequences are nested deeper than this reader follows") from error
+        raise UnreadableImage(f"{path}: sequences are nested deeper than Python can follow") from error
     except MemoryError as error:
         raise UnreadableImage(f"{path}: asks for more memory than there is") from error
     except Exception as error:

@@ -25,6 +25,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from meddap_monai.errors import UnreadableImage
 from meddap_monai.images.limits import MIB, Limits, open_regular
+from meddap_monai.images.nesting import nesting_depth
 
 _NAMES = (
     "SpecificCharacterSet", "SyntheticData", "Modality", "Manufacturer", "ManufacturerModelName", "InstitutionName",
@@ -98,10 +99,22 @@ def open_header(path: Path | str, limits: Limits, extra: tuple[int, ...] = ()) -
         stream.seek(0)
         tags: list[Any] = [*TAGS, *extra]
         if marked and _DEFLATED in start:
-            yield _locate(path, *_inflate(path, stream, start, limits, tags))
+            header = _locate(path, *_inflate(path, stream, start, limits, tags))
+            _check_depth(header, 0, limits)
+            yield header
         else:
             dataset = dcmread(stream, stop_before_pixels=True, force=not marked, specific_tags=tags)
-            yield _locate(path, dataset, stream, size)
+            header = _locate(path, dataset, stream, size)
+            _check_depth(header, 132 if marked else 0, limits)
+            yield header
+
+
+def _check_depth(header: Header, start: int, limits: Limits) -> None:
+    header.stream.seek(0)
+    before = header.stream.read(header.pixel_start)
+    implicit = bool(header.dataset.original_encoding[0])
+    if nesting_depth(before, start, implicit, header.little_endian, limits.depth) > limits.depth:
+        raise UnreadableImage(f"{header.path}: sequences are nested deeper than {limits.depth} levels")
 
 
 def _looks_like_a_bare_dataset(start: bytes) -> bool:
@@ -132,7 +145,7 @@ def _inflate(
             inflated.write(machine.decompress(block, MIB))
             block = machine.unconsumed_tail
             total = inflated.tell()
-            if total > limits.inflated_bytes or (total > 64 * MIB and total > limits.inflate_ratio * taken):
+            if total > limits.inflated_bytes or (total > 32 * MIB and total > limits.inflate_ratio * taken):
                 raise UnreadableImage(
                     f"{path}: deflated data grow to more than {total:,} bytes, expected at most "
                     f"{limits.inflated_bytes:,} and {limits.inflate_ratio} times the deflated size"

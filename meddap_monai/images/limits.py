@@ -24,7 +24,7 @@ class Limits:
         decoded_bytes: all frames that were asked for, decoded.
         depth: nested sequences in a DICOM header.
         inflated_bytes: a deflated DICOM file after inflating.
-        inflate_ratio: inflated by deflated size, tested once 64 MiB are inflated.
+        inflate_ratio: inflated by deflated size, tested once 32 MiB are inflated.
         frames: frames of a clip.
     """
 

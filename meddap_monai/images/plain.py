@@ -169,7 +169,7 @@ def _gunzip(path: Path | str, data: bytes, limits: Limits) -> bytes:
         try:
             while block := stream.read(MIB):
                 total += len(block)
-                if total > limits.inflated_bytes or (total > 64 * MIB and total > limits.inflate_ratio * len(data)):
+                if total > limits.inflated_bytes or (total > 32 * MIB and total > limits.inflate_ratio * len(data)):
                     raise UnreadableImage(f"{path}: grows to more than {total:,} bytes when unpacked; not read")
                 parts.append(block)
         except zlib.error as error:

@@ -25,7 +25,7 @@ base = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (base + 512 * 2**20,) * 2)
 out = []
 for path in sys.argv[1:]:
-    begin = time.monotonic()
+    begin = time.process_time()  # the load of other programs does not count; a hang meets the timeout
     try:
         pixels, _ = read_ultrasound(path, key=b"k" * 32)
         outcome = ["array", list(pixels.shape)]
@@ -33,7 +33,7 @@ for path in sys.argv[1:]:
         outcome = ["refused", str(error)]
     except BaseException as error:
         outcome = ["other", repr(error)]
-    out.append([*outcome, time.monotonic() - begin])
+    out.append([*outcome, time.process_time() - begin])
 print(json.dumps(out))
 """
 

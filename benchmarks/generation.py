@@ -89,14 +89,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--guidance", type=float, default=GenerateConfig().guidance, help="of our loop")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=("cpu", "wall"), default="wall")
-    parser.add_argument("--only", default="", help="comma-separated parts of the names of our variants")
+    parser.add_argument("--only", default="", help="only these of our variants, separated by ;")
     parser.add_argument(
         "--cache", type=Path, help="folder that keeps the images for KID, to go on after an interruption"
     )
     parser.add_argument("--output", type=Path, default=Path("generation.json"))
     options = parser.parse_args()
     for name in list(VARIANTS):
-        if options.only and not any(part in name for part in options.only.split(";")):
+        if options.only and name not in options.only.split(";"):
             del VARIANTS[name]
     return options
 
@@ -196,7 +196,7 @@ def measure_quality(makers: dict[str, Maker], options: argparse.Namespace, class
         "hog": hog_features,
         "autoencoder": lambda images: latent_features(images, vae),
     }
-    sets = {name: in_parts(make, options, name) for name, make in makers.items()}
+    sets = make_sets(makers, options)
     found: dict[str, Any] = {"real_images": len(real), "images": options.images}
     for name, extract in extractors.items():
         reference = extract(real)
@@ -207,24 +207,28 @@ def measure_quality(makers: dict[str, Maker], options: argparse.Namespace, class
     return found
 
 
-def in_parts(make: Maker, options: argparse.Namespace, name: str) -> list[np.ndarray]:
-    """Make the images for KID in parts of 64, each kept in the cache where there is one."""
-    images: list[np.ndarray] = []
-    with tqdm(total=options.images, desc=name, unit="image") as bar:
-        while len(images) < options.images:
-            count, first = min(64, options.images - len(images)), 1_000_000 + len(images)
-            settings = [name, base_hash(options.base), options.adapter, options.guidance, options.batch, first, count]
-            path = options.cache / f"{store.hash_configuration(settings)[:16]}.npy" if options.cache else None
-            if path is not None and path.is_file():
-                part = np.load(path)
-            else:
-                part = np.stack(make(count, first, None))
-                if path is not None:
-                    with store.atomic_path(path) as temporary, temporary.open("wb") as stream:
-                        np.save(stream, part)
-            images += list(part)
-            bar.update(count)
-    return images
+def make_sets(makers: dict[str, Maker], options: argparse.Namespace) -> dict[str, list[np.ndarray]]:
+    """Make every loop's images for KID, in turns of 64, each part kept in the cache where there is one."""
+    sets: dict[str, list[np.ndarray]] = {name: [] for name in makers}
+    with tqdm(total=options.images * len(makers), desc="quality", unit="image") as bar:
+        for start in range(0, options.images, 64):
+            count = min(64, options.images - start)
+            for name, make in makers.items():
+                sets[name] += list(cached_part(name, make, options, start, count))
+                bar.update(count)
+    return sets
+
+
+def cached_part(name: str, make: Maker, options: argparse.Namespace, start: int, count: int) -> np.ndarray:
+    if options.cache is None:
+        return np.stack(make(count, 1_000_000 + start, None))
+    settings = [name, base_hash(options.base), options.adapter, options.guidance, options.batch, start, count]
+    path = options.cache / f"{store.hash_configuration(settings)[:16]}.npy"
+    if not path.is_file():
+        part = np.stack(make(count, 1_000_000 + start, None))
+        with store.atomic_path(path) as temporary, temporary.open("wb") as stream:
+            np.save(stream, part)
+    return np.load(path)
 
 
 def reference_images(options: argparse.Namespace, classes: list[str]) -> list[np.ndarray]:

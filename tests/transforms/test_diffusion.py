@@ -326,6 +326,22 @@ def test_prepare_batch_replaces_some_in_one_go(online: OnlineGenerator, monkeypa
     assert not torch.equal(later, images)
 
 
+def test_prepare_batch_inside_a_trainer(online: OnlineGenerator, records: Path) -> None:
+    data = DataLoader(Dataset(read_records(records, split="train")[:4], loading()), batch_size=2)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 3))
+    before = network[1].weight.detach().clone()
+    SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=1,
+        train_data_loader=data,
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), 0.1),
+        loss_function=torch.nn.CrossEntropyLoss(),
+        prepare_batch=DiffusionPrepareBatch(online, prob=1.0),
+    ).run()
+    assert torch.isfinite(network[1].weight).all() and not torch.equal(network[1].weight, before)
+
+
 # -------------------------------------------------------------------------------------------- a bundle of MONAI's own
 CONFIG = """
 device: cpu

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -147,3 +148,10 @@ def sequence_of_depth(depth: int, tag: int = 0x00186011) -> bytes:
     )
     end = b"\xfe\xff\x0d\xe0\0\0\0\0" + b"\xfe\xff\xdd\xe0\0\0\0\0"
     return begin * depth + end * depth
+
+
+def deflated_zeros(megabytes: int) -> bytes:
+    """A raw deflate stream of zeros, made of one block that repeats."""
+    machine = zlib.compressobj(9, zlib.DEFLATED, -15)
+    block = machine.compress(b"\0" * 2**20) + machine.flush(zlib.Z_FULL_FLUSH)
+    return block * megabytes + machine.flush()

@@ -63,7 +63,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     side = int(card["resolution"])
     tables = [load_prompt_table(name) for name in card["prompts"]]
     train, held = real_sets(given.records, given.simulated_device, side)
-    classes = sorted(set(train["class"]))
+    classes = sorted(str(name) for name in set(train["class"]))
     pipeline: Any = load_base(given.base)
     begun = time.monotonic()
     made = {

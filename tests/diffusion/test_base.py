@@ -90,3 +90,15 @@ def test_embedded_loads_fast_and_separates_classes(embedded: Path) -> None:
         assert images.images.std(axis=-1).max() < 1e-3
         means.append(images.images.mean())
     assert means[0] > means[1] + 0.1
+
+
+def test_the_default_adapter_fits_the_embedded_base(embedded: Path) -> None:
+    from meddap_monai.diffusion.adapter import load_adapter, read_card
+
+    card = read_card(resources.find("data/adapter"))
+    assert card["base_sha256"] == base_hash("embedded")
+    assert card["prompts_sha256"] == load_prompt_table("breast").sha256
+    assert card["classes"] == ["benign", "malignant", "normal"]
+    load_adapter(load_base(), "embedded")
+    seen = set((embedded / "train_sha256.txt").read_text().split())
+    assert seen <= set((resources.find("data/adapter") / "train_sha256.txt").read_text().split())

@@ -14,7 +14,9 @@ from PIL import Image
 from meddap_monai import store
 from meddap_monai.diffusion.base import base_hash
 from meddap_monai.diffusion.prompts import PromptTable
+from meddap_monai.phantom import simulate_image
 from meddap_monai.provenance import write_train_hashes
+from meddap_monai.seeds import derive_seed
 
 if TYPE_CHECKING:
     from meddap_monai.diffusion.pretrain import PretrainJob
@@ -58,6 +60,7 @@ def describe(job: PretrainJob, pipeline: Any) -> dict[str, Any]:
         "steps": {
             "text_encoder": config.text_encoder.steps,
             "autoencoder": config.autoencoder.steps,
+            "corners": config.autoencoder.corner_steps,
             "unet": config.unet.steps,
         },
         "prediction_type": config.unet.prediction,
@@ -97,9 +100,14 @@ def sample_sheet(
 
 @torch.no_grad()
 def reconstruction_sheet(job: PretrainJob, columns: int = 8) -> np.ndarray:
-    """Return real pictures above their reconstructions, (2 * side, columns * side) uint8."""
-    chosen = np.linspace(0, len(job.views.pixels) - 1, columns).astype(int)
-    pixels = job.views.pixels[chosen]
+    """Return simulated pictures above their reconstructions, (2 * side, columns * side) uint8.
+
+    Simulated, because a card travels with the weights, and no patient's picture may travel in it.
+    """
+    side = job.config.resolution
+    names = ("benign", "malignant", "normal")
+    seeds = [derive_seed(job.config.seed, "pretrain/card", number) for number in range(columns)]
+    pixels = np.stack([simulate_image(names[number % 3], seed, size=(side, side)) for number, seed in enumerate(seeds)])
     images = torch.from_numpy(pixels).float().div(127.5).sub(1)[:, None].expand(-1, 3, -1, -1)
     vae = job.vae.to("cpu")
     made = vae.decode(vae.encode(images).latent_dist.mode()).sample.mean(1)
@@ -131,7 +139,7 @@ def _card(job: PretrainJob, document: dict[str, Any], prompts: list[str]) -> str
         "`samples.png`: one row per prompt, guidance 2.5, 15 steps of DPM-Solver++:",
         *(f"{number}. {prompt}" for number, prompt in enumerate(prompts, start=1)),
         "",
-        "`reconstructions.png`: training pictures above what the autoencoder keeps of them.",
+        "`reconstructions.png`: simulated pictures above what the autoencoder keeps of them.",
         "",
         "## Again",
         "`meddap pretrain` with the configuration in `base.json`; the hashes of all training images and of their "

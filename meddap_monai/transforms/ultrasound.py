@@ -91,28 +91,35 @@ class LoadUltrasoundd(MapTransform):
         return items
 
 
-def _region_of(image: NdarrayOrTensor, missing: str) -> Box | None:
-    """The box (top, left, bottom, right) of an image from its meta data, or from its pixels."""
+def _region_of(image: NdarrayOrTensor, missing: str) -> tuple[Box, np.ndarray | None] | None:
+    """The box (top, left, bottom, right) of an image from its meta data, or box and (H, W) mask from its pixels."""
     meta: Mapping[str, Any] = image.meta if isinstance(image, MetaTensor) else {}
     if meta.get("cropped"):
         return None
     box = tuple(int(side) for side in np.asarray(meta.get("region", (-1,) * 4)).ravel())
     if len(box) == 4 and 0 <= box[0] < box[2] <= image.shape[-2] and 0 <= box[1] < box[3] <= image.shape[-1]:
-        return box
+        return box, None
     found = None
     if missing == "tight":
         pixels = np.asarray(convert_to_tensor(image).detach().cpu()).reshape(-1, *image.shape[-2:]).max(0)
         top = float(pixels.max())
         found = find_region(np.clip(pixels * (255.0 if top <= 1.0 else 1.0), 0, 255).astype(np.uint8))
     if found:
-        region = found[0]
-        return region.top, region.left, region.bottom, region.right
+        region, mask = found
+        return (region.top, region.left, region.bottom, region.right), mask
     if missing == "keep":
         return None
     raise UnreadableImage(
         f"{meta.get('filename_or_obj', 'image')}: no B-mode region in its meta data and no tight box in its pixels; "
         "load it with LoadUltrasound, or set missing to keep for images known to be clean"
     )
+
+
+def _blacken(image: NdarrayOrTensor, mask: np.ndarray | None) -> NdarrayOrTensor:
+    """The image with 0 where an (H, W) mask is False; itself without a mask."""
+    if mask is None:
+        return image
+    return image * convert_to_dst_type(mask, dst=image, dtype=image.dtype)[0]
 
 
 class CropToUltrasoundRegion(Transform):
@@ -131,10 +138,11 @@ class CropToUltrasoundRegion(Transform):
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
         """Crop (C, H, W) or (F, C, H, W); an image that is cropped already comes back unchanged."""
-        box = _region_of(img, self.missing)
-        if box is None:
+        found = _region_of(img, self.missing)
+        if found is None:
             return img
-        top, left, bottom, right = box
+        (top, left, bottom, right), mask = found
+        img = _blacken(img, mask)
         cropped: NdarrayOrTensor = img[..., top:bottom, left:right]
         if img.ndim == 3:
             cropped = SpatialCrop(roi_slices=[slice(top, bottom), slice(left, right)])(img)  # type: ignore[arg-type]
@@ -158,11 +166,11 @@ class MaskBurnedIn(Transform):
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
         """Mask (C, H, W) or (F, C, H, W); shape, dtype and meta data stay."""
-        box = _region_of(img, self.missing)
-        if box is None:
+        found = _region_of(img, self.missing)
+        if found is None:
             return img
-        top, left, bottom, right = box
-        masked = img.clone() if isinstance(img, torch.Tensor) else img.copy()
+        (top, left, bottom, right), mask = found
+        masked = _blacken(img.clone() if isinstance(img, torch.Tensor) else img.copy(), mask)
         masked[..., :top, :] = 0
         masked[..., bottom:, :] = 0
         masked[..., :left] = 0

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
+from meddap_monai.images.dicom import read_ultrasound
 from meddap_monai.images.regions import Region, choose_region, declared_regions, find_region, pixel_spacing
 from meddap_monai.phantom import simulate_image
 
@@ -118,3 +120,14 @@ def test_the_scan_is_found_and_the_text_is_not(scanner: str) -> None:
 )
 def test_where_nothing_stands_apart_nothing_is_returned(image: np.ndarray) -> None:
     assert find_region(image) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "box"), [("examples_rgb_color.dcm", (54, 3, 169, 316)), ("examples_jpeg2k.dcm", (108, 9, 337, 631))]
+)
+def test_dense_lines_of_text_on_real_screens(name: str, box: tuple[int, ...]) -> None:
+    """Five lines of bold text stand right above these scans."""
+    pixels, info = read_ultrasound(get_testdata_file(name), outside="crop", key=b"k" * 32)
+    assert info.region is not None and info.region.kind == "found"
+    assert np.abs(np.subtract(info.box, box)).max() <= 4
+    assert pixels[0, :, :8].max() < 200, "no white letters at the upper edge"

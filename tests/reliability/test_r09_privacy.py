@@ -150,10 +150,22 @@ def test_rejects_say_why_without_values(indexed: Path) -> None:
 
 def test_pixels_outside_of_the_region_are_gone(indexed: Path) -> None:
     """By the declared region exactly; by the tight box without one pixel of the text."""
+    declared, tight = marked_screen(5)[0], marked_screen(6)[0]
     found = [np.asarray(Image.open(record["image"])) for record in read_records(indexed)]
-    for seed in (5, 6):
-        image = marked_screen(seed)[0]
-        assert any(np.array_equal(picture, image) for picture in found), f"phantom {seed}"
+    assert any(np.array_equal(picture, declared) for picture in found)
+    framed = np.pad(tight, 12)
+
+    def within(picture: np.ndarray) -> bool:
+        """Whether every pixel that is not black is the phantom's own, at some small shift."""
+        rows, columns = picture.shape
+        for row in range(153 - rows):
+            for column in range(153 - columns):
+                under = framed[row : row + rows, column : column + columns]
+                if (under == picture)[picture > 0].all():
+                    return bool((picture > 0).mean() > 0.9)
+        return False
+
+    assert any(within(picture) for picture in found)
 
 
 def test_the_info_is_an_allow_list(tmp_path: Path) -> None:

@@ -187,8 +187,14 @@ def check_result(name: str, folder: Path) -> None:
     assert list(folder.glob(RESULTS[name])), sorted(path.name for path in folder.rglob("*"))
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("place", ["bundle", "elsewhere"])
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        *((name, place) for name in TRAINING for place in ("bundle", "elsewhere")),
+        ("meddap_study", "elsewhere"),
+        pytest.param("meddap_study", "bundle", marks=pytest.mark.slow),
+    ],
+)
 def test_it_runs_from_its_folder_and_from_elsewhere(
     name: str, place: str, records: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

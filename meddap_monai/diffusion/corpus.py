@@ -37,6 +37,7 @@ class CorpusConfig:
         simulated: simulated images per class, scanner "own".
         held_out: share of the patients that becomes split val.
         seed: of the split.
+        workers: reading processes, see `IndexConfig`.
     """
 
     folders: dict[str, Path]
@@ -44,6 +45,7 @@ class CorpusConfig:
     simulated: int = 80
     held_out: float = 0.2
     seed: int = 0
+    workers: int = 1
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -80,7 +82,12 @@ def gather(config: CorpusConfig, output: Path, overwrite: bool = False) -> Path:
 
 def _index(config: CorpusConfig, name: str, folder: Path, output: Path, shares: Mapping[str, float]) -> Path:
     settings = IndexConfig(
-        source=folder, labels="csv", where=config.where.get(name, {}), fractions=shares, seed=config.seed
+        source=folder,
+        labels="csv",
+        where=config.where.get(name, {}),
+        fractions=shares,
+        seed=config.seed,
+        workers=config.workers,
     )
     return index(settings, output / "parts" / name)
 

@@ -204,7 +204,7 @@ def _read_new(
         {"path": str(source.path), "relative": source.relative, "label": source.label, "group": source.group}
         for source, _ in new
     )
-    bar = tqdm(total=len(wanted), initial=len(wanted) - len(new), desc="index", unit="file")
+    bar = tqdm(total=len(wanted), initial=len(wanted) - len(new), desc="index", unit="file", mininterval=1.0)
     with store.InterruptFlag() as flag, bar:
         for outcome in accept_all(tasks, how, min(config.workers, len(new)), config.timeout):
             journal.add(marks[outcome["relative"]], outcome)

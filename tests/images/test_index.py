@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from PIL import Image
 
 import meddap_monai
 from meddap_monai.configuration import build
-from meddap_monai.errors import ConfigurationError, ForeignOutput, RecordsError
+from meddap_monai.errors import ConfigurationError, DiskFull, ForeignOutput, RecordsError
 from meddap_monai.images import workforce
 from meddap_monai.images.accept import Acceptance
 from meddap_monai.images.duplicates import Groups, exact_duplicates, near_duplicates
@@ -142,6 +143,38 @@ def test_killed_and_started_again_gives_equal_records(study: Path, key: Path, in
     result = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-1500:]
     assert (tmp_path / "out" / "records.jsonl").read_bytes() == indexed.read_bytes()
+
+
+def test_a_full_disk_stops_with_its_name_and_goes_on_later(
+    tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R14: the error names path and bytes; once there is space, the run ends as if nothing had happened."""
+    source = pngs(tmp_path / "in", count=4)
+    config = IndexConfig(source=source, key_file=key, split="train", workers=0)
+    whole = index(config, tmp_path / "whole").read_bytes()
+    original, written = Image.Image.save, []
+
+    def save(image: Image.Image, place, *words, **keys) -> None:
+        written.append(place)
+        if len(written) > 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(image, place, *words, **keys)
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    with pytest.raises(DiskFull, match=r"images/.*png: the disk is full: 2,304 bytes needed"):
+        index(config, tmp_path / "out")
+    assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 3, "nothing partial under a final name"
+    monkeypatch.setattr(Image.Image, "save", original)
+    assert index(config, tmp_path / "out").read_bytes() == whole
+
+
+def test_a_full_disk_in_a_worker_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = {"stop": "DiskFull", "message": "a.png: the disk is full"}
+    code = f"import sys\nfor line in sys.stdin: print({json.dumps(json.dumps(answer))}, flush=True)"
+    original = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda words, **keys: original([sys.executable, "-c", code], **keys))
+    with pytest.raises(DiskFull, match="a.png: the disk is full"):
+        list(workforce.accept_all([{"relative": "a"}], HOW, 1, timeout=20))
 
 
 def table(folder: Path, rows: list[list[str]], name: str = "index.csv") -> None:

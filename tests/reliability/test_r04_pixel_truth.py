@@ -215,3 +215,19 @@ def test_against_an_independent_reader(name: str, tmp_path: Path) -> None:
     pixels = np.moveaxis(read_ultrasound(path, frames="first", key=KEY)[0][0], 0, -1).astype(int)
     largest = np.abs(np.broadcast_to(pixels, reference.shape) - reference)
     assert largest.max() <= 2 or (largest > 2).mean() < 0.01 and largest.max() <= 8, "lossy chroma may differ at edges"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["examples_jpeg2k.dcm", "examples_rgb_color.dcm", "MR_small_jp2klossless.dcm"])
+def test_against_simpleitk(name: str) -> None:
+    """SimpleITK (GDCM) shows the same picture; it is not a dependency."""
+    sitk = pytest.importorskip("SimpleITK", reason="SimpleITK is not installed (pip install SimpleITK)")
+    path = get_testdata_file(name)
+    reference = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    window = "minmax" if name.startswith("MR") else "file"
+    pixels = read_ultrasound(path, window=window, key=KEY)[0]
+    if name.startswith("MR"):
+        values = reference.astype(float)
+        reference = np.rint((values - values.min()) * 255 / np.ptp(values))
+    frames = np.moveaxis(reference, -1, 1) if reference.ndim == 4 else reference[:, None]
+    assert np.abs(pixels.astype(int) - frames).max() <= 2

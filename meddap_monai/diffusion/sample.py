@@ -101,7 +101,8 @@ def _lead(job: Request, ranks: Ranks, flag: store.InterruptFlag, overwrite: bool
                 rows = _write_plan(job, sampler.size)
                 word = "go"
                 ranks.share(word)
-                used = _make_shards(job, sampler, ranks, flag)
+                with _agreed(ranks):
+                    used = ShardMaker(job, sampler, ranks, flag).run()
             _finish(job, stage, rows, used)
     finally:
         if word != "go":
@@ -114,8 +115,19 @@ def _follow(job: Request, ranks: Ranks, flag: store.InterruptFlag) -> None:
     if word == "refused":
         raise StageError(f"{job.output}: process 0 could not start; its message says why")
     if word == "go":
-        with open_sampler(guided_by(job.config, job.output), job.base, job.adapters) as sampler:
-            _make_shards(job, sampler, ranks, flag)
+        with _agreed(ranks), open_sampler(guided_by(job.config, job.output), job.base, job.adapters) as sampler:
+            ShardMaker(job, sampler, ranks, flag).run()
+
+
+@contextlib.contextmanager
+def _agreed(ranks: Ranks) -> Iterator[None]:
+    """Wait at the end until all processes are done; when one fails, all end with its reason."""
+    try:
+        yield
+    except Exception as error:
+        ranks.agree(f"{type(error).__name__}: {error}")
+        raise
+    ranks.agree(None)
 
 
 def _check_inputs(job: Request) -> None:
@@ -229,18 +241,6 @@ def adapter_hash(path: Path | str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------- finish
-def _make_shards(job: Request, sampler: ImageSampler, ranks: Ranks, flag: store.InterruptFlag) -> int:
-    """Make this process's shards; return the batch size in use at the end."""
-    maker = ShardMaker(job, sampler, ranks, flag)
-    try:
-        used = maker.run()
-    except Exception as error:
-        ranks.agree(f"{type(error).__name__}: {error}")
-        raise
-    ranks.agree(None)
-    return used
-
-
 def _finish(job: Request, stage: store.Stage, rows: int, batch: int) -> None:
     """Join the shards' records, draw the contact sheets, write the DICOM files, close the stage."""
     made = _join_records(job.output, math.ceil(rows / job.config.shard_size))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import signal
 import socket
@@ -170,6 +171,25 @@ def test_one_failing_process_ends_both_with_its_reason(
     assert "StageError: process 1: ValueError: shard 3 fails on purpose" in logs[0]
     assert "ValueError: shard 3 fails on purpose" in logs[1]
     assert store.read_stage(output)["state"] == "running"
+
+
+def test_a_process_without_its_base_does_not_leave_the_first_one_waiting(
+    records: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from meddap_monai.diffusion import sample
+
+    load = sample.load_base
+
+    def failing(*arguments):
+        if os.environ["RANK"] == "1":
+            raise MemoryError("no room for the base")
+        return load(*arguments)
+
+    monkeypatch.setattr(sample, "load_base", failing)
+    output = tmp_path / "out"
+    pair = pair_of_ranks(lambda: generate(CONFIG, output, records=records, base=tiny_base), tmp_path)
+    assert [finish(process) for process in pair] == [3, 3]
+    assert "StageError: process 1: MemoryError: no room for the base" in read_logs(tmp_path)[0]
 
 
 def test_ranks_learn_that_the_first_could_not_start(records: Path, tiny_base: Path, tmp_path: Path) -> None:

@@ -71,7 +71,8 @@ def gather(config: CorpusConfig, output: Path, overwrite: bool = False) -> Path:
         shares = {"train": 1.0 - config.held_out, "val": config.held_out}
         records: list[Record] = []
         for name, folder in config.folders.items():
-            records += read_records(_index(config, name, folder, output, shares), full=True)
+            part = read_records(_index(config, name, folder, output, shares), full=True)
+            records += [record | {"patient": f"{name}-{record['patient']}"} for record in part]
         records += _simulate(config, output / "simulated")
         classes = sorted({record["class_name"] for record in records})
         rows = [record | {"label": classes.index(record["class_name"])} for record in records]

@@ -43,6 +43,21 @@ class Classifier:
         data = make_dataset(rows, uncached(self.config))
         return predict_logits(self.network, make_loader(data, in_order(len(data), batch)), self.config)
 
+    def pixels(self, rows: Sequence[Record]) -> torch.Tensor:
+        """Return the images of records as this classifier decodes them: ``(N, C, size, size)`` uint8."""
+        data = make_dataset(rows, uncached(self.config))
+        return torch.stack([torch.as_tensor(data[place]["image"]) for place in range(len(data))])
+
+    @property
+    def decoding(self) -> tuple[int, int, str]:
+        """What `pixels` depends on; classifiers of equal decoding can share them."""
+        return self.config.size, self.config.channels, self.config.fit
+
+    def logits_of_pixels(self, pixels: torch.Tensor, batch: int = 64) -> np.ndarray:
+        """Return ``(N, K)`` float64 logits of decoded images ``(N, C, size, size)`` uint8."""
+        batches = ({"image": part} for part in pixels.split(batch))
+        return predict_logits(self.network, batches, self.config)
+
     def probabilities(self, rows: Sequence[Record], calibrated: bool = False, batch: int = 64) -> np.ndarray:
         """Return ``(N, K)`` float64 probabilities of records, in their order."""
         return softmax(self.logits(rows, batch) / (self.temperature if calibrated else 1.0))

@@ -7,11 +7,13 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from meddap_monai import store
-from meddap_monai.classifier.predict import load_classifier
+from meddap_monai.classifier.predict import Classifier, load_classifier, softmax
 from meddap_monai.errors import LeakedRecords, RecordsError
 from meddap_monai.provenance import check_provenance
 from meddap_monai.records import Record, read_records
@@ -77,8 +79,32 @@ def test_rows(records: Path, split: str) -> list[Record]:
     return rows
 
 
+class DecodedOnce:
+    """Decoded test images that several runs share; the few sets used last are kept."""
+
+    def __init__(self, keep: int = 4) -> None:
+        self.keep = keep
+        self._found: dict[Any, torch.Tensor] = {}
+
+    def __call__(self, classifier: Classifier, rows: list[Record]) -> torch.Tensor:
+        """Return the images of `rows` as `classifier` decodes them: ``(N, C, size, size)`` uint8."""
+        key = (classifier.decoding, rows[0]["image"], len(rows), hash(tuple(row["id"] for row in rows)))
+        pixels = self._found.pop(key, None)
+        if pixels is None:
+            pixels = classifier.pixels(rows)
+        self._found[key] = pixels
+        while len(self._found) > self.keep:
+            del self._found[next(iter(self._found))]
+        return pixels
+
+
 def predict_run(
-    run: Run, rows: list[Record], cache: Path, guards: Sequence[Path] = (), device: str = "cpu"
+    run: Run,
+    rows: list[Record],
+    cache: Path,
+    guards: Sequence[Path] = (),
+    device: str = "cpu",
+    decoded: DecodedOnce | None = None,
 ) -> Predictions:
     """Predict test rows with a run's model; kept as a CSV of probabilities so that a resumed evaluation goes on.
 
@@ -88,6 +114,7 @@ def predict_run(
         cache: CSV file of this run and test set.
         guards: further trained things (base, adapters, filter) that must not have seen the rows.
         device: torch device.
+        decoded: images that other runs have decoded already.
 
     Raises:
         LeakedRecords: a row is among the training images of the model or of a guard.
@@ -100,7 +127,8 @@ def predict_run(
     labels = label_numbers(rows, classifier.classes, f"{run.arm}, seed {run.seed}")
     probabilities = _read_table(cache, rows, classifier.classes)
     if probabilities is None:
-        probabilities = classifier.probabilities(rows)
+        pixels = (decoded or DecodedOnce())(classifier, rows)
+        probabilities = softmax(classifier.logits_of_pixels(pixels))
         _write_table(cache, rows, labels, probabilities, classifier.classes)
         probabilities = _read_table(cache, rows, classifier.classes)
         assert probabilities is not None

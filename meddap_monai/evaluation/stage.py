@@ -16,7 +16,7 @@ from meddap_monai.errors import ConfigurationError, LeakedRecords
 from meddap_monai.evaluation import arms as arm_names
 from meddap_monai.evaluation.content import build_report, likeness, without_nan
 from meddap_monai.evaluation.page import write_report
-from meddap_monai.evaluation.predictions import Predictions, Run, predict_run, test_rows
+from meddap_monai.evaluation.predictions import DecodedOnce, Predictions, Run, predict_run, test_rows
 from meddap_monai.evaluation.settings import EvaluateConfig
 
 __all__ = ["EvaluateConfig", "Run", "evaluate"]
@@ -106,14 +106,15 @@ def predict_all(
     if far:
         tables["unseen"] = {}
     own_rows: dict[Path, list[dict[str, Any]]] = {}
-    for run in tqdm(runs, desc="evaluate", unit="run", disable=None):
+    decoded = DecodedOnce()
+    for run in tqdm(sorted(runs, key=lambda run: run.seed), desc="evaluate", unit="run", disable=None):
         records = Path(run.records)
         if records not in own_rows:
             own_rows[records] = test_rows(records, "test")
         for name, rows in (("own", own_rows[records]), ("unseen", far)):
             if rows:
                 cache = output / "predictions" / f"{run.arm}-{run.seed}-{name}.csv"
-                found = predict_run(run, rows, cache, guards, config.device)
+                found = predict_run(run, rows, cache, guards, config.device, decoded)
                 tables[name].setdefault(run.arm, {})[run.seed] = found
     for arm in tables["own"].values():
         for seed, found in arm.items():

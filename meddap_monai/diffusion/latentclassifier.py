@@ -82,7 +82,7 @@ class LatentClassifier(nn.Module):
         self.wave = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time = TimestepEmbedding(width, 4 * width)
         self.enter = nn.Conv2d(latents, width, 3, padding=1)
-        shape = {"temb_channels": 4 * width, "groups": 8, "groups_out": 8}
+        shape: dict[str, Any] = {"temb_channels": 4 * width, "groups": 8, "groups_out": 8}
         self.blocks, self.halve = nn.ModuleList(), nn.ModuleList()
         for before, after in zip((width, *widths), widths, strict=False):
             self.blocks.append(ResnetBlock2D(in_channels=before, out_channels=after, **shape))

@@ -12,7 +12,9 @@ from adapter_material import in_child, quick
 from safetensors.torch import load_file
 
 from meddap_monai import resources, store
+from meddap_monai.diffusion import adapter as adapters
 from meddap_monai.diffusion import preparation, train
+from meddap_monai.diffusion.base import load_base
 from meddap_monai.diffusion.batches import Batches, Item
 from meddap_monai.diffusion.checkpoint import NAME
 from meddap_monai.diffusion.engine import AdapterTrainer
@@ -292,3 +294,24 @@ def test_a_damaged_checkpoint_is_named(tiny_base: Path, records: Path, tmp_path:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(StageError, match="not a whole checkpoint"):
         adapt(quick(steps=2), tmp_path / "a", records=records, base=tiny_base)
+
+
+# ---------------------------------------------------------------------------------------------------- embedded base
+@pytest.mark.parametrize("settings", [{"batch": 2}, {"method": "fulora", "rank": 2}])
+def test_the_embedded_base_is_trained_with_the_defaults(make_records, tmp_path: Path, settings: dict) -> None:
+    records = make_records({"train": 1, "val": 1}, size=96)
+    config = quick(steps=2, validation_every=2, **settings)
+    folder = adapt(config, tmp_path / "a", records=records, base="embedded")
+    card = json.loads((folder / "adapter.json").read_text())
+    assert (card["base"], card["resolution"]) == ("embedded", 128)
+    inherited = set((resources.find("data/base") / "train_sha256.txt").read_text().split())
+    assert inherited < set((folder / "train_sha256.txt").read_text().split())
+
+
+def test_the_demos_adapter_loads_and_leaves() -> None:
+    pipeline = load_base("embedded")
+    adapter = adapters.load_adapter(pipeline, "embedded")
+    assert adapter.effect > 0
+    assert adapter.sets == {"unet": "attention"}
+    adapters.unload_adapter(pipeline)
+    assert not any("lora" in name for name, _ in pipeline.unet.named_modules())

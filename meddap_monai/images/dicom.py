@@ -240,7 +240,8 @@ def _cut(
     rows, columns = region.slices
     if outside == "crop":
         box = (region.top, region.left, region.bottom, region.right)
-        return pixels[:, rows, columns], replace(info, region=region, spacing_mm=spacing, box=box)
+        cropped = np.ascontiguousarray(pixels[:, rows, columns])
+        return cropped, replace(info, region=region, spacing_mm=spacing, box=box)
     kept = np.zeros_like(pixels)
     kept[:, rows, columns] = pixels[:, rows, columns]
     return kept, replace(info, region=region, spacing_mm=spacing)
@@ -249,16 +250,19 @@ def _cut(
 def _channels(pixels: np.ndarray, info: UltrasoundInfo, colour: str) -> tuple[np.ndarray, UltrasoundInfo]:
     """(F, H, W, C) to (F, C, H, W), a view, with one channel for grey where asked for."""
     if pixels.shape[-1] == 3:
-        info = replace(info, grey_in_colour=is_grey(pixels))
+        equal = _equal_channels(pixels)
+        info = replace(info, grey_in_colour=equal or _nearly_equal_channels(pixels))
         if colour == "grey" or (colour == "auto" and info.grey_in_colour):
-            pixels = to_grey(pixels)[..., None]
+            pixels = pixels[..., :1] if equal else _luma(pixels)[..., None]
     return np.moveaxis(pixels, -1, 1), info
 
 
 def is_grey(pixels: np.ndarray) -> bool:
     """Whether colour pixels (..., 3) uint8 are grey: 99.9 % of them differ by at most 6 levels between channels."""
-    if _equal_channels(pixels):
-        return True
+    return _equal_channels(pixels) or _nearly_equal_channels(pixels)
+
+
+def _nearly_equal_channels(pixels: np.ndarray) -> bool:
     flat = pixels.reshape(-1, 3)
     for part in (flat[:: max(1, len(flat) // 4096)], flat):  # a sample first: it settles most colour images
         red, green, blue = (np.ascontiguousarray(part[:, channel]) for channel in range(3))
@@ -278,8 +282,10 @@ def _equal_channels(pixels: np.ndarray) -> bool:
 
 def to_grey(pixels: np.ndarray) -> np.ndarray:
     """Luma of colour pixels (..., 3) uint8 (ITU-R BT.601); exact for equal channels."""
-    if _equal_channels(pixels):
-        return np.ascontiguousarray(pixels[..., 0])
+    return np.ascontiguousarray(pixels[..., 0]) if _equal_channels(pixels) else _luma(pixels)
+
+
+def _luma(pixels: np.ndarray) -> np.ndarray:
     red, green, blue = (pixels[..., channel] for channel in range(3))
     weighted = red * np.float32(0.299) + green * np.float32(0.587) + blue * np.float32(0.114)
     return np.rint(weighted).astype(np.uint8)

@@ -85,6 +85,18 @@ def test_killed_runs_give_the_bytes_of_a_quiet_one(
     assert len(read_records(path)) == len(list(output.glob("shards/*/*.png"))) == 12
 
 
+def test_what_a_killed_process_left_is_swept_away(
+    records: Path, tiny_base: Path, quiet: dict[str, str], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    process = start(lambda: generate(CONFIG, output, records=records, base=tiny_base), tmp_path / "log")
+    assert kill_when(process, lambda: bool(list(output.glob("shards/.*/*.png"))))
+    finish(process)
+    assert list(output.glob("shards/.*"))
+    generate(CONFIG, output, records=records, base=tiny_base)
+    assert not list(output.glob("shards/.*")) and contents(output) == quiet
+
+
 def test_no_partial_shard_is_ever_visible(
     records: Path, tiny_base: Path, quiet: dict[str, str], tmp_path: Path
 ) -> None:

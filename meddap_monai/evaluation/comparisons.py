@@ -86,28 +86,36 @@ def holm(values: Sequence[float]) -> list[float]:
     return [float(value) for value in corrected]
 
 
+LEAST_SEEDS = 5
+"""A verdict other than `NOTHING` needs as many paired seeds: a bootstrap over fewer is too sure of itself."""
+
 RULE = (
-    "Stated before looking: an arm with synthetic images HELPS on a test set when (1) the {confidence:.0%} interval of "
-    "its paired difference in {metric} to the arm '{reference}' lies wholly above zero, and (2) the p-value, corrected "
-    "by Holm for all arms with synthetic images on all test sets of this report, is below {level:g}, and (3) it also "
-    "does better on average than the controls (real images duplicated, synthetic images with shuffled labels) and than "
-    "HOG with logistic regression, where these were run. It HARMS when the interval lies wholly below zero and (2) "
-    "holds. Everything else is NO EVIDENCE, which is not evidence of no effect: the smallest difference that could "
-    "have been found is printed beside it."
+    "Stated before looking, and only for at least {least} paired seeds: an arm with synthetic images HELPS on a test set "
+    "when (1) the {confidence:.0%} interval of its paired difference in {metric} to the arm '{reference}' lies wholly "
+    "above zero, and (2) the p-value, corrected by Holm for all arms with synthetic images on all test sets of this "
+    "report, is below {level:g}, and (3) it also does better on average than the controls (real images duplicated, "
+    "synthetic images with shuffled labels) and than HOG with logistic regression, where these were run. It HARMS when "
+    "the interval lies wholly below zero and (2) holds. Everything else is NO EVIDENCE, which is not evidence of no "
+    "effect: the smallest difference that could have been found is printed beside it."
 )
 
 
-def verdict(comparison: Comparison, beaten_by: Sequence[str], level: float = 0.05) -> tuple[str, str]:
+def verdict(
+    comparison: Comparison, beaten_by: Sequence[str], level: float = 0.05, seeds: int = LEAST_SEEDS
+) -> tuple[str, str]:
     """Return the verdict of `RULE` and its reason in a sentence.
 
     Args:
         comparison: against the main reference, `p_holm` set.
         beaten_by: names of controls and sanity arms that do at least as well on average.
         level: of significance.
+        seeds: how many pairs the comparison has.
     """
     shown = f"{comparison.difference:+.3f} [{comparison.low:+.3f}, {comparison.high:+.3f}]"
     if not math.isfinite(comparison.low):
         return NOTHING, "no interval could be computed"
+    if seeds < LEAST_SEEDS:
+        return NOTHING, f"{shown}: {seeds} paired seed(s), a verdict needs {LEAST_SEEDS}"
     if comparison.low > 0 and comparison.p_holm < level:
         if beaten_by:
             return NOTHING, f"{shown}: above the reference, but not above {' and '.join(beaten_by)}, so no claim"

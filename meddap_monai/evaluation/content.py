@@ -14,7 +14,7 @@ from meddap_monai import store
 from meddap_monai.classifier.predict import load_classifier
 from meddap_monai.evaluation import arms as arm_names
 from meddap_monai.evaluation import judge as judging
-from meddap_monai.evaluation.comparisons import RULE
+from meddap_monai.evaluation.comparisons import LEAST_SEEDS, RULE
 from meddap_monai.evaluation.curves import roc_of_arms
 from meddap_monai.evaluation.generative import measure
 from meddap_monai.evaluation.material import class_counts, read_sections, records_of
@@ -71,6 +71,7 @@ def build_report(
             metric=NAMES[config.metric],
             reference=reference or arm_names.SECOND_REFERENCE,
             level=config.level,
+            least=LEAST_SEEDS,
         ),
         "metric": config.metric,
         "confidence": config.confidence,

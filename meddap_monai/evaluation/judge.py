@@ -147,7 +147,8 @@ def verdicts(
         own = sign * judged.points[row["arm"]][metric].mean()
         rivals = [arm_names.counterpart(name, row["arm"], arms) for name in (*arm_names.CONTROLS, arm_names.HOG)]
         beaten_by = [name for name in rivals if name and sign * judged.points[name][metric].mean() >= own]
-        word, reason = verdict(row["found"], beaten_by, level)
+        pairs = len(set(judged.seeds[row["arm"]]) & set(judged.seeds[row["reference"]]))
+        word, reason = verdict(row["found"], beaten_by, level, pairs)
         result.append(
             {
                 "arm": row["arm"],

@@ -87,7 +87,11 @@ def _draw(report: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Mark
         "roc": figures.roc_plot({**found["roc"], "arms": {arm: found["roc"]["arms"][arm] for arm in ordered}}, names),
     }
     if rows:
-        label = f"difference in {WORDS[metric]} to {rows[0]['reference']} (right of zero is better)"
+        references = {row["reference"] for row in rows}
+        reference = (
+            references.pop() if len(references) == 1 else f"{arm_names.base_arm(rows[0]['reference'])} of its variant"
+        )
+        label = f"difference in {WORDS[metric]} to {reference} (right of zero is better)"
         drawn["differences"] = figures.differences_plot(rows, names, label)
     if any(len(points) > 1 for points in found["learning"].values()):
         ordered_lines = {arm: found["learning"][arm] for arm in arm_names.in_order(found["learning"])}

@@ -83,6 +83,13 @@ def test_verdict_follows_the_rule(change: dict, beaten_by: list[str], word: str,
     assert reason in found[1]
 
 
+def test_few_seeds_get_no_verdict() -> None:
+    assert verdict(CLEAR, [], seeds=5)[0] == HELPS
+    word, reason = verdict(CLEAR, [], seeds=3)
+    assert word == NOTHING
+    assert "3 paired seed(s), a verdict needs 5" in reason
+
+
 @pytest.mark.parametrize(
     ("wanted", "arm", "expected"),
     [

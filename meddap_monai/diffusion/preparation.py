@@ -10,21 +10,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from meddap_monai import store
-from meddap_monai.configuration import unknown
 from meddap_monai.diffusion.adapt_config import METHODS, AdaptConfig
 from meddap_monai.diffusion.base import base_card, base_hash, load_base
 from meddap_monai.diffusion.batches import Batches, Item
 from meddap_monai.diffusion.conditioning import Conditioning, cached_prompts, encode_prompts
-from meddap_monai.diffusion.latent_cache import Framing, LatentCache, bucket_size, image_size, views
+from meddap_monai.diffusion.latent_cache import Framing, LatentCache, views
 from meddap_monai.diffusion.methods import dreambooth
 from meddap_monai.diffusion.objective import Objective
 from meddap_monai.diffusion.pictures import draw_pictures
 from meddap_monai.diffusion.prompts import PromptTable, load_prompt_table
 from meddap_monai.diffusion.trainable import Trainable
-from meddap_monai.errors import ConfigurationError, RecordsError
+from meddap_monai.diffusion.training_data import choose_records, encode_items
+from meddap_monai.errors import ConfigurationError
 from meddap_monai.records import Record
 from meddap_monai.seeds import derive_seed
 
@@ -162,36 +161,6 @@ def choose_device(name: str, rank: int = 0) -> torch.device:
     return torch.device(name)
 
 
-def choose_records(everything: Sequence[Record], config: AdaptConfig) -> tuple[list[Record], list[Record]]:
-    """Return (training, validation): real images of the wanted classes and ``meta`` values, by id.
-
-    Raises:
-        ConfigurationError: a wanted class does not occur.
-        RecordsError: no training image is left.
-    """
-    real = sorted((record for record in everything if record["source"] == "real"), key=lambda record: record["id"])
-    known = sorted({record["class_name"] for record in real})
-    for name in config.classes:
-        if name not in known:
-            raise ConfigurationError(f"adapt#classes: {unknown('class', name, known)}")
-    wanted = [
-        record
-        for record in real
-        if (not config.classes or record["class_name"] in config.classes)
-        and all(str((record.get("meta") or {}).get(key)) == value for key, value in config.only.items())
-    ]
-    training = [record for record in wanted if record["split"] == "train"]
-    if not training:
-        raise RecordsError(
-            f"no real image in split train with classes {list(config.classes) or 'any'} and meta "
-            f"{config.only or 'any'}, of {len(everything)} records; expected at least one"
-        )
-    taught = {record["class_name"] for record in training}
-    held_out = [record for record in wanted if record["split"] == "val" and record["class_name"] in taught]
-    held_out.sort(key=lambda record: derive_seed(config.seed, "adapt/held-out", record["id"]))
-    return training, sorted(held_out[: config.validation_images], key=lambda record: record["id"])
-
-
 def _prompt(config: AdaptConfig, table: PromptTable, name: str) -> str:
     if config.method == "dreambooth":
         return config.dreambooth.instance_prompt(table.classes.get(name, name))
@@ -215,41 +184,6 @@ def picture_size(pipeline: Any, config: AdaptConfig, base: str | Path) -> tuple[
     if side % deep and side % 8:
         raise ConfigurationError(f"adapt#resolution: {side}, expected a multiple of {deep} for this base")
     return (side, side), factor
-
-
-def encode_items(
-    cache: LatentCache,
-    records: Sequence[Record],
-    rows: dict[str, int],
-    config: AdaptConfig,
-    size: tuple[int, int],
-    flag: store.InterruptFlag,
-    augment: bool = True,
-    prior: bool = False,
-) -> list[Item]:
-    """Encode records into training items.
-
-    Args:
-        cache: of the latents.
-        records: with id, image, sha256, class_name.
-        rows: class name -> row of its prompt.
-        config: framing.
-        size: (height, width) without buckets.
-        flag: an arrived signal ends the encoding.
-        augment: also mirrored and cut views.
-        prior: they are class images.
-    """
-    items = []
-    for record in tqdm(records, desc="encode", unit="image", disable=len(records) < 100):
-        flag.raise_if_set("the images encoded so far are in the cache")
-        height, width = size
-        if config.buckets:
-            height, width = bucket_size(*image_size(record), size[0], config.bucket_step)
-        framing = Framing(
-            height, width, config.fit, bool(config.flip) and augment, config.crops if augment else 1, config.seed
-        )
-        items.append(Item(record["id"], cache.get(record, framing), rows[record["class_name"]], prior))
-    return items
 
 
 def _prior(

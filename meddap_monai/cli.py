@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -163,8 +165,18 @@ def _run_join(options: argparse.Namespace) -> None:
 def _run_study(options: argparse.Namespace) -> None:
     from meddap_monai.study import run_study
 
-    report = run_study(options.output, load_sections(options.config, options.overrides), options.overwrite)
+    sections = load_sections(options.config, options.overrides)
+    sections["evaluate"] = {"command": command_of("study", options.config, options.overrides)} | sections["evaluate"]
+    report = run_study(options.output, sections, options.overwrite)
     print(f"report: {report.resolve()}")
+
+
+def command_of(name: str, overlays: Sequence[str | Path], overrides: Sequence[str]) -> str:
+    """Return the command that repeats a study, for its report, without the places of the source images."""
+    words = [f"--config {shlex.quote(str(overlay))}" for overlay in overlays] + [
+        shlex.quote(text) for text in overrides
+    ]
+    return re.sub(r"(source[=:] ?)[^,}'\s]+", r"\1...", " ".join([f"meddap {name}", *words]))
 
 
 def _run_demo(options: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meddap_monai import store
-from meddap_monai.cli import load_sections
+from meddap_monai.cli import command_of, load_sections
 from meddap_monai.phantom import write_phantom_study
 from meddap_monai.study import override, run_study
 
@@ -27,6 +27,7 @@ def run_demo(
     for seed, (scanner, folder) in enumerate(folders.items()):
         _simulate(folder, scanner, seed)
     sections = load_sections(["demo.yaml", *overlays], overrides)
+    sections["evaluate"] = {"command": command_of("demo", overlays, overrides)} | sections["evaluate"]
     places = {"index#source": str(folders["own"]), "unseen#source": str(folders["unseen"])}
     return run_study(output, override(sections, places, "demo"), overwrite)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from meddap_monai.cli import load_sections, main
+from meddap_monai.cli import command_of, load_sections, main
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.study import read_study
 
@@ -63,3 +63,11 @@ def test_every_command_explains_itself(stage: str, capsys: pytest.CaptureFixture
         main([stage, "--help"])
     assert stop.value.code == 0
     assert "--output" in capsys.readouterr().out
+
+
+def test_the_command_of_a_report_repeats_the_study_without_naming_sources() -> None:
+    words = ["index#source=/data/hospital", "unseen={source: /data/other, split: unseen}", "seeds=[0, 1]"]
+    command = command_of("study", ["demo.yaml"], words)
+    assert command == (
+        "meddap study --config demo.yaml 'index#source=...' 'unseen={source: ..., split: unseen}' 'seeds=[0, 1]'"
+    )

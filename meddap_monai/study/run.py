@@ -64,8 +64,12 @@ def _run(
             runs += track.run()
             folders.update({name: path for name, path in track.folders.items() if name not in folders})
     there = output / evaluate_in
+    base = base_folder(study.base)
+    guards = [base] if isinstance(base, Path) else []  # adapters and filters are held to the draw they belong to
     return crew.alone(
-        lambda: evaluate(study.evaluate, there, runs=runs, unseen=unseen, sections=folders, overwrite=overwrite)
+        lambda: evaluate(
+            study.evaluate, there, runs=runs, unseen=unseen, guards=guards, sections=folders, overwrite=overwrite
+        )
     )
 
 

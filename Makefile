@@ -19,7 +19,8 @@ demo: $(VENV)/.installed  ## the main job on simulated ultrasound, offline, abou
 test: $(VENV)/.installed lint types  ## lint, types and the quick tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-long: $(VENV)/.installed  ## the long counts of docs/reliability.md and everything marked slow
+test-long: $(VENV)/.installed  ## the long counts and everything marked slow; dcmtk and chromium serve it where they are
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check SimpleITK
 	$(BIN)/python -m pytest -m slow
 
 smoke: $(VENV)/.installed  ## the four published studies at smoke scale

@@ -20,7 +20,15 @@ KEYS: dict[str, dict] = {
         "resolution": 32,
         "prompts": ["breast"],
         "views": {"clean": 1, "changed": 1},
-        "autoencoder": {"channels": [16, 32, 32], "layers": 1, "groups": 4, "crop": 32, "steps": 2, "batch": 2},
+        "autoencoder": {
+            "channels": [16, 32, 32],
+            "latents": 4,
+            "layers": 1,
+            "groups": 4,
+            "crop": 32,
+            "steps": 2,
+            "batch": 2,
+        },
         "text_encoder": {"width": 32, "layers": 1, "steps": 2},
         "unet": {"channels": [16, 32], "attention": [False, True], "layers": 1, "heads": 2, "groups": 8, "steps": 2}
         | {"batch": 2, "warmup": 1},

@@ -58,11 +58,14 @@ def kill_until_done(run, folder: Path, draw: random.Random, phases: list[str]) -
     killed = 0
     for phase in phases:
         child = in_child(lambda: run(folder))
-        while not (folder / "phases" / f"{phase}.pt").exists() and os.waitpid(child, os.WNOHANG) == (0, 0):
+        ended = (0, 0)
+        while not (folder / "phases" / f"{phase}.pt").exists() and ended == (0, 0):
             time.sleep(0.01)
-        time.sleep(draw.uniform(0.0, 0.5))
-        os.kill(child, signal.SIGKILL)
-        killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+            ended = os.waitpid(child, os.WNOHANG)
+        if ended == (0, 0):
+            time.sleep(draw.uniform(0.0, 0.05))
+            os.kill(child, signal.SIGKILL)
+            killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
         for file in folder.glob("phases/*.pt"):
             torch.load(file, weights_only=True)
     run(folder)

@@ -15,6 +15,7 @@ import torch
 import yaml
 from monai.bundle import ckpt_export, create_workflow, run, verify_metadata, verify_net_in_out
 
+import meddap_monai
 from meddap_monai.bundle import check_overrides, lint_bundle
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.resources import find
@@ -24,6 +25,14 @@ NAMES = ["uslora_adapter", "ultrasound_ldm", "ultrasound_classifier", "meddap_st
 TRAINING = NAMES[:3]
 """Bundles with MONAI's train and inference properties; a study trains many things and has none of its own."""
 SCHEMA = Path(__file__).parent / "data" / "meta_schema.json"
+PUBLISHED = {
+    "metadata": "schema version monai_version pytorch_version numpy_version required_packages_version task description "
+    "authors copyright network_data_format",
+    "tensor": "type format num_channels spatial_shape dtype value_range",
+}
+"""What the published meta_schema_20240725.json requires, read in Project-MONAI/project-monai.github.io
+(public/schema, commit abfc0515); the other fields of that schema are optional."""
+VERSIONS = {"monai": "monai", "pytorch": "torch", "numpy": "numpy"}
 SECTIONS = ["Data", "Training configuration", "Performance", "MONAI Bundle Commands", "References", "License"]
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -122,6 +131,22 @@ def test_the_schema_refuses_what_the_zoo_refuses(tmp_path: Path) -> None:
         (tmp_path / "metadata.json").write_text(json.dumps(whole | change))
         with pytest.raises(ValueError, match="Failed validating"):
             verify_metadata(meta_file=str(tmp_path / "metadata.json"), filepath=str(SCHEMA))
+
+
+def test_our_schema_asks_for_all_that_the_published_one_does() -> None:
+    ours = json.loads(SCHEMA.read_text())
+    assert set(PUBLISHED["metadata"].split()) <= set(ours["required"])
+    assert set(PUBLISHED["tensor"].split()) <= set(ours["$defs"]["tensors"]["additionalProperties"]["required"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metadata_names_the_versions_that_are_pinned(name: str) -> None:
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    meta = json.loads((configs(name) / "metadata.json").read_text())
+    stated = {package: meta[f"{key}_version"] for key, package in VERSIONS.items()}
+    stated |= meta["required_packages_version"] | meta.get("optional_packages_version", {})
+    assert stated.pop("meddap-monai") == meddap_monai.__version__
+    assert stated == {package: pins[package] for package in stated}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -143,6 +143,25 @@ def likeness(
     return measure(model, f"{run.arm}, seed {run.seed}", own[run.arm][run.seed].rows, found, config.seed)
 
 
+def maps(
+    config: EvaluateConfig, runs: Sequence[Run], tables: Mapping[str, judging.Table], sections: Mapping[str, Path]
+) -> list[dict[str, Any]]:
+    """Return the maps of `embedding.draw_maps`: real training, synthetic and test images; none unless asked for."""
+    from meddap_monai.evaluation.embedding import chosen_runs, draw_maps
+
+    shown = chosen_runs(runs) if config.embedding == "tsne" else []
+    if not shown:
+        return []
+    made = next((sections[name] for name in ("select", "generate") if name in sections), None)
+    far = "unseen" if "unseen" in tables else "own"
+    sets: dict[str, Sequence[dict[str, Any]]] = {
+        "real, training": read_records(shown[0].records, split="train", source="real", full=True),
+        "synthetic": [row for row in records_of(made) if row["source"] == "synthetic"] if made else [],
+        SETS[far]: tables[far][shown[0].arm][shown[0].seed].rows,
+    }
+    return draw_maps(shown, sets, config.device, config.seed)
+
+
 def _compared(config: EvaluateConfig) -> tuple[str, ...]:
     return (config.metric, *[name for name in COMPARED if name != config.metric])
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D1F", "#555555")
 """Okabe and Ito's palette: told apart by colour-blind readers too."""
+MARKERS = ("o", "x", "^", "D")
 _STYLE: Any = {
     "svg.hashsalt": "meddap",
     "svg.fonttype": "path",
@@ -104,6 +105,25 @@ def roc_plot(roc: Mapping[str, Any], names: Mapping[str, str]) -> str:
         axes.set_aspect("equal")
         axes.grid(color="#eeeeee")
         axes.legend(frameon=False, fontsize=8, loc="lower right")
+        return _svg(figure)
+
+
+def map_plot(points: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], classes: Sequence[str]) -> str:
+    """Draw a map of images: set -> class -> ``[x, y]`` pairs; the class is the colour, the set is the marker."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 5.2))
+        axes = figure.add_subplot()
+        for marker, (name, by_class) in zip(MARKERS, points.items(), strict=False):
+            axes.plot([], [], marker, color="#333333", fillstyle="none", markersize=5, label=name)
+            for label, pairs in by_class.items():
+                x, y = zip(*pairs, strict=True)
+                tone = colour(classes.index(label)) if label in classes else "#aaaaaa"
+                axes.plot(x, y, marker, color=tone, fillstyle="none", markersize=4, markeredgewidth=0.9, alpha=0.8)
+        for place, label in enumerate(classes):
+            axes.plot([], [], "s", color=colour(place), markersize=6, label=label)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
         return _svg(figure)
 
 

@@ -142,13 +142,12 @@ def set_distances(
     Returns:
         One `SetDistance` per set of at least two images, as a dictionary.
     """
-    extractor = Penultimate(model.network)
-    target = _features(model, extractor, reference)
+    target = features_of(model, reference)
     rows = []
     for name, records in sets.items():
         if len(records) < 2:
             continue
-        found = _features(model, extractor, records)
+        found = features_of(model, records)
         data = make_dataset(records, uncached(model.config))
         images = to_float(torch.stack([data[place]["image"] for place in range(len(records))]))
         low, high = kernel_interval(found, target, seed)
@@ -176,9 +175,10 @@ def set_distances(
     return rows
 
 
-def _features(model: Classifier, extractor: Penultimate, records: Sequence[Record]) -> np.ndarray:
+def features_of(model: Classifier, records: Sequence[Record]) -> np.ndarray:
+    """Return ``(N, D)`` float32: what the classifier's network hands to its last linear layer, per record."""
     data = make_dataset(records, uncached(model.config))
-    return extract(extractor, make_loader(data, in_order(len(data), 64)), model.config)
+    return extract(Penultimate(model.network), make_loader(data, in_order(len(data), 64)), model.config)
 
 
 def half_by_group(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:

@@ -56,6 +56,7 @@ def render(report: Mapping[str, Any]) -> str:
         metrics=METRICS,
         main_metrics=MAIN_METRICS,
         drawn={name: _draw(report, found) for name, found in report["sets"].items()},
+        maps=[_map(report, found) for found in report.get("maps", ())],
         copies=(report["sections"].get("select") or {}).get("copies"),
         answer=answer(report["verdicts"]),
         candidates=[arm for arm in report["arms"] if arm_names.is_candidate(arm)],
@@ -97,6 +98,11 @@ def _draw(report: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Mark
         ordered_lines = {arm: found["learning"][arm] for arm in arm_names.in_order(found["learning"])}
         drawn["learning"] = figures.lines_plot(ordered_lines, {}, "real training images", WORDS[metric])
     return {name: Markup(text) for name, text in drawn.items()}  # noqa: S704 - drawn here, holds no foreign text
+
+
+def _map(report: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    drawn = figures.map_plot(found["points"], report["classes"])
+    return {**found, "drawn": Markup(drawn)}  # noqa: S704 - drawn here, holds no foreign text
 
 
 def main_rows(report: Mapping[str, Any], found: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -20,6 +20,7 @@ class EvaluateConfig:
         samples: bootstrap replicates over patients and seeds.
         hog: train the sanity arm (HOG and logistic regression on the real images) for every seed.
         generative: compute FID, KID, precision, recall and diversity of the synthetic images when they are given.
+        embedding: "tsne" draws maps of the training, synthetic and unseen images in classifiers' features; "none".
         pictures: pictures per class and source in the report.
         title: of the page.
         command: the command that repeats the study, shown in the report.
@@ -34,6 +35,7 @@ class EvaluateConfig:
     samples: int = 1000
     hog: bool = True
     generative: bool = True
+    embedding: str = "none"
     pictures: int = 6
     title: str = "Synthetic ultrasound for training: what it did"
     command: str = ""
@@ -42,6 +44,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check_choice(self.metric, METRICS, "evaluate#metric")
+        check_choice(self.embedding, ("none", "tsne"), "evaluate#embedding")
         check_range(self.confidence, 0.5, 0.999, "evaluate#confidence")
         check_range(self.level, 1e-6, 0.5, "evaluate#level")
         check_range(self.samples, 20, 1_000_000, "evaluate#samples")

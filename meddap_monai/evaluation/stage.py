@@ -14,7 +14,7 @@ from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.classifier.train import classify
 from meddap_monai.errors import ConfigurationError, LeakedRecords
 from meddap_monai.evaluation import arms as arm_names
-from meddap_monai.evaluation.content import build_report, likeness, without_nan
+from meddap_monai.evaluation.content import build_report, likeness, maps, without_nan
 from meddap_monai.evaluation.page import write_report
 from meddap_monai.evaluation.predictions import DecodedOnce, Predictions, Run, predict_run, test_rows
 from meddap_monai.evaluation.settings import EvaluateConfig
@@ -61,6 +61,7 @@ def evaluate(
             tables = predict_all(config, output, everything, unseen, guards)
             report = build_report(config, everything, tables, sections)
             report["generative"] = without_nan(likeness(config, runs, tables["own"], sections))
+            report["maps"] = maps(config, runs, tables, sections)
             write_report(output, report, tables, config, sections)
             counts = {"in": len(everything), "out": len(everything), "rejected": 0}
             first = next(iter(tables["own"].values()))

@@ -11,6 +11,7 @@ import torch
 from meddap_monai.classifier.predict import load_classifier
 from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.classifier.train import classify
+from meddap_monai.evaluation.embedding import tsne
 from meddap_monai.evaluation.generative import (
     diversity,
     frechet_distance,
@@ -56,6 +57,14 @@ def test_diversity_is_one_for_copies_and_lower_for_noise() -> None:
     image = torch.rand(1, 1, 64, 64)
     assert diversity(image.expand(5, -1, -1, -1), seed=0) == pytest.approx(1, abs=1e-5)
     assert diversity(torch.rand(5, 1, 64, 64), seed=0) < 0.5
+
+
+def test_a_map_keeps_apart_what_lies_apart_and_is_equal_when_drawn_again() -> None:
+    together = np.concatenate([HERE[:40], FAR[:40]])
+    places = tsne(together, seed=3)
+    assert np.array_equal(places, tsne(together, seed=3))
+    far = np.linalg.norm(places[:40].mean(axis=0) - places[40:].mean(axis=0))
+    assert far > 2 * max(places[:40].std(), places[40:].std())
 
 
 def test_halves_share_no_patient() -> None:

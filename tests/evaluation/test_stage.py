@@ -18,7 +18,7 @@ from meddap_monai.evaluation.content import learning_curves
 from meddap_monai.records import read_records, write_records
 from meddap_monai.report import EvaluateConfig, Run, evaluate, redraw
 
-CONFIG = EvaluateConfig(samples=60, pictures=2, command="meddap study configs/demo.yaml")
+CONFIG = EvaluateConfig(samples=60, pictures=2, embedding="tsne", command="meddap study configs/demo.yaml")
 ARMS = {"real": "none", "real_classical": "classical", "real_synthetic_classical": "classical", "shuffled": "none"}
 
 
@@ -149,6 +149,20 @@ def test_pictures_of_the_page_are_pictures(report: Path) -> None:
     assert all(Image.open(io.BytesIO(base64.b64decode(item))).size[0] > 8 for item in found)
 
 
+def test_maps_show_training_synthetic_and_unseen_images_by_class(report: Path, records: Path) -> None:
+    maps = json.loads((report.parent / "report.json").read_text())["maps"]
+    assert [(found["arm"], found["seed"]) for found in maps] == [("real", 0), ("real_synthetic_classical", 0)]
+    for found in maps:
+        counts = {name: {label: len(at) for label, at in part.items()} for name, part in found["points"].items()}
+        assert set(counts) == {"real, training", "synthetic", "unseen test set"}
+        assert set(counts["real, training"]) == {"benign", "malignant", "normal"}
+        assert sum(counts["synthetic"].values()) == 10
+        assert set(counts["unseen test set"]) == {"benign", "malignant"}
+    page = report.read_text()
+    assert page.count("t-SNE") == 1
+    assert '<section id="map">' in page
+
+
 def test_tables_agree_with_the_report(report: Path) -> None:
     found = json.loads((report.parent / "report.json").read_text())
     value = found["sets"]["own"]["arms"]["real"]["auc"]["mean"]
@@ -228,6 +242,7 @@ def test_variants_of_other_sizes_make_a_learning_curve() -> None:
 def test_one_run_without_unseen_still_makes_a_report(runs: list[Run], tmp_path: Path) -> None:
     page = evaluate(EvaluateConfig(samples=40, hog=False), tmp_path / "out", runs=runs[:1]).read_text()
     assert "Nothing to decide" in page
+    assert "t-SNE" not in page
 
 
 @pytest.mark.slow
@@ -251,4 +266,4 @@ def test_the_page_opens_in_a_browser(report: Path, tmp_path: Path) -> None:
     text = subprocess.run(
         [*command, "--dump-dom", report.as_uri()], check=True, timeout=120, capture_output=True, text=True
     ).stdout
-    assert text.count("<svg") == 6
+    assert text.count("<svg") == 8

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -124,6 +127,44 @@ def test_a_second_writer_is_told_who_holds_the_folder_and_a_dead_holder_is_taken
         holder.wait()
     with store.lock_folder(tmp_path):
         pass
+
+
+def test_a_holder_that_has_not_written_its_name_yet_is_waited_for(tmp_path: Path) -> None:
+    """A process can stall before it writes its name; what a dead one wrote before is not believed."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / ".lock").write_text(f"process {gone.pid} on {socket.gethostname()}")
+    with (tmp_path / ".lock").open("r+") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        threading.Timer(1.2, lambda: (holder.write("process 1 on elsewhere"), holder.flush())).start()
+        started = time.monotonic()
+        with pytest.raises(FolderInUse, match="process 1 on elsewhere"), store.lock_folder(tmp_path):
+            pass
+        assert 1.2 <= time.monotonic() - started < 2
+
+
+def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
+    write = (
+        "import os, sys; from meddap_monai import store\n"
+        "with store.open_stage(sys.argv[1], 'generate', {}) as stage, store.commit_shard(stage.folder, 0) as shard:\n"
+        "    (shard / 'a.png').write_text('x')\n"
+        "    with store.atomic_path(stage.folder / 'deep/plan.csv') as path:\n"
+        "        path.write_text('half'); os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", write, str(tmp_path)])
+    assert len([*tmp_path.glob("shards/.*"), *tmp_path.glob("deep/.*")]) == 2
+    with store.open_stage(tmp_path, "generate", {}):
+        assert [*tmp_path.glob("shards/*"), *tmp_path.glob("deep/*")] == []
+
+
+def test_a_full_disk_keeps_the_shards_that_were_there(tmp_path: Path) -> None:
+    with store.commit_shard(tmp_path, 0) as folder:
+        (folder / "a.png").write_bytes(b"x")
+    message = r"shards/000001: the disk is full: more than 3 bytes needed, [\d,]+ bytes free"
+    with pytest.raises(DiskFull, match=message), store.commit_shard(tmp_path, 1) as folder:
+        (folder / "a.png").write_bytes(b"xyz")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == ["000000"]
 
 
 def test_a_shard_appears_whole_or_not_at_all(tmp_path: Path) -> None:

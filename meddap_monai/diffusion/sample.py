@@ -12,7 +12,6 @@ import dataclasses
 import json
 import math
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +95,6 @@ def _lead(job: Request, ranks: Ranks, flag: store.InterruptFlag, overwrite: bool
             if stage.done:
                 word = "done"
                 return
-            _sweep(job.output)
             _check_inputs(job)
             _train_guide(job)
             with open_sampler(guided_by(job.config, job.output), job.base, job.adapters) as sampler:
@@ -130,14 +128,6 @@ def _agreed(ranks: Ranks) -> Iterator[None]:
         ranks.agree(f"{type(error).__name__}: {error}")
         raise
     ranks.agree(None)
-
-
-def _sweep(output: Path) -> None:
-    """Remove what a killed process left half written: its temporary shards and files. Needs the folder's lock."""
-    for path in (*output.glob("shards/.[0-9]*"), *output.glob("sheets/.*.png"), *output.glob(".*.plan.csv")):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for path in output.glob(f".*.{GENERATED}"):
-        path.unlink()
 
 
 def _check_inputs(job: Request) -> None:

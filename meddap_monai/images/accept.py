@@ -74,8 +74,6 @@ def accept(task: Mapping[str, Any], how: Acceptance) -> dict[str, Any]:
         return {"relative": relative, "items": _read(task, path, how)}
     except UnreadableImage as error:
         reason = str(error).removeprefix(f"{path}: ").replace(str(path), "the file")
-    except store.DiskFull:
-        raise
     except (OSError, MemoryError) as error:
         reason = f"cannot be read ({type(error).__name__})"
     return {"relative": relative, "error": reason}

@@ -116,7 +116,7 @@ def test_r14_a_full_disk_keeps_the_old_checkpoint(run, expected, tmp_path: Path,
                 raise OSError(errno.ENOSPC, "No space left on device")
         replace(source, target)
 
-    monkeypatch.setattr(store.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(DiskFull, match=rf"{NAME}: the disk is full: [\d,]+ bytes needed"):
         run(tmp_path / "a")
     assert (tmp_path / "a" / NAME).stat().st_size > 0

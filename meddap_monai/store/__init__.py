@@ -1,0 +1,43 @@
+"""The only room that writes results: atomic files, the lock of an output folder, ``stage.json`` and shards.
+
+Needs the standard library only, so that a process that just takes a lock starts fast. The promises are those of
+``docs/contracts.md``: no partial file ever stands under a final name, one writer per folder, a finished stage is
+skipped, an unfinished one goes on, a folder of another configuration is refused.
+"""
+
+from meddap_monai.store.files import (
+    atomic_path,
+    commit_shard,
+    disk_full,
+    hash_configuration,
+    plain,
+    sha256_file,
+    sha256_text,
+    shard_done,
+    shard_path,
+    write_atomic,
+    write_json,
+)
+from meddap_monai.store.process import InterruptFlag, lock_folder
+from meddap_monai.store.stage import STAGES, Stage, open_stage, read_stage, versions
+
+__all__ = [
+    "STAGES",
+    "InterruptFlag",
+    "Stage",
+    "atomic_path",
+    "commit_shard",
+    "disk_full",
+    "hash_configuration",
+    "lock_folder",
+    "open_stage",
+    "plain",
+    "read_stage",
+    "sha256_file",
+    "sha256_text",
+    "shard_done",
+    "shard_path",
+    "versions",
+    "write_atomic",
+    "write_json",
+]

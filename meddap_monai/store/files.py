@@ -1,0 +1,179 @@
+"""Files and shards that appear whole or not at all, what a killed writer leaves behind, and hashes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from meddap_monai.errors import DiskFull
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.")
+
+
+def _beside(final: Path) -> Path:
+    """Return a new temporary name in the folder of `final`."""
+    return final.with_name(f".{uuid.uuid4().hex}.{final.name[-80:]}")
+
+
+def is_left_behind(path: Path) -> bool:
+    """Tell by its name whether a file or folder is the temporary one of a writer, killed before its rename."""
+    return _TEMPORARY.match(path.name) is not None
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left anywhere in `folder`; its lock must be held."""
+    for place, folders, names in os.walk(folder):
+        for path in [Path(place, name) for name in (*folders, *names) if _TEMPORARY.match(name)]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+def write_atomic(path: Path | str, data: bytes | str, mode: int = 0o644) -> Path:
+    """Write a whole file so that readers see the old one or the new one, never a part.
+
+    Raises:
+        DiskFull: no space is left; an old file of that name is untouched.
+    """
+    payload = data.encode() if isinstance(data, str) else data
+    with atomic_path(path, needs=len(payload)) as temporary:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(payload)
+    return Path(path)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path | str, needs: int | None = None, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success flush it to disk and rename it over `path`.
+
+    For libraries that save by file name (``safetensors.save_file``, ``torch.save``, ``PIL.Image.save``).
+
+    Args:
+        path: the final name; its folder is made when missing.
+        needs: bytes that will be written, for the message when the disk is full.
+        durable: False leaves the flushing to the caller (thousands of small files, one ``os.sync`` at the end).
+    """
+    final = Path(path)
+    temporary = _beside(final)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if durable:
+            _flush(temporary)
+        os.replace(temporary, final)
+        if durable:
+            _flush(final.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(final, needs, _size(temporary)) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def disk_full(path: Path, needs: int | None = None, written: int = 0) -> DiskFull:
+    """Return the error for a full disk.
+
+    Args:
+        path: what could not be written.
+        needs: its bytes, where they are known beforehand.
+        written: otherwise the bytes that fitted.
+    """
+    folder = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
+    wanted = f"{needs:,} bytes" if needs is not None else f"more than {written:,} bytes"
+    return DiskFull(
+        f"{path}: the disk is full: {wanted} needed, {shutil.disk_usage(folder).free:,} bytes free. Nothing that was "
+        "there is lost; free some space and run the same command again, it goes on from here"
+    )
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a file or of all files of a folder; 0 where there is nothing."""
+    return sum(entry.stat().st_size for entry in (path, *path.rglob("*")) if entry.is_file())
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ----------------------------------------------------------------------------------------------------------- shards
+@contextlib.contextmanager
+def commit_shard(folder: Path | str, number: int) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``<folder>/shards/<number>`` by one rename, or vanishes on an error.
+
+    Raises:
+        DiskFull: no space is left; the shards that were there stay.
+    """
+    final = shard_path(folder, number)
+    temporary = _beside(final)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for entry in temporary.iterdir():
+            if entry.is_file():
+                _flush(entry)
+        os.rename(temporary, final)
+        _flush(final.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(final, written=_size(temporary)) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def shard_path(folder: Path | str, number: int) -> Path:
+    """Return the folder of one shard."""
+    return Path(folder) / "shards" / f"{number:06d}"
+
+
+def shard_done(folder: Path | str, number: int) -> bool:
+    """Tell whether a shard was committed."""
+    return shard_path(folder, number).is_dir()
+
+
+# --------------------------------------------------------------------------------------------------- JSON and hashes
+def write_json(path: Path | str, document: Any) -> Path:
+    """Write `document` as JSON with sorted keys and a final newline, atomically."""
+    return write_atomic(path, json.dumps(plain(document), indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """Return `value` with dataclasses, paths and tuples turned into what JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def sha256_text(text: str) -> str:
+    """Return the hexadecimal SHA-256 of a text in UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_file(path: Path | str) -> str:
+    """Return the hexadecimal SHA-256 of a file's bytes, read in blocks."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hash_configuration(configuration: Any) -> str:
+    """Return a hash that is equal for equal configurations, whatever the order of their keys."""
+    return sha256_text(json.dumps(plain(configuration), sort_keys=True))

@@ -1,0 +1,179 @@
+"""``stage.json``: what a folder was made of, and whether a run is skipped, goes on, starts or is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from meddap_monai.errors import ForeignOutput, StageError
+from meddap_monai.store.files import is_left_behind, plain, sha256_file, sweep, write_json
+from meddap_monai.store.process import lock_folder
+
+STAGES = ("index", "cluster", "pretrain", "adapt", "generate", "select", "mix", "classify", "evaluate")
+_PACKAGES = ("meddap-monai", "torch", "monai", "diffusers", "peft", "transformers", "pydicom")
+
+
+@dataclasses.dataclass
+class Stage:
+    """One opened output folder: what it was asked for and whether that is already there."""
+
+    folder: Path
+    document: dict[str, Any]
+    done: bool = False
+
+    def finish(self, counts: Mapping[str, int], classes: list[str] | None = None, **extra: Any) -> None:
+        """Write ``stage.json`` as done.
+
+        Args:
+            counts: items ``in``, ``out`` and ``rejected``; further counts are allowed.
+            classes: class names in the order of their integer labels.
+            extra: what else a reader of the folder should know (JSON).
+        """
+        missing = {"in", "out", "rejected"} - set(counts)
+        if missing:
+            raise StageError(f"{self.folder}: stage counts need in, out and rejected, missing {sorted(missing)}")
+        self.document.update(counts=dict(counts), state="done", **plain(extra))
+        self.document["seconds"] = round(self.document["seconds"] + time.monotonic() - self._started, 3)
+        if classes is not None:
+            self.document["classes"] = list(classes)
+        write_json(self.folder / "stage.json", self.document)
+        self.done = True
+
+    def __post_init__(self) -> None:
+        self._started = time.monotonic()
+
+
+@contextlib.contextmanager
+def open_stage(
+    folder: Path | str,
+    stage: str,
+    configuration: Any,
+    inputs: Mapping[str, Path | str | None] | None = None,
+    overwrite: bool = False,
+) -> Iterator[Stage]:
+    """Lock `folder` for one stage and decide: skip (``.done``), go on, start, or refuse.
+
+    What a killed writer left half written is swept away before the stage goes on.
+
+    Args:
+        folder: output folder of the stage.
+        stage: one of `STAGES`.
+        configuration: dataclass or mapping; with the inputs' hashes it identifies the run.
+        inputs: name -> file (hashed) or folder (its ``stage.json`` is hashed) or plain text such as a base's name.
+        overwrite: throw away a folder of another configuration instead of refusing it.
+
+    Raises:
+        ForeignOutput: the folder holds something else than this run; nothing is touched.
+        FolderInUse: another process writes here.
+    """
+    if stage not in STAGES:
+        raise StageError(f"{stage!r} is not a stage; expected one of {', '.join(STAGES)}")
+    folder = Path(folder)
+    wanted = {
+        "stage": stage,
+        "configuration": plain(configuration),
+        "inputs": {name: _fingerprint(value) for name, value in sorted((inputs or {}).items()) if value is not None},
+    }
+    with lock_folder(folder):
+        found = _read_stage(folder, stage)
+        same = found is not None and all(found.get(key) == value for key, value in wanted.items())
+        if same and found is not None and found.get("state") == "done":
+            yield Stage(folder, found, done=True)
+            return
+        if not same:
+            _make_room(folder, wanted, found, overwrite)
+        sweep(folder)
+        seconds = found.get("seconds", 0.0) if same and found else 0.0
+        document = wanted | {"state": "running", "versions": versions(), "seconds": seconds}
+        write_json(folder / "stage.json", document)
+        opened = Stage(folder, document)
+        try:
+            yield opened
+        finally:
+            if not opened.done:
+                opened.document["seconds"] = round(seconds + time.monotonic() - opened._started, 3)
+                with contextlib.suppress(OSError, StageError):
+                    write_json(folder / "stage.json", opened.document)
+
+
+def _fingerprint(value: Path | str) -> Any:
+    path = Path(value)
+    if isinstance(value, str) and not path.exists():
+        return value
+    if path.is_file():
+        return sha256_file(path)
+    for name in ("adapter.json", "base.json", "model_index.json", "records.jsonl", "generated.jsonl", "stage.json"):
+        if (path / name).is_file():
+            return sha256_file(path / name)
+    return str(value)
+
+
+def _read_stage(folder: Path, stage: str) -> dict[str, Any] | None:
+    path = folder / "stage.json"
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise ForeignOutput(
+            f"{path}: not a stage.json of this package ({error}); choose an empty folder for {stage}"
+        ) from error
+    return found if isinstance(found, dict) else {}
+
+
+def _make_room(folder: Path, wanted: dict[str, Any], found: dict[str, Any] | None, overwrite: bool) -> None:
+    others = [entry for entry in folder.iterdir() if entry.name != ".lock" and not is_left_behind(entry)]
+    if not others:
+        return
+    if found is None:
+        raise ForeignOutput(
+            f"{folder}: holds {len(others)} entries (such as {others[0].name!r}) but no stage.json, so it was not made "
+            "by this package; choose an empty folder. It is never overwritten"
+        )
+    if not overwrite:
+        raise ForeignOutput(
+            f"{folder}: holds {_difference(found, wanted)}; choose another output folder, or allow it with "
+            "overwrite=True (command line: --overwrite)"
+        )
+    for entry in others:
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+
+def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    if found.get("stage") != wanted["stage"]:
+        return f"stage {found.get('stage')!r}, expected {wanted['stage']!r}"
+    for part in ("configuration", "inputs"):
+        old, new = found.get(part) or {}, wanted[part]
+        for key in sorted(set(old) | set(new)):
+            if old.get(key) != new.get(key):
+                return f"another run of {wanted['stage']}: {part} {key} was {old.get(key)!r}, now {new.get(key)!r}"
+    return "another run"
+
+
+def read_stage(folder: Path | str) -> dict[str, Any]:
+    """Return the ``stage.json`` of a folder.
+
+    Raises:
+        StageError: there is none, or it is not JSON.
+    """
+    path = Path(folder) / "stage.json"
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise StageError(f"{path}: cannot be read ({error}); run the stage that makes this folder first") from error
+
+
+def versions() -> dict[str, str]:
+    """Return the installed versions of the packages that decide results, without importing them."""
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from meddap_monai import store
+from meddap_monai.diffusion.source_images import fit
 from meddap_monai.records import Record, iter_records
 
 TILE = 112
@@ -53,13 +54,14 @@ def class_sheet(rows: dict[str, list[Record]], real: Sequence[Record], columns: 
         real: records of real training images of the class.
         columns: images per row.
     """
-    prints = np.stack([fingerprint(record["image"]) for record in real]) if real else np.zeros((0, _THUMBNAIL**2))
+    shape = _shape(next(iter(rows.values()))[0]["image"])
+    prints = np.stack([fingerprint(item["image"], shape) for item in real]) if real else np.zeros((0, _THUMBNAIL**2))
     lines: list[tuple[str, list[str]]] = [("real", [record["image"] for record in real[:columns]])] if real else []
     for adjective, records in rows.items():
         images = [record["image"] for record in records[:columns]]
         lines.append((f"synthetic, {adjective}", images))
         if real:
-            near = [real[int(np.argmax(prints @ fingerprint(image)))]["image"] for image in images]
+            near = [real[int(np.argmax(prints @ fingerprint(image, shape)))]["image"] for image in images]
             lines.append(("nearest real", near))
     wide = max(len(images) for _, images in lines)
     sheet = Image.new("RGB", (wide * (TILE + _MARGIN) + _MARGIN, len(lines) * (TILE + _LINE + _MARGIN)), "white")
@@ -74,13 +76,25 @@ def class_sheet(rows: dict[str, list[Record]], real: Sequence[Record], columns: 
     return sheet
 
 
-def fingerprint(path: str) -> np.ndarray:
-    """Return ``(1024,) float32`` with mean 0 and length 1, so that a product of two is their correlation."""
+def fingerprint(path: str, shape: tuple[int, int]) -> np.ndarray:
+    """Return ``(1024,) float32`` with mean 0 and length 1, so that a product of two is their correlation.
+
+    Args:
+        path: of an image.
+        shape: (height, width) of the synthetic images; a real one is cropped to that form as a source image is, so
+            that a hardly changed source is its own nearest.
+    """
     with Image.open(path) as opened:
-        small = np.asarray(opened.convert("L").resize((_THUMBNAIL, _THUMBNAIL)), dtype=np.float32).ravel()
+        cut = fit(opened.convert("L"), *shape)
+    small = np.asarray(cut.resize((_THUMBNAIL, _THUMBNAIL)), dtype=np.float32).ravel()
     small = small - small.mean()
     result: np.ndarray = small / max(float(np.linalg.norm(small)), 1e-6)
     return result
+
+
+def _shape(path: str) -> tuple[int, int]:
+    with Image.open(path) as opened:
+        return opened.height, opened.width
 
 
 def _first_of_each(records: Iterable[Record], count: int) -> dict[tuple[int, str], list[Record]]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from monai.engines import PrepareBatch, default_prepare_batch
+from PIL import Image
 
 from meddap_monai.configuration import build, check_choice
 from meddap_monai.errors import ConfigurationError
@@ -76,7 +77,7 @@ class OnlineGenerator:
 
     def draw_batch(
         self, labels: Sequence[int | str], seeds: Sequence[int], images: Sequence[np.ndarray] | None = None
-    ) -> np.ndarray:
+    ) -> list[np.ndarray]:
         """Make one image per label in one batch.
 
         Args:
@@ -85,7 +86,7 @@ class OnlineGenerator:
             images: ``(H, W) or (H, W, 3) uint8``, the real images of the mode image.
 
         Returns:
-            ``(N, height, width, 3) uint8``.
+            One ``(height, width, 3) uint8`` per label: of the base's size, or of the real image's in the mode image.
 
         Raises:
             ConfigurationError: an unknown class, no image in the mode image, or a forked worker with CUDA.
@@ -93,7 +94,10 @@ class OnlineGenerator:
         with self._lock:
             sampler = self._ready()
             rows = [self._row(label, seed, sampler.size) for label, seed in zip(labels, seeds, strict=True)]
-            return sampler.sample(rows, self._sources(images, rows[0].height, rows[0].width))
+            made = sampler.sample(rows, self._sources(images, rows[0].height, rows[0].width))
+        if self.config.mode == "text" or images is None:
+            return list(made)
+        return [_resized(picture, image.shape[:2]) for picture, image in zip(made, images, strict=True)]
 
     def _ready(self) -> ImageSampler:
         if self._sampler is None:
@@ -119,13 +123,18 @@ class OnlineGenerator:
             return None
         if images is None:
             raise ConfigurationError("generator#mode: image needs the real image; place the transform after LoadImaged")
-        from PIL import Image
-
         from meddap_monai.diffusion.image_sampler import Sources
 
-        resized = [Image.fromarray(image).convert("RGB").resize((width, height)) for image in images]
-        pixels = np.stack([np.asarray(image, dtype=np.float32) for image in resized])
+        pixels = np.stack([_resized(image, (height, width)) for image in images]).astype(np.float32)
         return Sources(torch.from_numpy(pixels / 127.5 - 1.0).permute(0, 3, 1, 2))
+
+
+def _resized(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Return an image as ``(height, width, 3) uint8`` of that size, the whole of it: what is where stays."""
+    picture = Image.fromarray(image).convert("RGB")
+    if picture.size != (size[1], size[0]):
+        picture = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    return np.asarray(picture)
 
 
 def refuse_forked_cuda(device: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from adapter_material import write_adapter
@@ -25,6 +26,7 @@ from meddap_monai.diffusion.sample import ClassifierGuidance, GenerateConfig, ge
 from meddap_monai.errors import BadAdapter, ConfigurationError, ForeignOutput, LeakedRecords
 from meddap_monai.provenance import write_train_hashes
 from meddap_monai.records import iter_records, pixel_hash, read_records, write_records
+from meddap_monai.resources import find
 
 FEW = {"steps": 2, "shard_size": 4, "batch": 2, "sheet_columns": 2}
 
@@ -57,9 +59,6 @@ def test_records_follow_the_contract(made: Path, records: Path) -> None:
 
 
 def test_schema_accepts_the_records(made: Path) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
-    from meddap_monai.resources import find
-
     schema = json.loads(find("schemas/record.json").read_text())
     for line in made.read_text().splitlines():
         jsonschema.validate(json.loads(line), schema)

@@ -25,6 +25,7 @@ from PIL import Image
 
 from meddap_monai import store
 from meddap_monai.errors import ConfigurationError, RecordsError
+from meddap_monai.phantom import simulate_image
 from meddap_monai.records import pixel_hash, read_records, write_records
 from meddap_monai.seeded import SeededDataset
 from meddap_monai.transforms.bank import ImageBank
@@ -249,6 +250,14 @@ def test_online_image_to_image_follows_the_image(tiny_base: Path) -> None:
     )
     alike = [text.set_random_state(0)(torch.full((1, 32, 32), level), 0).mean() for level in (0.1, 0.9)]
     assert results[0] != results[1] and alike[0] == alike[1]
+
+
+def test_online_image_to_image_keeps_what_is_where() -> None:
+    real = simulate_image("benign", seed=3)[:, 32:96]
+    near = OnlineGenerator(CLASSES, steps=10, mode="image", strength=0.1)
+    found = RandDiffusionAugment(generator=near, prob=1.0)(real[None].astype(np.float32), 0)[0]
+    assert found.shape == real.shape and not np.array_equal(found, real)
+    assert np.corrcoef(found.ravel(), real.ravel())[0, 1] > 0.8
 
 
 def test_online_pickles_without_its_networks(online: OnlineGenerator) -> None:

@@ -21,7 +21,8 @@ def build(cls: type[T], mapping: Mapping[str, Any] | T, where: str) -> T:
 
     Args:
         cls: frozen dataclass whose fields are the valid keys; nested dataclasses are built likewise.
-        mapping: keys and values, or an instance of `cls`, which is returned as it is.
+        mapping: keys and values, or an instance of `cls`, which is returned as it is. A section without any value keeps
+            its default, so that a bundle can ship one that is off and MONAI can still write below it.
         where: the place that messages name, e.g. ``"generate"``.
 
     Raises:
@@ -34,14 +35,22 @@ def build(cls: type[T], mapping: Mapping[str, Any] | T, where: str) -> T:
     hints = _hints(cls)  # type: ignore[arg-type]
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     check_keys(mapping, fields, where)
-    missing = [
+    needed = [
         name
         for name, field in fields.items()
-        if name not in mapping and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
+    missing = [name for name in needed if name not in mapping]
     if missing:
         raise ConfigurationError(f"{where}: the key {missing[0]!r} is missing; set {where}#{missing[0]}")
-    return cls(**{key: _convert(hints[key], value, f"{where}#{key}") for key, value in mapping.items()})
+    unset = {name for name, value in mapping.items() if _is_section(hints[name]) and is_empty(value)} - set(needed)
+    given = {key: value for key, value in mapping.items() if key not in unset}
+    return cls(**{key: _convert(hints[key], value, f"{where}#{key}") for key, value in given.items()})
+
+
+def is_empty(value: Any) -> bool:
+    """Tell whether `value` is a mapping that holds no value at any depth."""
+    return isinstance(value, Mapping) and all(is_empty(item) for item in value.values())
 
 
 def check_keys(keys: Iterable[str], valid: Iterable[str], where: str) -> None:
@@ -70,6 +79,12 @@ def unknown(kind: str, got: str, known: list[str]) -> str:
     near = difflib.get_close_matches(got, [str(item) for item in known], n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(sorted(map(str, known)))}"
     return f"unknown {kind} {got!r}; {hint}"
+
+
+def _is_section(hint: Any) -> bool:
+    """Tell whether a field holds a dataclass, or one of several types of which one is."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return any(dataclasses.is_dataclass(option) for option in options)
 
 
 @functools.cache

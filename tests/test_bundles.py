@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ from monai.bundle import ckpt_export, create_workflow, run, verify_metadata, ver
 
 import meddap_monai
 from meddap_monai.bundle import check_overrides, lint_bundle
+from meddap_monai.bundle.ids import look_up
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.resources import find
+from meddap_monai.study import StudyConfig, read_study
 
 ROOT = find("bundles").parent
 NAMES = ["uslora_adapter", "ultrasound_ldm", "ultrasound_classifier", "meddap_study"]
@@ -205,6 +209,32 @@ def test_create_workflow_opens_each_configuration(name: str, kind: str, monkeypa
     workflow = create_workflow(config_file=files, workflow_type="train", initialize=[])
     assert "run" in workflow.parser
     assert workflow.get_meta_file().endswith("metadata.json")
+
+
+def _sections_of(cls: type, prefix: str = "") -> list[str]:
+    """Full ids of the sections (nested dataclasses) of a configuration class."""
+    found = []
+    for name, hint in typing.get_type_hints(cls).items():
+        for option in [hint, *typing.get_args(hint)]:
+            if dataclasses.is_dataclass(option):
+                found += [f"{prefix}{name}", *_sections_of(option, f"{prefix}{name}#")]
+    return found
+
+
+def test_every_id_of_a_study_can_be_set_through_monai() -> None:
+    """MONAI writes only below mappings that are there, so all sections are, also those that are off."""
+    known = yaml.safe_load((configs("meddap_study") / "train.yaml").read_text())
+    missing = [section for section in _sections_of(StudyConfig) if not isinstance(look_up(section, known), dict)]
+    assert missing == []
+    alone = read_study({name: known[name] for name in known["study"]})[0]
+    off = (alone.unseen, alone.unlabelled, alone.cluster, alone.pretrain, alone.generate.classifier_guidance)
+    assert off == (None,) * 5 and alone.adapt is not None
+    given = {"unseen#source": "y", "cluster#filter#steps": 9, "pretrain#unet#steps": 8, "mix#search#seeds": 2}
+    given |= {"generate#classifier_guidance#scale": 7.0}
+    workflow = create_workflow(config_file=str(configs("meddap_study") / "train.yaml"), initialize=[], **given)
+    study, _ = read_study(workflow.parser.get_parsed_content("study", instantiate=False))
+    assert (str(study.unseen.source), study.cluster.filter.steps, study.pretrain.unet.steps) == ("y", 9, 8)
+    assert (study.generate.classifier_guidance.scale, study.mix.search.seeds) == (7.0, 2)
 
 
 # ---------------------------------------------------------------------------------------------------------- running it

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from meddap_monai.configuration import check_keys
+from meddap_monai.configuration import check_keys, is_empty
 from meddap_monai.errors import ConfigurationError
 
 _MORE = "**"
@@ -61,6 +61,7 @@ def check_id(key: str, known: Mapping[str, Any], where: str, sections: Container
     level: Any = known
     parts = split(key)
     if parts[0] in sections and parts[0] in known:
+        _check_reach(parts, known, where)
         return
     for depth, part in enumerate(parts):
         place = f"{where}: {'#'.join(parts[:depth])}" if depth else where
@@ -78,6 +79,19 @@ def check_id(key: str, known: Mapping[str, Any], where: str, sections: Container
             level = level[int(part)]
         else:
             raise ConfigurationError(f"{place}: is {level!r}, which has no key {part!r}; give a whole mapping instead")
+
+
+def _check_reach(parts: list[str], known: Mapping[str, Any], where: str) -> None:
+    """Raise when MONAI could not write the id: it only writes below mappings and lists that are there."""
+    level: Any = known
+    for depth, part in enumerate(parts[:-1]):
+        level = level.get(part) if isinstance(level, Mapping) else None
+        if not isinstance(level, (Mapping, list)):
+            whole = "#".join(parts[: depth + 1])
+            raise ConfigurationError(
+                f"{where}: {'#'.join(parts)}: {whole} is {level!r}, and MONAI sets ids only below a mapping that is "
+                f'there; give the whole mapping: --{whole} "{{{parts[depth + 1]}: ...}}"'
+            )
 
 
 def _is_argument(level: Mapping[str, Any], part: str) -> bool:
@@ -122,7 +136,7 @@ def check_whole_mapping(key: str, old: Any, new: Any, where: str) -> None:
     """Raise when the value `new` would silently drop the other keys of the mapping `old`."""
     if not isinstance(old, Mapping) or not isinstance(new, Mapping) or "_target_" in new:
         return
-    if set(old) - set(new):
+    if any(name not in new and not is_empty(item) for name, item in old.items()):
         example = next(iter(new), "key")
         raise ConfigurationError(
             f"{where}: {key!r} would replace the whole mapping and lose its other keys; "

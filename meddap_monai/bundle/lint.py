@@ -49,7 +49,7 @@ def lint(file: Path | str) -> list[str]:
     """Return what is wrong with a bundle's YAML, one sentence per finding.
 
     Checked: ``$`` expressions against `EXPRESSIONS`, where ``_target_`` comes from, macros that reach into other files,
-    and references to ids that are not there.
+    references to ids that are not there, and null, below which nothing can be set.
     """
     config = read_yaml(file)
     roots = {re.split(r"#|::", key.removeprefix("+"))[0] for key in config}
@@ -57,6 +57,8 @@ def lint(file: Path | str) -> list[str]:
     for identifier, value in leaves(config):
         if isinstance(value, str):
             findings += [f"{file}: {identifier}: {text}" for text in _judge(identifier, value, roots, file)]
+        if value is None:
+            findings.append(f"{file}: {identifier}: is null, and MONAI sets no id below null; ship an empty mapping")
     return findings
 
 

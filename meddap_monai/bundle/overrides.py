@@ -77,12 +77,13 @@ def check_files(
             _take(known, content)
         else:
             _check(content.items(), known, str(file), sections)
+            _take(known, content)
     ids = [(key, value) for key, value in overrides.items() if key not in arguments]
     _check(ids, known, "command line", sections)
 
 
 def _take(known: dict[str, Any], content: Mapping[str, Any]) -> None:
-    """Merge one of the bundle's own files as far as ids go."""
+    """Merge one file as far as ids go."""
     for key, value in content.items():
         parts = key.removeprefix("+").replace("::", "#").split("#")
         level = known
@@ -104,6 +105,14 @@ def _check(
         check_id(key, known, where, sections)
         if not key.startswith("+"):
             check_whole_mapping(key, look_up(key, known), value, where)
+
+
+def _sections(config: Mapping[str, Any]) -> Sequence[str]:
+    """Return the `sections` that a bundle's own `check_overrides` step names."""
+    for step in config.get("initialize") or ():
+        if isinstance(step, Mapping) and str(step.get("_target_")).endswith(".check_overrides"):
+            return tuple(step.get("sections", ()))
+    return ()
 
 
 def _names(files: Any) -> list[str]:
@@ -159,5 +168,5 @@ class CheckedWorkflow(ConfigWorkflow):
         files = _names(config_file)
         known = {"meta_file", "logging_file", "init_id", "run_id", "final_id", "tracking"}
         known |= {"workflow_type", "properties_path"} | (_TRACKING_ARGUMENTS if arguments.get("tracking") else set())
-        check_files(files, arguments, read_yaml(files[0]).get("sections", ()), known)
+        check_files(files, arguments, _sections(read_yaml(files[0])), known)
         super().__init__(config_file=config_file, **arguments)

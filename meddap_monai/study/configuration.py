@@ -11,7 +11,7 @@ from typing import Any
 
 from meddap_monai.bundle.ids import look_up
 from meddap_monai.classifier.train import ClassifyConfig
-from meddap_monai.configuration import build, check_choice, check_keys
+from meddap_monai.configuration import build, check_choice, check_keys, is_empty
 from meddap_monai.diffusion.pretrain import PretrainConfig
 from meddap_monai.diffusion.sample import GenerateConfig
 from meddap_monai.diffusion.train import AdaptConfig
@@ -161,13 +161,15 @@ def _folder_name(text: Any) -> str:
 
 
 def limit(sections: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `sections` with the `limits` of `source` as the last word, leaving sections that are null alone.
+    """Return `sections` with the `limits` of `source` as the last word, leaving sections that are off alone.
 
     A limit ``{"replace": {old: new}}`` changes these values of the id and no others.
     """
     result = dict(sections)
+    optional = {item.name for item in fields(StudyConfig) if item.default is None}
     for key, value in (source.get("limits") or {}).items():
-        if result.get(_root(key), {}) is None:
+        section = result.get(_root(key), {})
+        if section is None or (_root(key) in optional and is_empty(section)):
             continue
         if isinstance(value, Mapping) and set(value) == {"replace"}:
             old = look_up(key, result)

@@ -51,6 +51,7 @@ def test_other_expressions_are_found(tmp_path: Path, value: str) -> None:
         ("a: {_target_: os.system, command: x}", "'os.system' is not from"),
         ("a: {_target_: system}", "neither a dotted path nor the name of a MONAI class"),
         ("other: 1\na: '%other.yaml#b'", "reads another file"),
+        ("a: {b: null}", "a#b: is null, and MONAI sets no id below null"),
         ("a: '@nothing#there'", "refers to 'nothing', which the file does not have"),
     ],
 )

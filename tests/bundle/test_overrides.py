@@ -106,6 +106,22 @@ def test_sections_are_left_to_what_reads_them(bundle: Path) -> None:
         check_overrides(command(bundle, "--trian#free=1"), sections=["train", "trian"])
 
 
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("--study#off#steps=1", 'study#off is None.*give the whole mapping: --study#off "{steps: ...}"'),
+        ("--study#none#steps=1", "study#none is None"),
+        ("--study#generate#steps#more=1", "study#generate#steps is 4"),
+    ],
+)
+def test_an_id_that_monai_cannot_write_is_named_with_the_way_out(bundle: Path, word: str, text: str) -> None:
+    with (bundle / "train.yaml").open("a") as file:
+        file.write("study: {off: null, generate: {steps: 4}}\n")
+    check_overrides(command(bundle, "--study#generate#free=1", "--study#off={steps: 1}"), sections=["study"])
+    with pytest.raises(ConfigurationError, match=text):
+        check_overrides(command(bundle, word), sections=["study"])
+
+
 def test_outside_monai_s_command_line_nothing_is_checked(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
     words = command(bundle, "--devise=1")
     monkeypatch.setattr("sys.argv", ["/usr/bin/pytest", *words])
@@ -125,6 +141,20 @@ def test_calls_from_python_are_checked_through_the_workflow_class(bundle: Path) 
     assert workflow.parser["train#trainer#max_epochs"] == 7
     with pytest.raises(ConfigurationError, match="did you mean 'max_epochs'"):
         create_workflow(workflow_name=name, config_file=str(bundle / "train.yaml"), **{"train#trainer#max_epoch": 7})
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_workflow_class_knows_the_sections_that_the_bundle_names(bundle: Path, tmp_path: Path) -> None:
+    step = "initialize: [{_target_: meddap_monai.bundle.check_overrides, sections: [adapt]}]\nadapt: {method: a}\n"
+    (bundle / "train.yaml").write_text(TRAIN + step)
+    (bundle / "metadata.json").write_text('{"version": "0"}')
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("adapt: null\n")
+    options = {"workflow_name": "meddap_monai.bundle.CheckedWorkflow", "config_file": str(bundle / "train.yaml")}
+    assert create_workflow(**options, **{"adapt#steps": 7}).parser["adapt#steps"] == 7
+    options["config_file"] = [str(bundle / "train.yaml"), str(overlay)]
+    with pytest.raises(ConfigurationError, match="adapt is None, and MONAI sets ids only below a mapping"):
+        create_workflow(**options, **{"adapt#steps": 7})
 
 
 STUDY = "generate: {}\nadapt: {steps: 3, rank: 4}\nunseen: null\nvariants: {a: {}}\n"

@@ -178,3 +178,29 @@ def build_tiny_xl(folder: Path, tiny_base: Path) -> Path:
     )
     pipeline.save_pretrained(folder)
     return folder
+
+
+def build_tiny_v2(folder: Path, tiny_base: Path) -> Path:
+    """Write a tiny Stable Diffusion 2.x folder: v-prediction, linear projections, heads per block."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+    from meddap_monai.diffusion.base import load_base
+
+    small: Any = load_base(tiny_base)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            cross_attention_dim=32,
+            attention_head_dim=(2, 4),
+            norm_num_groups=8,
+            use_linear_projection=True,
+        )
+    scheduler = DDIMScheduler.from_config(small.scheduler.config, prediction_type="v_prediction")
+    parts = small.components | {"unet": unet, "scheduler": scheduler}
+    StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(folder)
+    return folder

@@ -55,8 +55,6 @@ def load_base(
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)):
         if part is not None:
             part.requires_grad_(False).eval()
-    if not hasattr(pipeline.text_encoder, "text_model"):  # where diffusers' clip_skip looks; gone in transformers 5
-        object.__setattr__(pipeline.text_encoder, "text_model", pipeline.text_encoder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 

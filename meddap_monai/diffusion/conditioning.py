@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,12 @@ class Conditioning:
         return arguments
 
 
+def join(parts: Sequence[Conditioning]) -> Conditioning:
+    """Return the prompts of all `parts`, in order."""
+    pooled = [part.pooled for part in parts if part.pooled is not None]
+    return Conditioning(torch.cat([part.hidden for part in parts]), torch.cat(pooled) if pooled else None)
+
+
 def encode_prompts(pipeline: Any, prompts: Sequence[str], clip_skip: int | None = None) -> Conditioning:
     """Encode prompts with the pipeline's own text encoders; gradients flow where the encoders have any.
 
@@ -61,15 +68,31 @@ def encode_prompts(pipeline: Any, prompts: Sequence[str], clip_skip: int | None 
         prompts: texts.
         clip_skip: layers of the text encoder to leave out at its end (diffusers' counting: 1 is kohya-ss' "2").
     """
-    device = pipeline.text_encoder.device
-    found = pipeline.encode_prompt(
-        prompt=list(prompts),
-        device=device,
-        num_images_per_prompt=1,
-        do_classifier_free_guidance=False,
-        clip_skip=clip_skip,
-    )
+    with _final_norm_found(pipeline.text_encoder):
+        found = pipeline.encode_prompt(
+            prompt=list(prompts),
+            device=pipeline.text_encoder.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
+            clip_skip=clip_skip,
+        )
     return Conditioning(found[0], found[2] if len(found) == 4 else None)
+
+
+@contextlib.contextmanager
+def _final_norm_found(encoder: Any) -> Iterator[None]:
+    """Offer the encoder under its own ``text_model``, where diffusers' clip skip looks and transformers 5 has nothing.
+
+    For this moment only: with that name in place diffusers' ``load_lora_weights`` puts nothing into the encoder.
+    """
+    if hasattr(encoder, "text_model"):
+        yield
+        return
+    object.__setattr__(encoder, "text_model", encoder)
+    try:
+        yield
+    finally:
+        object.__delattr__(encoder, "text_model")
 
 
 @torch.no_grad()
@@ -97,6 +120,5 @@ def cached_prompts(
             if encoded.pooled is not None:
                 tensors["pooled"] = encoded.pooled.cpu().contiguous()
             store.write_atomic(path, save(tensors))
-        entries.append({key: value.clone() for key, value in tensors.items()})
-    stacked = {key: torch.cat([entry[key] for entry in entries]) for key in entries[0]}
-    return Conditioning(stacked["hidden"], stacked.get("pooled"))
+        entries.append(Conditioning(tensors["hidden"].clone(), tensors.get("pooled")))
+    return join(entries)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from meddap_monai.diffusion.conditioning import Conditioning, encode_prompts, join
 from meddap_monai.diffusion.plan import PlanRow
 from meddap_monai.diffusion.schedulers import build_scheduler
 from meddap_monai.errors import BadBase
@@ -64,7 +65,7 @@ class ImageSampler:
     """A base with its adapters, ready to make images in batches.
 
     Args:
-        pipeline: a ``StableDiffusionPipeline`` from `load_base`, adapters already fused.
+        pipeline: from `load_base` (Stable Diffusion 1.x, 2.x or XL), adapters already fused.
         settings: see `LoopSettings`.
         guide: classifier guidance, called at every step with ``latents, timestep, model_output, scheduler, labels``.
     """
@@ -80,7 +81,7 @@ class ImageSampler:
             )
         _order_channels_last(pipeline)
         self._unet = torch.compile(pipeline.unet, dynamic=False) if self.settings.compile else pipeline.unet
-        self._prompts: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._prompts: OrderedDict[str, Conditioning] = OrderedDict()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -118,14 +119,14 @@ class ImageSampler:
         start = self._encode(sources.images) if sources is not None else None
         latents = _starting_latents(scheduler, timesteps, noise, start, first.strength)
         mask = _latent_mask(sources, shape[-2:], self.device)
-        embeddings = self._embeddings(rows)
+        words = self._words(rows)
         extra = _step_arguments(scheduler, generators, self.settings.eta)
         labels = torch.tensor([row.label for row in rows], device=self.device)
         for number, timestep in enumerate(timesteps):
             each_step()
             inputs = scheduler.scale_model_input(latents, timestep)
             share = number / len(timesteps)
-            output = self._predict(inputs, timestep, embeddings, first.guidance, share)
+            output = self._predict(inputs, timestep, words, first.guidance, share)
             if self.guide is not None:
                 output = self.guide(
                     latents=inputs, timestep=timestep, model_output=output, scheduler=scheduler, labels=labels
@@ -137,7 +138,7 @@ class ImageSampler:
         return _keep_known(self._decode(latents), sources)
 
     def _predict(
-        self, inputs: torch.Tensor, timestep: torch.Tensor, embeddings: torch.Tensor, guidance: float, share: float
+        self, inputs: torch.Tensor, timestep: torch.Tensor, words: Conditioning, guidance: float, share: float
     ) -> torch.Tensor:
         """Return the network's prediction ``(N, C, h, w) float32`` after classifier-free guidance.
 
@@ -146,25 +147,26 @@ class ImageSampler:
         """
         start, end = self.settings.guidance_interval
         inputs = inputs.to(self.dtype)
-        count = len(inputs)
-        if guidance == 1.0 or not start <= share < max(end, 1e-9):
-            return self._unet(inputs, timestep, encoder_hidden_states=embeddings[count:], return_dict=False)[0].float()
-        both = self._unet(torch.cat([inputs] * 2), timestep, encoder_hidden_states=embeddings, return_dict=False)[0]
-        without, text = both.float().chunk(2)
-        guided = without + guidance * (text - without)
-        return _rescale(guided, text, self.settings.guidance_rescale)
+        guided = guidance != 1.0 and start <= share < max(end, 1e-9)
+        if guided:
+            inputs = torch.cat([inputs] * 2)
+        else:
+            words = words.take(torch.arange(len(inputs), 2 * len(inputs)))
+        output = self._unet(inputs, timestep, return_dict=False, **words.arguments(inputs, self.factor))[0].float()
+        if not guided:
+            return output
+        without, text = output.chunk(2)
+        return _rescale(without + guidance * (text - without), text, self.settings.guidance_rescale)
 
     # -------------------------------------------------------------------------------------------------------- text
-    def _embeddings(self, rows: Sequence[PlanRow]) -> torch.Tensor:
-        """Return the embeddings of all negative, then of all positive prompts ``(2N, L, D)``."""
+    def _words(self, rows: Sequence[PlanRow]) -> Conditioning:
+        """Return all negative, then all positive prompts of the rows, each distinct prompt encoded once."""
         texts = [row.negative_prompt for row in rows] + [row.prompt for row in rows]
-        return torch.cat([self._embed(text) for text in texts])
+        return join([self._encoded(text) for text in texts])
 
-    def _embed(self, text: str) -> torch.Tensor:
-        """Return the embedding of one prompt ``(1, L, D)``; each distinct prompt is encoded once."""
+    def _encoded(self, text: str) -> Conditioning:
         if text not in self._prompts:
-            skip = self.settings.clip_skip or None
-            self._prompts[text] = self.pipeline.encode_prompt([text], self.device, 1, False, clip_skip=skip)[0]
+            self._prompts[text] = encode_prompts(self.pipeline, [text], self.settings.clip_skip or None)
             if len(self._prompts) > _CACHED_PROMPTS:
                 self._prompts.popitem(last=False)
         return self._prompts[text].to(self.dtype)

@@ -25,7 +25,6 @@ def draw_pictures(
     steps: int,
     guidance: float,
     empty: Conditioning | None = None,
-    clip_skip: int | None = None,
 ) -> np.ndarray:
     """Draw one picture per seed with DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095).
 
@@ -37,7 +36,6 @@ def draw_pictures(
         steps: sampling steps.
         guidance: guidance scale; 1 or less does not guide.
         empty: encoding of the empty prompt, needed with encoded prompts.
-        clip_skip: for texts.
 
     Returns:
         ``(N, H, W, 3)`` uint8.
@@ -53,7 +51,7 @@ def draw_pictures(
             words["pooled_prompt_embeds"] = prompts.pooled
             words["negative_pooled_prompt_embeds"] = empty.pooled.expand(count, -1)
     else:
-        words = {"prompt": list(prompts), "clip_skip": clip_skip}
+        words = {"prompt": list(prompts)}
     previous = pipeline.scheduler
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(previous.config)
     try:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from adapter_material import clip_text, legacy_file, random_weights, sd14_unet, sdxl_unet
-from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 
 from meddap_monai.diffusion import adapter as adapters
@@ -95,7 +94,7 @@ def test_written_files_act_the_same_in_diffusers(tiny_base: Path, tmp_path: Path
     save_file(tensors, tmp_path / "pytorch_lora_weights.safetensors", header or None)
     with pytest.warns(UserWarning, match="base: unverified"):
         adapters.load_adapter(ours, tmp_path)
-    theirs = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None, feature_extractor=None)
+    theirs = load_base(tiny_base)
     theirs.load_lora_weights(str(tmp_path / "pytorch_lora_weights.safetensors"))
     theirs.unet.eval()
     for part in sets:

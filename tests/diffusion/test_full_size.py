@@ -12,7 +12,7 @@ from adapter_material import card_of, quick
 from PIL import Image
 
 from meddap_monai.diffusion import adapter as adapters
-from meddap_monai.diffusion.architectures import build_text_encoder, build_unet
+from meddap_monai.diffusion.architectures import build_autoencoder, build_text_encoder, build_unet
 from meddap_monai.diffusion.base import load_base
 from meddap_monai.diffusion.batches import Batches, Item
 from meddap_monai.diffusion.conditioning import cached_prompts
@@ -25,19 +25,12 @@ from meddap_monai.diffusion.train import make_optimizer
 
 @pytest.fixture(scope="module")
 def pipeline(tiny_base: Path) -> Any:
-    from diffusers import AutoencoderKL, StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline
 
     small: Any = load_base(tiny_base)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(128, 256, 512, 512),
-            layers_per_block=2,
-            latent_channels=4,
-        )
-        parts = {"vae": vae, "unet": build_unet("sd1"), "text_encoder": build_text_encoder()}
+        parts = {"vae": build_autoencoder(), "unet": build_unet("sd1"), "text_encoder": build_text_encoder()}
     full = StableDiffusionPipeline(
         **parts, tokenizer=small.tokenizer, scheduler=small.scheduler, safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,

@@ -1,0 +1,37 @@
+"""The benchmark for the full-size network: its counted work, and that it runs from end to end on a small one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    path = Path(__file__).parents[1] / "benchmarks" / "generation_full_size.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_full_network_does_the_known_work(benchmark: ModuleType) -> None:
+    pipeline = benchmark.build_pipeline(small=False, dtype=torch.bfloat16, device=torch.device("meta"))
+    assert sum(parameter.numel() for parameter in pipeline.unet.parameters()) == 859_520_964
+    work = benchmark.counted_work(pipeline, 224)
+    assert (round(work["unet"], 3), round(work["decode"], 3)) == (0.140, 0.476)
+
+
+def test_it_runs_and_writes_its_table(benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    output = tmp_path / "speed.json"
+    small = ["--small", "--device", "cpu", "--sides", "32", "--batches", "1", "2", "--seconds", "0", "--output"]
+    benchmark.main([*small, str(output)])
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["loop"] for row in rows] == ["published"] + 3 * ["ours"]
+    assert all(row["images_per_second"] > 0 and 0 < row["share_of_peak"] < 1 for row in rows)
+    assert "| 32 | ours, dpmsolver++ | 15 | 2 |" in capsys.readouterr().out

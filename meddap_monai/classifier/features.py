@@ -10,8 +10,10 @@ import torch.nn.functional as F  # noqa: N812 - the name torch gives it everywhe
 from skimage.feature import hog
 from torch import nn
 
+from meddap_monai.classifier.augment import apply_classical, draw_classical
 from meddap_monai.classifier.data import normalise, to_float
 from meddap_monai.classifier.settings import ClassifyConfig
+from meddap_monai.seeds import generator
 
 
 class Penultimate(nn.Module):
@@ -54,11 +56,21 @@ class Hog(nn.Module):
 
 
 @torch.inference_mode()
-def extract(extractor: nn.Module, loader: Any, config: ClassifyConfig) -> np.ndarray:
-    """Run an extractor over a loader; return ``(N, D)`` float32."""
+def extract(extractor: nn.Module, loader: Any, config: ClassifyConfig, augmented: bool = False) -> np.ndarray:
+    """Run an extractor over a loader; return ``(N, D)`` float32.
+
+    Args:
+        extractor: normalised images to features.
+        loader: batches with ``image``.
+        config: device, normalisation, and the seed of the augmentation.
+        augmented: change every image once by the classical augmentation first.
+    """
     extractor.eval()
-    found = [
-        extractor(normalise(to_float(batch["image"].to(config.device)), config.normalise)).float().cpu()
-        for batch in loader
-    ]
+    found = []
+    for number, batch in enumerate(loader):
+        images = to_float(batch["image"].to(config.device))
+        if augmented:
+            drawn = draw_classical(len(images), generator(config.seed, "classify/augment", number))
+            images = apply_classical(images, drawn)
+        found.append(extractor(normalise(images, config.normalise)).float().cpu())
     return torch.cat(found).numpy()

@@ -102,10 +102,10 @@ def train_head(config: ClassifyConfig, output: Path, material: Material) -> dict
     from meddap_monai.classifier.train import finite, write_model
 
     extractor = build_extractor(config, len(material.classes)).to(config.device)
-    features = _features(extractor, material.training, config)
-    labels = np.array([row["label"] for row in material.training])
+    rows, features = _training(extractor, material.training, config)
+    labels = np.array([row["label"] for row in rows])
     factors = {"real": config.real_loss_weight, "synthetic": config.synthetic_loss_weight}
-    weights = np.array([factors[row["source"]] for row in material.training])
+    weights = np.array([factors[row["source"]] for row in rows])
     head = Head(extractor, fit_head(config, features, labels, weights))
     truth = np.array([row["label"] for row in material.validation])
     logits = head.score(_features(extractor, material.validation, config))
@@ -125,9 +125,18 @@ def train_head(config: ClassifyConfig, output: Path, material: Material) -> dict
     return {"validation": validation}
 
 
-def _features(extractor: nn.Module, rows: Any, config: ClassifyConfig) -> np.ndarray:
+def _training(extractor: nn.Module, rows: Any, config: ClassifyConfig) -> tuple[list[Any], np.ndarray]:
+    """Return training records and their features; with classical augmentation, each chosen image also changed once."""
+    features = _features(extractor, rows, config)
+    changed = [row for row in rows if config.augmentation_of in ("all", row["source"])]
+    if config.augmentation == "none" or not changed:
+        return list(rows), features
+    return [*rows, *changed], np.concatenate([features, _features(extractor, changed, config, augmented=True)])
+
+
+def _features(extractor: nn.Module, rows: Any, config: ClassifyConfig, augmented: bool = False) -> np.ndarray:
     data = make_dataset(rows, predict.uncached(config))
-    return extract(extractor, make_loader(data, in_order(len(data), 64)), config)
+    return extract(extractor, make_loader(data, in_order(len(data), 64)), config, augmented)
 
 
 def restore_head(config: ClassifyConfig, classes: int, parts: dict[str, Any]) -> Head:

@@ -34,6 +34,20 @@ def test_heads_train_store_no_pickle_and_load_to_equal_predictions(
     assert np.allclose(first.sum(axis=1), 1)
 
 
+def test_classical_augmentation_adds_every_training_image_changed_once(simulated_records: Path, tmp_path: Path) -> None:
+    rows = read_records(simulated_records, split="train")
+    fitted = {}
+    for name in ("none", "classical"):
+        config = ClassifyConfig(network="resnet10_tiny", head="svc", size=32, pictures=False, augmentation=name)
+        folder = classify(config, tmp_path / name, records=simulated_records)
+        fitted[name] = torch.load(folder / "model.pt", weights_only=True)["head"]
+    plain, augmented = fitted["none"]["features"], fitted["classical"]["features"]
+    assert augmented.shape == (2 * len(rows), plain.shape[1])
+    assert torch.equal(augmented[: len(rows)], plain)
+    assert not torch.isclose(augmented[len(rows) :], plain).all(dim=1).any()
+    assert torch.equal(fitted["classical"]["labels"], fitted["none"]["labels"].repeat(2))
+
+
 def test_hog_tells_simulated_classes_apart(simulated_records: Path, tmp_path: Path) -> None:
     """The sanity arm learns something: the simulated classes differ in shape."""
     from meddap_monai.classifier.metrics import macro_auc

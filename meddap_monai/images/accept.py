@@ -62,7 +62,7 @@ def accept(task: Mapping[str, Any], how: Acceptance) -> dict[str, Any]:
     """Read one file and write its images.
 
     Args:
-        task: ``path``, ``relative``, ``label`` (or None) and ``group`` (or None).
+        task: ``path``, ``relative``, ``label`` (or None), ``group`` (or None) and ``facts`` of a table (may be absent).
         how: the settings.
 
     Returns:
@@ -90,6 +90,7 @@ def _read(task: Mapping[str, Any], path: Path, how: Acceptance) -> list[dict[str
     if task.get("group"):
         patient = pseudonym(task["group"], key, "patient")
     patient = patient or pseudonym(task["relative"], key, "file")
+    meta = meta | {name: clean_label(text, path, name) for name, text in (task.get("facts") or {}).items()}
     return [
         _write(frame, number, label, patient, meta, whole, task["relative"], how, key)
         for frame, number in zip(pixels, numbers, strict=True)
@@ -143,20 +144,20 @@ def _label_in_file(path: Path, attribute: str, kind: str) -> str | None:
     return None if value is None or isinstance(value, bytes) else str(value).strip()
 
 
-def clean_label(label: str | None, path: Path | str) -> str:
-    """Return a class name that is safe as text and as a file name.
+def clean_label(label: str | None, path: Path | str, what: str = "label") -> str:
+    """Return a class name, or another short `what` of a table, that is safe as text and as a file name.
 
     Raises:
         UnreadableImage: missing, longer than 64 characters, or with characters other than letters, digits and
             ``_ . + - ( )`` and spaces.
     """
     if not label:
-        raise UnreadableImage(f"{path}: has no label")
+        raise UnreadableImage(f"{path}: has no {what}")
     label = unicodedata.normalize("NFC", label).strip()
     if not _LABEL.fullmatch(label) or ".." in label:
         raise UnreadableImage(
-            f"{path}: its label is not usable, expected at most 64 letters, digits, spaces and _.+-() beginning with a "
-            "letter or digit"
+            f"{path}: its {what} is not usable, expected at most 64 letters, digits, spaces and _.+-() beginning with "
+            "a letter or digit"
         )
     return label
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from meddap_monai.errors import ConfigurationError
@@ -21,6 +21,7 @@ class Source:
         label: class name, or None where it is to be read from the file itself.
         group: patient or group given by a table, else None.
         error: why it cannot be taken, found before it was opened.
+        facts: what else a table says about it, for the record's ``meta``: ``centre``, ``device``.
     """
 
     path: Path
@@ -28,6 +29,7 @@ class Source:
     label: str | None
     group: str | None = None
     error: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -63,7 +65,13 @@ def attribute_sources(folder: Path) -> Iterator[Source]:
 
 
 def table_sources(
-    folder: Path, table: Path, image: str, label: str, group: str | None, where: Mapping[str, str]
+    folder: Path,
+    table: Path,
+    image: str,
+    label: str,
+    group: str | None,
+    where: Mapping[str, str],
+    facts: Mapping[str, str] | None = None,
 ) -> Iterator[Source]:
     """Yield the files named by a CSV or TSV table.
 
@@ -74,11 +82,13 @@ def table_sources(
         label: column of the class name.
         group: column of patient or group, None for none.
         where: column -> value that a row must have to count.
+        facts: key of the record's ``meta`` -> column that holds it; empty cells are left out.
 
     Raises:
         ConfigurationError: the table cannot be read or lacks a column.
     """
-    for number, row in _rows(table, [image, label, *([group] if group else []), *where]):
+    facts = facts or {}
+    for number, row in _rows(table, [image, label, *([group] if group else []), *where, *facts.values()]):
         if any((row[column] or "").strip() != str(value) for column, value in where.items()):
             continue
         name, class_name = (row[image] or "").strip(), (row[label] or "").strip()
@@ -92,7 +102,8 @@ def table_sources(
             error = "the table gives no label"
         elif group and not given:
             error = "the table gives no group"
-        yield Source(path, relative, class_name or None, given or None, error)
+        told = {key: text for key, column in facts.items() if (text := (row[column] or "").strip())}
+        yield Source(path, relative, class_name or None, given or None, error, told)
 
 
 def _inside(folder: Path, path: Path) -> bool:

@@ -73,7 +73,7 @@ def test_text_equals_the_pipeline(pipeline, scheduler: str, guidance: float) -> 
     assert levels_apart(ours, to_levels(theirs)) <= 1
 
 
-@pytest.mark.parametrize("scheduler", ["pndm", "ddim", "euler", "dpmsolver++", "heun"])
+@pytest.mark.parametrize("scheduler", NAMES)
 def test_image_to_image_equals_the_pipeline(pipeline, image: torch.Tensor, scheduler: str) -> None:
     row = replace(ROW, mode="image", strength=0.5, scheduler=scheduler)
     sampler = ImageSampler(pipeline)

@@ -15,6 +15,7 @@ from meddap_monai import store
 from meddap_monai.diffusion import adapter as adapters
 from meddap_monai.diffusion import injection
 from meddap_monai.diffusion.adapt_config import AdaptConfig
+from meddap_monai.diffusion.adapter_file import save_adapter
 from meddap_monai.diffusion.architectures import build_text_encoder, build_unet
 from meddap_monai.diffusion.formats import AdapterWeights
 from meddap_monai.diffusion.injection import LowRank
@@ -60,7 +61,7 @@ def write_adapter(
 ) -> AdapterWeights:
     """Write an own adapter folder for the base of `pipeline` and return its weights."""
     weights = random_weights(adapters.parts_of(pipeline), sets or {"unet": "attention"}, seed=seed, **settings)
-    adapters.save_adapter(folder, weights, card_of(pipeline))
+    save_adapter(folder, weights, card_of(pipeline))
     return weights
 
 

@@ -19,17 +19,12 @@ from torch import nn
 
 from meddap_monai import resources, store
 from meddap_monai.diffusion import injection, tokens
-from meddap_monai.diffusion.adapter_file import read_json, read_tensors, write_tensors
+from meddap_monai.diffusion.adapter_file import CARD, EMBEDDINGS, WEIGHTS, find_file, read_card, read_tensors
 from meddap_monai.diffusion.base import base_hash
 from meddap_monai.diffusion.effect import prove_effect
-from meddap_monai.diffusion.formats import AdapterWeights, read_layout, to_diffusers
+from meddap_monai.diffusion.formats import AdapterWeights, read_layout
 from meddap_monai.diffusion.targets import COMPONENTS, recognise
 from meddap_monai.errors import BadAdapter
-
-WEIGHTS = "adapter.safetensors"
-CARD = "adapter.json"
-EMBEDDINGS = "embeddings.safetensors"
-_FOREIGN = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -180,48 +175,6 @@ def _with_tokens(
     return Adapter(name, path, {"text_encoder": "tokens"}, count, 0, effect=effect, **facts)
 
 
-def find_file(path: Path) -> Path:
-    """Return the weights file that a foreign path means.
-
-    Raises:
-        BadAdapter: there is none, or the folder holds several.
-    """
-    if not path.is_dir():
-        return path
-    for known in (*_FOREIGN, WEIGHTS):
-        if (path / known).is_file():
-            return path / known
-    found = sorted(path.glob("*.safetensors"))
-    if len(found) != 1:
-        raise BadAdapter(
-            f"{path}: holds {len(found)} .safetensors files and no {CARD}, expected an adapter folder or one file"
-        )
-    return found[0]
-
-
-def read_card(folder: Path | str) -> dict[str, Any]:
-    """Return ``adapter.json`` of an own adapter after checking it and the hash of the weights beside it.
-
-    Raises:
-        BadAdapter: missing fields, or the weights file is not the one that was written.
-    """
-    folder = Path(folder)
-    card = read_json(folder / CARD)
-    missing = {"method", "base", "base_sha256", "weights_sha256", "parameters", "classes"} - set(card)
-    if missing:
-        raise BadAdapter(f"{folder / CARD}: lacks {', '.join(sorted(missing))}; get the whole folder again")
-    file = folder / (EMBEDDINGS if card["method"] == "textual_inversion" else WEIGHTS)
-    if not file.is_file():
-        raise BadAdapter(f"{file}: missing, expected the weights that {CARD} describes; get the whole folder again")
-    found = store.sha256_file(file)
-    if found != card["weights_sha256"]:
-        raise BadAdapter(
-            f"{file}: SHA-256 {found[:12]}..., expected {str(card['weights_sha256'])[:12]}... as {CARD} says; "
-            "the file was changed or damaged, get it again"
-        )
-    return card
-
-
 def check_base(pipeline: Any, card: Mapping[str, Any], where: Path | str) -> None:
     """Raise `BadAdapter` unless `pipeline` is the base that the card names."""
     found = pipeline_hash(pipeline)
@@ -302,23 +255,3 @@ def fuse(pipeline: Any) -> Iterator[Any]:
                 weight.copy_(copy)
         for part, layers in taken:
             injection.rewrap(part, layers)
-
-
-# ------------------------------------------------------------------------------------------------------------- save
-def save_adapter(folder: Path | str, weights: AdapterWeights | Mapping[str, torch.Tensor], card: dict[str, Any]) -> str:
-    """Write the weights and ``adapter.json`` of an adapter folder; return the SHA-256 of the weights.
-
-    Args:
-        folder: of the adapter.
-        weights: low-rank changes, or token -> embedding vector for textual inversion.
-        card: fields of ``schemas/adapter.json`` without ``weights_sha256`` and ``parameters``, which are added.
-    """
-    folder = Path(folder)
-    if isinstance(weights, AdapterWeights):
-        tensors, header = to_diffusers(weights)
-        digest, parameters = write_tensors(folder / WEIGHTS, tensors, header), weights.parameters
-    else:
-        digest = write_tensors(folder / EMBEDDINGS, weights, {})
-        parameters = sum(vector.numel() for vector in weights.values())
-    store.write_json(folder / CARD, card | {"weights_sha256": digest, "parameters": parameters})
-    return digest

@@ -1,4 +1,4 @@
-"""Open adapter files as if they came from a stranger: limits first, then structure, then values; no code is run."""
+"""Adapters on disk: opened as from a stranger - limits, structure, values; no code is run - and written."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ import stat
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
 from meddap_monai import store
+from meddap_monai.diffusion.formats import AdapterWeights, to_diffusers
 from meddap_monai.errors import BadAdapter
 
+WEIGHTS = "adapter.safetensors"
+CARD = "adapter.json"
+EMBEDDINGS = "embeddings.safetensors"
+_FOREIGN = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 MAX_FILE = 8 * 2**30
 MAX_HEADER = 16 * 2**20
 MAX_TENSORS = 20_000
@@ -79,19 +85,6 @@ def _checked(tensor: torch.Tensor, name: str, path: Path) -> torch.Tensor:
     return tensor
 
 
-def write_tensors(path: Path | str, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> str:
-    """Write a ``.safetensors`` file atomically and return its SHA-256.
-
-    Equal content gives equal bytes, which needs at most one key in `header` (safetensors does not order several).
-
-    Raises:
-        DiskFull: an old file of that name is untouched.
-    """
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    store.write_atomic(path, to_bytes(plain, metadata=dict(header) or None))
-    return store.sha256_file(path)
-
-
 def read_json(path: Path) -> dict:
     """Return a JSON object of an adapter folder.
 
@@ -107,3 +100,78 @@ def read_json(path: Path) -> dict:
     if not isinstance(document, dict):
         raise BadAdapter(f"{path}: holds {type(document).__name__}, expected a JSON object")
     return document
+
+
+# ----------------------------------------------------------------------------------------------------------- folder
+def find_file(path: Path) -> Path:
+    """Return the weights file that a foreign path means.
+
+    Raises:
+        BadAdapter: there is none, or the folder holds several.
+    """
+    if not path.is_dir():
+        return path
+    for known in (*_FOREIGN, WEIGHTS):
+        if (path / known).is_file():
+            return path / known
+    found = sorted(path.glob("*.safetensors"))
+    if len(found) != 1:
+        raise BadAdapter(
+            f"{path}: holds {len(found)} .safetensors files and no {CARD}, expected an adapter folder or one file"
+        )
+    return found[0]
+
+
+def read_card(folder: Path | str) -> dict[str, Any]:
+    """Return ``adapter.json`` of an own adapter after checking it and the hash of the weights beside it.
+
+    Raises:
+        BadAdapter: missing fields, or the weights file is not the one that was written.
+    """
+    folder = Path(folder)
+    card = read_json(folder / CARD)
+    missing = {"method", "base", "base_sha256", "weights_sha256", "parameters", "classes"} - set(card)
+    if missing:
+        raise BadAdapter(f"{folder / CARD}: lacks {', '.join(sorted(missing))}; get the whole folder again")
+    file = folder / (EMBEDDINGS if card["method"] == "textual_inversion" else WEIGHTS)
+    if not file.is_file():
+        raise BadAdapter(f"{file}: missing, expected the weights that {CARD} describes; get the whole folder again")
+    found = store.sha256_file(file)
+    if found != card["weights_sha256"]:
+        raise BadAdapter(
+            f"{file}: SHA-256 {found[:12]}..., expected {str(card['weights_sha256'])[:12]}... as {CARD} says; "
+            "the file was changed or damaged, get it again"
+        )
+    return card
+
+
+def save_adapter(folder: Path | str, weights: AdapterWeights | Mapping[str, torch.Tensor], card: dict[str, Any]) -> str:
+    """Write the weights and ``adapter.json`` of an adapter folder; return the SHA-256 of the weights.
+
+    Args:
+        folder: of the adapter.
+        weights: low-rank changes, or token -> embedding vector for textual inversion.
+        card: fields of ``schemas/adapter.json`` without ``weights_sha256`` and ``parameters``, which are added.
+    """
+    folder = Path(folder)
+    if isinstance(weights, AdapterWeights):
+        tensors, header = to_diffusers(weights)
+        digest, parameters = write_tensors(folder / WEIGHTS, tensors, header), weights.parameters
+    else:
+        digest = write_tensors(folder / EMBEDDINGS, weights, {})
+        parameters = sum(vector.numel() for vector in weights.values())
+    store.write_json(folder / CARD, card | {"weights_sha256": digest, "parameters": parameters})
+    return digest
+
+
+def write_tensors(path: Path | str, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> str:
+    """Write a ``.safetensors`` file atomically and return its SHA-256.
+
+    Equal content gives equal bytes, which needs at most one key in `header` (safetensors does not order several).
+
+    Raises:
+        DiskFull: an old file of that name is untouched.
+    """
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    store.write_atomic(path, to_bytes(plain, metadata=dict(header) or None))
+    return store.sha256_file(path)

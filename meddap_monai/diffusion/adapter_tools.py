@@ -12,7 +12,15 @@ from typing import Any
 from meddap_monai import provenance, store
 from meddap_monai.configuration import check_choice
 from meddap_monai.diffusion import adapter as adapters
-from meddap_monai.diffusion.adapter_file import read_tensors, write_tensors
+from meddap_monai.diffusion.adapter_file import (
+    CARD,
+    EMBEDDINGS,
+    WEIGHTS,
+    find_file,
+    read_card,
+    read_tensors,
+    write_tensors,
+)
 from meddap_monai.diffusion.architectures import NAMES, meta_architecture
 from meddap_monai.diffusion.base import EMBEDDED, base_card, base_folder, load_base
 from meddap_monai.diffusion.formats import AdapterWeights, to_diffusers, to_kohya
@@ -40,9 +48,9 @@ def read_any(path: Path | str, base: str | Path | None = None) -> tuple[AdapterW
         BadAdapter: they fit none; the message says why for each.
     """
     path = Path(path)
-    own = (path / adapters.CARD).is_file()
-    file = path / adapters.WEIGHTS if own else adapters.find_file(path)
-    known = own_base(adapters.read_card(path)) if own else None
+    own = (path / CARD).is_file()
+    file = path / WEIGHTS if own else find_file(path)
+    known = own_base(read_card(path)) if own else None
     reasons = []
     for name in [base] if base is not None else [*([known] if known else []), *NAMES, "embedded"]:
         try:
@@ -62,10 +70,10 @@ def own_base(card: dict[str, Any]) -> str | None:
 def inspect_adapter(path: Path | str, base: str | Path | None = None) -> dict[str, Any]:
     """Return what an adapter is: method, rank, alpha, modules, parameters, their share of the UNet, training facts."""
     path = Path(path)
-    card = adapters.read_card(path) if (path / adapters.CARD).is_file() else {}
+    card = read_card(path) if (path / CARD).is_file() else {}
     facts: dict[str, Any] = {"path": str(path), "method": card.get("method", "unknown")}
     if card.get("method") == "textual_inversion":
-        vectors, _ = read_tensors(path / adapters.EMBEDDINGS)
+        vectors, _ = read_tensors(path / EMBEDDINGS)
         facts |= {"words": {word: vector.numel() for word, vector in vectors.items()}}
         facts |= {"parameters": sum(vector.numel() for vector in vectors.values()), "base": card["base"]}
     else:
@@ -108,7 +116,7 @@ def verify_adapter(path: Path | str, base: str | Path | None = None) -> adapters
     """
     path = Path(path)
     if base is None:
-        base = own_base(adapters.read_card(path)) if (path / adapters.CARD).is_file() else "embedded"
+        base = own_base(read_card(path)) if (path / CARD).is_file() else "embedded"
         if base is None:
             raise BadBase(f"{path}: its base is not on this machine; name it with --base")
     pipeline = load_base(base)

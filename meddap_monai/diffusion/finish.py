@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from meddap_monai import provenance, store
-from meddap_monai.diffusion import adapter as adapters
+from meddap_monai.diffusion.adapter import load_adapter
+from meddap_monai.diffusion.adapter_file import CARD, read_card, save_adapter
 from meddap_monai.diffusion.base import base_folder, load_base
 from meddap_monai.diffusion.engine import AdapterTrainer
 from meddap_monai.diffusion.handlers import Validation
@@ -43,7 +44,7 @@ def finish_adapter(
         place = output / "base"
         _write_base(prepared, place, card)
     else:
-        adapters.save_adapter(output, result, card)
+        save_adapter(output, result, card)
         _prove(prepared, output)
     provenance.write_train_hashes(place, prepared.training, records, inherited)
     store.write_atomic(place / "card.md", card_text(store_card(place, card), sheet))
@@ -90,7 +91,7 @@ def describe(prepared: Prepared, trainer: AdapterTrainer, use_best: bool) -> dic
 
 def store_card(place: Path, card: dict[str, Any]) -> dict[str, Any]:
     """Return the written ``adapter.json``, or the facts of a fully tuned base."""
-    return adapters.read_card(place) if (place / adapters.CARD).is_file() else card
+    return read_card(place) if (place / CARD).is_file() else card
 
 
 def _pictures(prepared: Prepared, output: Path) -> list[str]:
@@ -112,7 +113,7 @@ def _pictures(prepared: Prepared, output: Path) -> list[str]:
 def _prove(prepared: Prepared, output: Path) -> None:
     """Load the adapter through the same door as everyone, on a fresh base: what is saved must load and act."""
     pipeline = load_base(prepared.base["name"])
-    adapters.load_adapter(pipeline, output)
+    load_adapter(pipeline, output)
 
 
 def _write_base(prepared: Prepared, folder: Path, card: dict[str, Any]) -> None:

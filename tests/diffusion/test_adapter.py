@@ -8,6 +8,7 @@ from adapter_material import card_of, random_weights, state_hash, write_adapter
 from safetensors.torch import load_file
 
 from meddap_monai.diffusion import adapter as adapters
+from meddap_monai.diffusion.adapter_file import save_adapter
 from meddap_monai.diffusion.base import load_base
 from meddap_monai.diffusion.effect import run_once
 from meddap_monai.errors import BadAdapter
@@ -98,7 +99,7 @@ def test_new_words_come_and_go(pipeline, tmp_path: Path) -> None:
     draw = torch.Generator().manual_seed(0)
     for word in ("<benign>", "<malignant>"):
         vector = torch.randn(pipeline.text_encoder.config.hidden_size, generator=draw)
-        adapters.save_adapter(tmp_path / word[1:-1], {word: vector}, card_of(pipeline, "textual_inversion"))
+        save_adapter(tmp_path / word[1:-1], {word: vector}, card_of(pipeline, "textual_inversion"))
         adapters.load_adapter(pipeline, tmp_path / word[1:-1])
     number = pipeline.tokenizer.convert_tokens_to_ids("<malignant>")
     saved = load_file(tmp_path / "malignant/embeddings.safetensors")["<malignant>"]
@@ -136,6 +137,6 @@ def test_misuse_is_named(pipeline, tmp_path: Path, act, text: str) -> None:
 def test_an_untrained_module_is_refused(pipeline, tmp_path: Path) -> None:
     weights = random_weights(adapters.parts_of(pipeline), {"unet": "attention"})
     next(iter(weights.parts["unet"].values())).up.zero_()
-    adapters.save_adapter(tmp_path, weights, card_of(pipeline))
+    save_adapter(tmp_path, weights, card_of(pipeline))
     with pytest.raises(BadAdapter, match="1 of 56 modules of the unet change nothing"):
         adapters.load_adapter(pipeline, tmp_path)

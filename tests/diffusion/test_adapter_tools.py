@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from meddap_monai.cli import main
 from meddap_monai.diffusion import adapter as adapters
+from meddap_monai.diffusion.adapter_file import save_adapter
 from meddap_monai.diffusion.adapter_tools import convert_adapter, inspect_adapter, merge_adapters, verify_adapter
 from meddap_monai.diffusion.base import load_base
 from meddap_monai.diffusion.effect import run_once
@@ -23,7 +24,7 @@ BOTH = {"unet": "transformer", "text_encoder": "text"}
 def folder(tiny_base: Path, tmp_path: Path) -> Path:
     pipeline = load_base(tiny_base)
     weights = random_weights(adapters.parts_of(pipeline), BOTH, rank=4, alpha=2.0)
-    adapters.save_adapter(tmp_path / "own", weights, card_of(pipeline) | {"base": str(tiny_base)})
+    save_adapter(tmp_path / "own", weights, card_of(pipeline) | {"base": str(tiny_base)})
     return tmp_path / "own"
 
 
@@ -48,7 +49,7 @@ def test_inspecting_an_own_folder_tells_its_training(folder: Path) -> None:
 
 def test_inspecting_new_words(tiny_base: Path, tmp_path: Path) -> None:
     pipeline = load_base(tiny_base)
-    adapters.save_adapter(tmp_path, {"<x>": torch.ones(32)}, card_of(pipeline, "textual_inversion"))
+    save_adapter(tmp_path, {"<x>": torch.ones(32)}, card_of(pipeline, "textual_inversion"))
     assert inspect_adapter(tmp_path)["words"] == {"<x>": 32}
 
 

@@ -93,7 +93,8 @@ def test_embedded_loads_fast_and_separates_classes(embedded: Path) -> None:
 
 
 def test_the_default_adapter_fits_the_embedded_base(embedded: Path) -> None:
-    from meddap_monai.diffusion.adapter import load_adapter, read_card
+    from meddap_monai.diffusion.adapter import load_adapter
+    from meddap_monai.diffusion.adapter_file import read_card
 
     card = read_card(resources.find("data/adapter"))
     assert card["base_sha256"] == base_hash("embedded")

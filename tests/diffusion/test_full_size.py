@@ -12,6 +12,7 @@ from adapter_material import card_of, quick
 from PIL import Image
 
 from meddap_monai.diffusion import adapter as adapters
+from meddap_monai.diffusion.adapter_file import save_adapter
 from meddap_monai.diffusion.architectures import build_autoencoder, build_text_encoder, build_unet
 from meddap_monai.diffusion.base import load_base
 from meddap_monai.diffusion.batches import Batches, Item
@@ -62,7 +63,7 @@ def test_a_real_step_on_the_full_architecture(pipeline: Any, tmp_path: Path) -> 
     weights = trainable.result(trainable.copy())
     adapters.injection.remove(pipeline.unet, "train")
 
-    adapters.save_adapter(tmp_path / "adapter", weights, card_of(pipeline))
+    save_adapter(tmp_path / "adapter", weights, card_of(pipeline))
     found = adapters.load_adapter(pipeline, tmp_path / "adapter")
     assert (found.parameters, found.sets) == (797_184, {"unet": "attention"})
     assert found.effect > 0

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from meddap_monai import store
 from meddap_monai.diffusion import adapter as adapters
+from meddap_monai.diffusion.adapter_file import save_adapter
 from meddap_monai.diffusion.base import load_base
 from meddap_monai.diffusion.formats import to_diffusers
 from meddap_monai.errors import BadAdapter, MeddapError
@@ -173,7 +174,7 @@ def test_r19_words_the_base_knows_or_of_another_width(pipeline, tmp_path: Path) 
     before = state_hash(pipeline)
     for word, size, text in (("tumor</w>", width, "has the word"), ("<x>", width + 1, "trained on another base")):
         folder = tmp_path / str(size)
-        adapters.save_adapter(folder, {word: torch.ones(size)}, card_of(pipeline, "textual_inversion"))
+        save_adapter(folder, {word: torch.ones(size)}, card_of(pipeline, "textual_inversion"))
         with pytest.raises(BadAdapter, match=text):
             adapters.load_adapter(pipeline, folder)
     assert state_hash(pipeline) == before

@@ -9,6 +9,7 @@ import torch
 from adapter_material import quick, random_weights, state_hash, write_adapter
 
 from meddap_monai.diffusion import adapter as adapters
+from meddap_monai.diffusion.adapter_file import save_adapter
 from meddap_monai.diffusion.base import load_base
 from meddap_monai.diffusion.effect import run_once
 from meddap_monai.diffusion.train import adapt
@@ -40,7 +41,7 @@ def test_r20_an_effect_below_rounding_is_refused(tiny_base: Path, tmp_path: Path
         change.up.mul_(1e-20)
     from adapter_material import card_of
 
-    adapters.save_adapter(tmp_path, weights, card_of(pipeline))
+    save_adapter(tmp_path, weights, card_of(pipeline))
     with pytest.raises(BadAdapter, match="changes by 0.0 with it"):
         adapters.load_adapter(pipeline, tmp_path)
     assert state_hash(pipeline) == before

@@ -10,6 +10,7 @@ from adapter_material import clip_text, legacy_file, random_weights, sd14_unet
 from safetensors.torch import save_file
 
 from meddap_monai.diffusion import adapter as adapters
+from meddap_monai.diffusion.adapter_file import find_file
 from meddap_monai.diffusion.formats import to_kohya
 
 
@@ -28,7 +29,7 @@ def full() -> Full:
 def test_r21_meddaps_file(full: Full, tmp_path: Path) -> None:
     weights = random_weights({"unet": full.unet}, {"unet": "attention"})
     save_file(legacy_file(weights), tmp_path / "pytorch_lora_weights.safetensors", {"format": "pt"})
-    found = adapters.read_weights(full, adapters.find_file(tmp_path))
+    found = adapters.read_weights(full, find_file(tmp_path))
     assert (found.parameters, found.ranks, found.alphas) == (797_184, [4], [4.0])
     assert 2 * len(found.parts["unet"]) == 256
     for name, change in weights.parts["unet"].items():

@@ -56,21 +56,44 @@ def test_published_settings_reach_the_stages() -> None:
     assert (one.generate.adjectives, one.generate.ratio, one.generate.steps) == (("high-contrast",), 2.0, 30)
     assert (one.generate.scheduler, one.generate.guidance) == ("pndm", 7.5)
     assert one.classify.network == "torchvision:squeezenet1_1"
+    assert (one.adapt.flip, one.adapt.learning_rate, one.adapt.weight_decay, one.adapt.precision) == (
+        True, 1e-4, 1e-2, "fp16"
+    )  # fmt: skip
+    assert (one.classify.optimiser, one.classify.learning_rate, one.classify.batch, one.classify.size) == (
+        "adam", 1e-3, 32, 224
+    )  # fmt: skip
+    assert (one.seeds[0], one.evaluate.metric, one.adapt.steps) == (42, "accuracy", 50_000)
     _, fulora = read_study(load_sections(["fulora_fetal"]))
     assert len(fulora) == 3 * 5
     one = fulora["128-vit_b16"].config
     assert (one.adapt.method, one.adapt.rank, one.generate.scheduler) == ("fulora", 128, ("euler", "unipc"))
     assert (one.generate.counts, one.draw.train, one.cluster.nearest) == (1000, 230, 20)
+    assert (one.adapt.batch, one.adapt.steps, one.adapt.clip_skip, one.adapt.flip) == (2, 10_000, 1, False)
+    assert (one.adapt.learning_rate, one.adapt.text_learning_rate, one.adapt.optimizer) == (1e-4, 5e-5, "adamw8bit")
+    assert (one.classify.optimiser, one.classify.learning_rate, one.seeds[0]) == ("sgd", 1e-3, 1234)
+    assert one.evaluate.embedding == "tsne"
     _, histo = read_study(load_sections(["histodiffusion"]))
     assert [one.config.mix.ratio for one in histo.values()] == [0.5, 1.0, 2.0, 3.0]
     one = histo["0.5"].config
     assert one.generate.unconditional and one.generate.classifier_guidance.scale == 10.0
     assert (one.pretrain.unet.loss, one.pretrain.unet.beta_start, one.select.rules.quota) == ("l1", 0.0015, 500)
+    assert [width / 192 for width in one.pretrain.unet.channels] == [1, 2, 2, 4, 4]
+    assert [width / 128 for width in one.pretrain.autoencoder.channels] == [1, 2, 4]
+    unet = one.pretrain.unet
+    assert (sum(unet.attention), unet.beta_end, unet.warmup) == (4, 0.0155, 10_000)
+    guide = one.generate.classifier_guidance
+    assert (guide.variant, guide.training.learning_rate, guide.training.batch) == ("published", 5e-5, 32)
+    assert (one.generate.scheduler, one.generate.eta, one.select.rules.use) == ("ddim", 1.0, ("centroid",))
     _, ort = read_study(load_sections(["ort_dreambooth"]))
     assert {one.config.generate.strength for one in ort.values() if one.config.adapt is None} == {0.05, 0.1, 0.15, 0.2}
     assert {one.config.adapt.method for one in ort.values() if one.config.adapt} == {"dreambooth", "textual_inversion"}
     assert {one.config.classify.head for one in ort.values()} == {"mlp", "svc", "logistic"}
     assert all(one.config.mix.mode == "double" for one in ort.values())
+    assert {one.config.generate.steps for one in ort.values()} == {24, 50}
+    one = ort["dreambooth_single-mlp"].config
+    assert one.adapt.dreambooth.instance_prompt("pneumoconiosis") == "image of a pneumoconiosis xray"
+    assert (one.cluster.k, one.cluster.iterations, one.cluster.nearest) == (5, 20, 25)
+    assert (one.adapt.dreambooth.full, one.adapt.dreambooth.text_encoder, one.adapters) == (True, True, "per_class")
 
 
 def test_a_grid_spans_variants_and_a_diagonal_takes_each_value_once() -> None:
@@ -185,6 +208,8 @@ def test_fulora_runs_at_smoke_scale(base: str, tmp_path: Path) -> None:
     chosen = read_records(next((folder / "seed_0" / "cluster").rglob("chosen.jsonl")))
     assert set(Counter(record["class_name"] for record in chosen).values()) == {4}
     assert {"real@vit_b16", "real_classical@vit_b16"} <= judged(folder)
+    maps = json.loads((folder / "evaluate" / "report.json").read_text())["maps"]
+    assert [set(found["points"]) for found in maps] == [{"real, training", "synthetic", "unseen test set"}] * 2
 
 
 @pytest.mark.smoke
@@ -197,6 +222,10 @@ def test_histodiffusion_runs_at_smoke_scale(base: str, tmp_path: Path) -> None:
     assert unlabelled.isdisjoint(record["id"] for record in read_records(folder / "index" / "records.jsonl"))
     (records,) = generated(folder).values()
     assert {record["synthetic"]["prompt"] for record in records} == {""}
+    (selection,) = folder.glob("seed_0/select/**/stage.json")
+    counts = read_stage(selection.parent)["counts"]
+    assert (counts["in"], counts["out"], counts["rejected"]) == (3 * 32, 3 * 24, 3 * 8), "the quota drops the worst"
+    assert (selection.parent / "dropped.csv").read_text().count("quota") == 24
     added = {p.parent.parent.name: read_stage(p.parent)["counts"] for p in folder.glob("seed_0/mix/*/mixed/stage.json")}
     shares = {name: round(counts["added"] / counts["real_train"], 1) for name, counts in added.items()}
     assert shares == {"0.5": 0.5, "1.0": 1.0, "2.0": 2.0, "3.0": 3.0}

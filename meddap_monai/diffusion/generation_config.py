@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from meddap_monai.configuration import check_choice, check_range
+from meddap_monai.diffusion.latentclassifier import LatentClassifierConfig
 from meddap_monai.diffusion.schedulers import check_scheduler
 from meddap_monai.errors import ConfigurationError
 
@@ -29,6 +30,8 @@ class ClassifierGuidance:
     """Share of the steps after which guidance ends, 0 to 1."""
     variant: str = "noisy"
     """What the classifier is asked about, see ``ClassifierGuide``: noisy, clean or published."""
+    training: LatentClassifierConfig = field(default_factory=LatentClassifierConfig)
+    """How a classifier is trained when none is given; its ``times`` follow the variant, its seed the run's."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -126,7 +126,7 @@ def open_guide(
     """Return the guide that generation's ``classifier_guidance`` asks for.
 
     Args:
-        settings: with ``classifier`` (folder or none), ``scale``, ``start``, ``end`` and ``variant``.
+        settings: a `ClassifierGuidance`.
         base: the base that is guided.
         records: labelled set; a classifier is trained on its split train, kept in ``guidance_<variant>`` beside it,
             and used again next time. Not needed where ``classifier`` is given.
@@ -143,7 +143,7 @@ def open_guide(
             raise ConfigurationError(
                 "generate#classifier_guidance: give a classifier folder, or records to train one on"
             )
-        config = default_config(settings.variant, seed)
+        config = default_config(settings.variant, seed, settings.training)
         folder = Path(records).resolve().parent / f"guidance_{settings.variant}_{base_key(base)}_{seed}"
         train_latent_classifier(config, folder, records=Path(records), base=base)
     classifier, _ = load_latent_classifier(Path(folder), base)

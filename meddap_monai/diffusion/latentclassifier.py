@@ -234,6 +234,9 @@ def _fit(
     return model.eval().requires_grad_(False)
 
 
-def default_config(variant: str, seed: int = 0) -> LatentClassifierConfig:
-    """Return the training that a guidance variant needs: noisy latents for "noisy", clean ones otherwise."""
-    return dataclasses.replace(LatentClassifierConfig(), times="noisy" if variant == "noisy" else "clean", seed=seed)
+def default_config(
+    variant: str, seed: int = 0, training: LatentClassifierConfig | None = None
+) -> LatentClassifierConfig:
+    """Return `training` with what a guidance variant needs: noisy latents for "noisy", clean ones otherwise."""
+    times = "noisy" if variant == "noisy" else "clean"
+    return dataclasses.replace(training or LatentClassifierConfig(), times=times, seed=seed)

@@ -20,7 +20,8 @@ import torch
 
 from meddap_monai import resources, store
 from meddap_monai.diffusion import plan, planning, sheets
-from meddap_monai.diffusion.adapter import find_file, fuse, load_adapter, read_card
+from meddap_monai.diffusion.adapter import fuse, load_adapter
+from meddap_monai.diffusion.adapter_file import find_file, read_card
 from meddap_monai.diffusion.base import EMBEDDED, base_card, base_folder, base_hash, load_base
 from meddap_monai.diffusion.generation_config import ClassifierGuidance, GenerateConfig
 from meddap_monai.diffusion.guidance import open_guide
@@ -145,7 +146,7 @@ def _train_guide(job: Request) -> None:
     """Train the classifier of classifier guidance on the training split, where the configuration names none."""
     guidance = job.config.classifier_guidance
     if guidance is not None and guidance.classifier is None:
-        config = default_config(guidance.variant, job.config.seed)
+        config = default_config(guidance.variant, job.config.seed, guidance.training)
         train_latent_classifier(config, job.output / GUIDE, records=job.records, base=job.base)
 
 

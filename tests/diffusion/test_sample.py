@@ -6,7 +6,6 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -19,7 +18,7 @@ from meddap_monai import store
 from meddap_monai.diffusion.base import load_base
 from meddap_monai.diffusion.generation_config import GUIDANCE_VARIANTS
 from meddap_monai.diffusion.guidance import VARIANTS
-from meddap_monai.diffusion.latentclassifier import LatentClassifierConfig, default_config
+from meddap_monai.diffusion.latentclassifier import LatentClassifierConfig
 from meddap_monai.diffusion.marking import read_mark
 from meddap_monai.diffusion.remake import remake_shard
 from meddap_monai.diffusion.sample import ClassifierGuidance, GenerateConfig, generate, open_sampler
@@ -292,17 +291,19 @@ def test_prompt_and_clip_skip_are_those_of_the_training(
 
 # ------------------------------------------------------------------------------------------------ guidance and DICOM
 def test_classifier_guidance_trains_its_classifier_on_the_training_split(
-    records: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    records: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("meddap_monai.diffusion.sample.default_config", few_steps)
     given = {"records": records, "base": tiny_base}
     few = {**FEW, "counts": 1, "unconditional": True, "guidance": 1.0, "scheduler": "ddim", "eta": 1.0}
     plain = hashes_of(generate(GenerateConfig(**few), tmp_path / "plain", **given))
-    guided = GenerateConfig(**few, classifier_guidance=ClassifierGuidance(scale=50.0))
+    training = LatentClassifierConfig(steps=3, learning_rate=5e-5)
+    guided = GenerateConfig(**few, classifier_guidance=ClassifierGuidance(scale=50.0, training=training))
     path = generate(guided, tmp_path / "guided", **given)
     assert not set(hashes_of(path)) & set(plain)
     synthetic = read_records(path, full=True)[0]["synthetic"]
     assert synthetic["prompt"] == "" and synthetic["classifier_guidance"]["scale"] == 50.0
+    card = json.loads((tmp_path / "guided" / "classifier" / "classifier.json").read_text())
+    assert (card["configuration"]["steps"], card["configuration"]["learning_rate"]) == (3, 5e-5)
     seen = (tmp_path / "guided" / "classifier" / "train_sha256.txt").read_text().split()
     assert set(seen) >= {record["sha256"] for record in iter_records(records) if record["split"] == "train"}
     assert not set(seen) & {record["sha256"] for record in iter_records(records) if record["split"] != "train"}
@@ -311,10 +312,6 @@ def test_classifier_guidance_trains_its_classifier_on_the_training_split(
     )
     assert hashes_of(generate(none, tmp_path / "none", **given)) == plain
     assert all(item.equal for item in remake_shard(tmp_path / "guided", 0, tmp_path / "again", **given))
-
-
-def few_steps(variant: str, seed: int = 0) -> LatentClassifierConfig:
-    return replace(default_config(variant, seed), steps=3)
 
 
 def test_guidance_variants_are_those_of_the_guide() -> None:

@@ -14,6 +14,8 @@ from torch.nn import functional
 
 from meddap_monai.configuration import check_choice, check_range
 from meddap_monai.diffusion.loop import finite, follow, learning_rate, set_rate
+from meddap_monai.diffusion.ranks import ALONE, Ranks
+from meddap_monai.errors import ConfigurationError
 from meddap_monai.seeds import generator
 
 if TYPE_CHECKING:
@@ -163,15 +165,29 @@ class DenoiserTraining:
         seed: int,
         device: str = "cpu",
         half: bool = True,
+        ranks: Ranks = ALONE,
     ) -> None:
-        """Make the optimizer and the average; `half` computes in bfloat16 autocast."""
-        self.unet, self.scheduler, self.cache, self.config, self.seed = (
-            unet.to(device).train(),
-            scheduler,
-            cache,
-            config,
-            seed,
-        )
+        """Make the optimizer and the average.
+
+        Args:
+            unet: with random weights, equal in all processes.
+            scheduler: its noise schedule.
+            cache: what it learns, equal in all processes.
+            config: of the training; its batch is that of all processes together.
+            seed: of batches, times and noise.
+            device: where to train.
+            half: compute in bfloat16 autocast.
+            ranks: the processes that divide every batch.
+
+        Raises:
+            ConfigurationError: the batch cannot be divided.
+        """
+        if config.batch % ranks.size:
+            raise ConfigurationError(
+                f"pretrain#unet#batch is {config.batch}, expected a multiple of the {ranks.size} processes"
+            )
+        self.unet, self.scheduler, self.cache = unet.to(device).train(), scheduler, cache
+        self.config, self.seed, self.ranks = config, seed, ranks
         self.average = copy.deepcopy(unet).eval().requires_grad_(False)
         self.device, self.half = device, half
         text: list[nn.Parameter] = []
@@ -189,29 +205,38 @@ class DenoiserTraining:
         return {"unet": self.unet, "average": self.average, "optimizer": self.optimizer}
 
     def advance(self, step: int) -> dict[str, float]:
-        """Do step `step`; batch, noise and times derive from its number alone."""
+        """Do step `step`; batch, noise and times derive from its number alone, each process takes its share."""
         config, cache = self.config, self.cache
         draw = generator(self.seed, "pretrain/unet", step)
         chosen = self._choose(step, draw)
-        latents = cache.latents[chosen].float().to(self.device)
         times = torch.randint(len(self.alphas), (config.batch,), generator=draw)
-        noise = torch.randn(latents.shape, generator=draw).to(self.device)
+        noise = torch.randn((config.batch, *cache.latents.shape[1:]), generator=draw)
         empty = torch.rand(config.batch, generator=draw) < config.empty_prompt
-        text = cache.embeddings[torch.where(empty, 0, cache.captions[chosen])].to(self.device)
-        noisy, target = diffuse(latents, noise, self.alphas[times].to(self.device), config.prediction)
-        kind = torch.device(self.device).type
-        with torch.autocast(kind, torch.bfloat16, enabled=self.half):
-            predicted = self.unet(noisy, times.to(self.device), text).sample
-        measure = functional.mse_loss if config.loss == "mse" else functional.l1_loss
-        rate = learning_rate(step, config.steps, config.learning_rate, config.warmup)
-        loss = finite(measure(predicted.float(), target), "unet", step, rate, [cache.ids[n] for n in chosen.tolist()])
-        set_rate(self.optimizer, rate)
+        captions = torch.where(empty, 0, cache.captions[chosen])
+        mine = slice(self.ranks.rank, None, self.ranks.size)
         self.optimizer.zero_grad()
+        loss = self._loss(chosen[mine], times[mine], noise[mine], captions[mine])
         loss.backward()
+        self.ranks.average([*(p.grad for p in self.unet.parameters() if p.grad is not None), loss])
+        rate = learning_rate(step, config.steps, config.learning_rate, config.warmup)
+        finite(loss, "unet", step, rate, [cache.ids[n] for n in chosen.tolist()])
+        set_rate(self.optimizer, rate)
         norm = nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         self.optimizer.step()
         follow(self.average, self.unet, step, config.average)
         return {"loss": float(loss.item()), "gradient norm": float(norm), "rate": rate}
+
+    def _loss(
+        self, chosen: torch.Tensor, times: torch.Tensor, noise: torch.Tensor, captions: torch.Tensor
+    ) -> torch.Tensor:
+        config, device = self.config, self.device
+        latents, noise = self.cache.latents[chosen].float().to(device), noise.to(device)
+        text = self.cache.embeddings[captions].to(device)
+        noisy, target = diffuse(latents, noise, self.alphas[times].to(device), config.prediction)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self.half):
+            predicted = self.unet(noisy, times.to(device), text).sample
+        measure = functional.mse_loss if config.loss == "mse" else functional.l1_loss
+        return measure(predicted.float(), target)
 
     def _choose(self, step: int, draw: torch.Generator) -> torch.Tensor:
         config = self.config

@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from meddap_monai import store
+from meddap_monai.diffusion.ranks import ALONE, Ranks
 from meddap_monai.errors import NonFiniteLoss, StageError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Phase:
         picture: draws into TensorBoard; called every `picture_every` steps and at the end.
         checkpoint_every: steps between checkpoints.
         picture_every: steps between pictures.
+        ranks: the processes that divide every step among them; the first one writes.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Phase:
     picture: Callable[[SummaryWriter, int], None] | None = None
     checkpoint_every: int = 250
     picture_every: int = 500
+    ranks: Ranks = ALONE
     step: int = field(default=0, init=False)
 
     @property
@@ -77,24 +80,26 @@ class Phase:
 
 
 def run_phase(phase: Phase, interrupt: store.InterruptFlag, writer: SummaryWriter | None = None) -> None:
-    """Train a phase to its last step, from its checkpoint if there is one.
+    """Train a phase from where it stands to its last step.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM; the checkpoint of the current step was written.
+        Interrupted: SIGINT or SIGTERM in any process; the checkpoint of the current step was written.
         NonFiniteLoss: from `finite`; the checkpoint before it stays.
         DiskFull: from the store; the old checkpoint stays.
     """
-    phase.resume()
     if phase.step >= phase.steps:
         return
-    bar = tqdm(total=phase.steps, initial=phase.step, desc=phase.name, unit="step", mininterval=5.0)
+    first = phase.ranks.rank == 0
+    bar = tqdm(total=phase.steps, initial=phase.step, desc=phase.name, unit="step", mininterval=5.0, disable=not first)
     with bar:
         while phase.step < phase.steps:
             losses = phase.advance(phase.step)
             phase.step += 1
             bar.update()
             _log(phase, losses, writer, bar)
-            if interrupt.is_set or phase.step % phase.checkpoint_every == 0 or phase.step == phase.steps:
+            interrupt.is_set = phase.ranks.any(interrupt.is_set)
+            due = phase.step % phase.checkpoint_every == 0 or phase.step == phase.steps
+            if first and (interrupt.is_set or due):
                 phase.save()
             interrupt.raise_if_set(f"phase {phase.name!r} stopped at step {phase.step}, checkpoint {phase.checkpoint}")
 

@@ -1,18 +1,21 @@
-"""Several processes divide the shards of one generation: who I am, and how all learn that one has failed.
+"""Several processes divide one generation's shards or one training's batches: who I am, and what all agree on.
 
-Control messages are small and rare, so gloo serves on CPUs and GPUs alike.
+Control messages are small and rare, so gloo serves on CPUs and GPUs alike; gradients on GPUs take NCCL.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meddap_monai.errors import StageError
+
+if TYPE_CHECKING:
+    import torch
 
 _PATIENCE = timedelta(days=7)
 
@@ -29,13 +32,18 @@ class Ranks:
         return shard % self.size == self.rank
 
     def share(self, value: Any = None) -> Any:
-        """Return rank 0's value in every process."""
+        """Return rank 0's value in every process.
+
+        Raises:
+            StageError: another process has ended; so in every method here.
+        """
         if self.size == 1:
             return value
         import torch.distributed as dist
 
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        with _someone_may_be_gone():
+            dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def agree(self, problem: str | None) -> None:
@@ -49,24 +57,70 @@ class Ranks:
         import torch.distributed as dist
 
         problems: list[str | None] = [None] * self.size
-        dist.all_gather_object(problems, problem)
+        with _someone_may_be_gone():
+            dist.all_gather_object(problems, problem)
         failed = [f"process {rank}: {text}" for rank, text in enumerate(problems) if text]
         if failed and problem is None:
             raise StageError(f"{failed[0]} (finished shards are kept; run the same command again to go on)")
 
+    def any(self, mine: bool) -> bool:
+        """Tell whether any process says yes."""
+        if self.size == 1:
+            return mine
+        import torch
+
+        said = torch.tensor(float(mine))
+        self.average([said])
+        return bool(said > 0)
+
+    def average(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace float tensors of one device by their means over all processes, in one message."""
+        if self.size == 1:
+            return
+        import torch
+        import torch.distributed as dist
+
+        flat = torch.cat([tensor.detach().flatten().float() for tensor in tensors])
+        with _someone_may_be_gone():
+            dist.all_reduce(flat)
+        parts = flat.div_(self.size).split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.detach().copy_(part.view_as(tensor))
+
+
+ALONE = Ranks()
+"""The only process."""
+
 
 @contextlib.contextmanager
-def join_ranks() -> Iterator[Ranks]:
-    """Join the processes that ``torchrun`` started, or a process group that exists; alone when there is none."""
+def _someone_may_be_gone() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise StageError(
+            f"another process has ended, its own message says why; run the same command again to go on ({error})"
+        ) from error
+
+
+@contextlib.contextmanager
+def join_ranks(gpu: bool = False) -> Iterator[Ranks]:
+    """Join the processes that ``torchrun`` started, or a process group that exists; alone when there is none.
+
+    Args:
+        gpu: each process takes a GPU of its own, which is the current one from then on.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield Ranks()
+        yield ALONE
         return
+    import torch
     import torch.distributed as dist
 
+    if gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     opened = not dist.is_initialized()
     if opened:
-        dist.init_process_group("gloo", timeout=_PATIENCE)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=_PATIENCE)
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
     finally:

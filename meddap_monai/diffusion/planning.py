@@ -78,10 +78,10 @@ def counts_per_cell(config: GenerateConfig, wanted: Wanted) -> dict[tuple[str, s
             cells[name, adjective] = part
     if not sum(cells.values()):
         counted = ", ".join(f"{name} {wanted.real.get(name, 0)}" for name in chosen)
-        raise ConfigurationError(
-            f"generate: nothing to generate (real training images: {counted}); raise ratio or counts, or give records "
-            "with a train split"
-        )
+        advice = "raise ratio or counts, or give records with a train split"
+        if config.balance and any(wanted.real.values()):
+            advice = "no chosen class is smaller than the largest one; use ratio or counts"
+        raise ConfigurationError(f"generate: nothing to generate (real training images: {counted}); {advice}")
     return cells
 
 

@@ -17,6 +17,7 @@ _ARRAY = {
     "RandDiffusionSamples": "diffusion",
 }
 _PUBLIC = {name + ending: module for name, module in _ARRAY.items() for ending in ("", "d", "D", "Dict")}
+_PUBLIC |= {"DiffusionPrepareBatch": "online", "OnlineGenerator": "online"}
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605
 
 

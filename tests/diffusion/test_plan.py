@@ -103,6 +103,7 @@ def test_images_start_from_real_training_images_in_turn() -> None:
         ({"classes": ("benin",)}, "did you mean 'benign'"),
         ({"ratio": {"benin": 1.0}}, "did you mean 'benign'"),
         ({"ratio": 0.0}, "nothing to generate .real training images: benign 10"),
+        ({"balance": True, "classes": ("benign",)}, "no chosen class is smaller than the largest one"),
         ({"steps": 0}, "generate#steps: got 0"),
         ({"guidance_interval": (0.8, 0.2)}, "generate#guidance_interval#1"),
         ({"dtype": "float"}, "generate#dtype"),

@@ -398,14 +398,20 @@ OVERRIDE = {
 }
 
 
-@pytest.mark.parametrize("override", [False, True])
-def test_one_override_puts_it_into_a_monai_bundle(override: bool, bank: Path, records: Path) -> None:
-    assert "meddap" not in CONFIG
+def monai_bundle(records: Path) -> ConfigParser:
+    """A configuration of MONAI's own on the training images that the bank has classes of."""
     import yaml
 
+    assert "meddap" not in CONFIG
     parser = ConfigParser(yaml.safe_load(CONFIG))
     items = [item for item in read_records(records, split="train") if item["class_name"] != "normal"]
     parser["train"]["dataset"]["data"] = [{"image": item["image"], "label": item["label"]} for item in items]
+    return parser
+
+
+@pytest.mark.parametrize("override", [False, True])
+def test_one_override_puts_it_into_a_monai_bundle(override: bool, bank: Path, records: Path) -> None:
+    parser = monai_bundle(records)
     if override:
         OVERRIDE["transforms"][0]["bank"] = str(bank)
         parser.set(OVERRIDE, "train#dataset#transform")
@@ -423,6 +429,20 @@ def test_one_override_puts_it_into_a_monai_bundle(override: bool, bank: Path, re
     trainer.run()
     assert trainer.state.iteration == 2
     assert (levels <= {10, 20, 30, 110, 120, 130}) is override
+
+
+def test_one_override_puts_the_generator_into_its_engine(tiny_base: Path, records: Path) -> None:
+    parser = monai_bundle(records)
+    generator = {"classes": CLASSES, "base": str(tiny_base), "mode": "image", "strength": 0.5, "steps": 2}
+    batches = {"_target_": "meddap_monai.transforms.DiffusionPrepareBatch", "generator": generator, "transposed": True}
+    parser.set(batches, "train#trainer#prepare_batch")
+    trainer = parser.get_parsed_content("train#trainer")
+    loaded = next(iter(trainer.data_loader))
+    images, _ = trainer.prepare_batch(loaded, torch.device("cpu"))
+    changed = [not torch.equal(one, other) for one, other in zip(images, loaded["image"], strict=True)]
+    assert any(changed) and not all(changed)
+    trainer.run()
+    assert trainer.state.iteration == 2
 
 
 def test_stage_folder_serves_as_a_bank(records: Path, tiny_base: Path, tmp_path: Path) -> None:

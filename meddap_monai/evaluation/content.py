@@ -15,9 +15,9 @@ from meddap_monai.classifier.predict import load_classifier
 from meddap_monai.evaluation import arms as arm_names
 from meddap_monai.evaluation import judge as judging
 from meddap_monai.evaluation.comparisons import LEAST_SEEDS, RULE
-from meddap_monai.evaluation.curves import roc_of_arms
+from meddap_monai.evaluation.curves import curves_of_arms
 from meddap_monai.evaluation.generative import measure
-from meddap_monai.evaluation.material import class_counts, read_sections, records_of
+from meddap_monai.evaluation.material import class_counts, read_sections, records_of, sum_stages
 from meddap_monai.evaluation.predictions import Run
 from meddap_monai.evaluation.settings import EvaluateConfig
 from meddap_monai.evaluation.subgroups import subgroup_table
@@ -29,7 +29,11 @@ COMPARED = ("auc", "macro_f1", "balanced_accuracy", "accuracy")
 
 
 def build_report(
-    config: EvaluateConfig, runs: Sequence[Run], tables: Mapping[str, judging.Table], sections: Mapping[str, Path]
+    config: EvaluateConfig,
+    runs: Sequence[Run],
+    tables: Mapping[str, judging.Table],
+    sections: Mapping[str, Path],
+    stages: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Return everything the report says, as JSON values."""
     judged = {
@@ -59,7 +63,7 @@ def build_report(
             "details": judging.details(table),
             "comparisons": [row | {"found": asdict(row["found"])} for row in compared[name]],
             "subgroups": subgroup_table(table, name == "unseen", config.samples, config.seed, config.confidence),
-            "roc": roc_of_arms(table),
+            "curves": curves_of_arms(table, name == "unseen", config.samples, config.seed, config.confidence),
         }
         sets[name]["learning"] = learning_curves(sets[name]["arms"], train_sizes(runs), config.metric)
     reference = arm_names.counterpart(arm_names.REFERENCE, "", list(judged["own"].seeds))
@@ -84,6 +88,7 @@ def build_report(
         "draw": class_counts(read_records(runs[0].records, full=True)),
         "sets": sets,
         "sections": read_sections(sections),
+        "stages": sum_stages([*stages, *sections.values()]),
         "command": config.command,
         "versions": store.versions(),
     }

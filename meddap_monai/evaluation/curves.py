@@ -1,35 +1,110 @@
-"""ROC and precision-recall curves of a test set, averaged over classes and seeds on one grid."""
+"""ROC and precision-recall curves of a test set, averaged over classes and seeds on one grid, with their intervals."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from sklearn import metrics as sk
 
+from meddap_monai.evaluation.intervals import group_weights, over_seeds, seed_draws
 from meddap_monai.evaluation.judge import Table
 from meddap_monai.evaluation.predictions import Predictions
 
 GRID = np.linspace(0, 1, 51)
+BANDS = 200
+"""Bootstrap replicates of a band; its ends are drawn, not tested."""
 
 
-def roc_of_arms(table: Table) -> dict[str, Any]:
-    """Return arm -> mean true-positive rate, lowest and highest seed, on the false-positive rates of `GRID`."""
-    result: dict[str, Any] = {"false_positive": [round(float(x), 4) for x in GRID], "arms": {}}
-    for arm, runs in table.items():
-        curves = np.stack([mean_roc(runs[number]) for number in sorted(runs)])
-        shown = {"mean": curves.mean(axis=0), "low": curves.min(axis=0), "high": curves.max(axis=0)}
-        result["arms"][arm] = {name: [round(float(y), 5) for y in line] for name, line in shown.items()}
+def curves_of_arms(table: Table, shared: bool, samples: int, seed: int, confidence: float) -> dict[str, Any]:
+    """Return ROC and precision-recall curves of all arms with pointwise bootstrap intervals over patients and seeds.
+
+    Args:
+        table: predictions on one test set.
+        shared: all seeds are tested on the same images, see `judge`.
+        samples: bootstrap replicates, at most `BANDS` are used.
+        seed: of the evaluation.
+        confidence: of the bands.
+
+    Returns:
+        ``roc``: ``x`` false-positive rates and arm -> true-positive rates; ``precision_recall``: ``x`` sensitivities
+        and arm -> precisions. Each arm has ``mean``, ``low`` and ``high``.
+    """
+    result: dict[str, Any] = {}
+    kinds: dict[str, Callable[..., np.ndarray]] = {"roc": roc, "precision_recall": precision_recall}
+    for kind, curve in kinds.items():
+        result[kind] = {"x": [round(float(x), 4) for x in GRID], "arms": {}}
+        for arm, runs in table.items():
+            points, replicates = [], []
+            for number in sorted(runs):
+                found = runs[number]
+                name = "unseen" if shared else f"own {number}"
+                weights = group_weights(found.groups, min(samples, BANDS), seed, name)
+                points.append(mean_curve(found, np.ones((1, len(found.labels))), curve)[0])
+                replicates.append(mean_curve(found, weights, curve))
+            result[kind]["arms"][arm] = _band(np.stack(points), np.stack(replicates), seed, confidence)
     return result
 
 
-def mean_roc(found: Predictions) -> np.ndarray:
-    """Return the one-against-rest ROC averaged over the classes present: ``(51,)`` true-positive rates."""
+def _band(points: np.ndarray, replicates: np.ndarray, seed: int, confidence: float) -> dict[str, list[float]]:
+    """Mean over seeds ``(S, G)``; interval of replicates ``(S, B, G)`` over resampled seeds."""
+    drawn = over_seeds(replicates, seed_draws(len(points), replicates.shape[1], seed))
+    low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    shown = {"mean": points.mean(axis=0), "low": low, "high": high}
+    return {name: [round(float(y), 5) for y in line] for name, line in shown.items()}
+
+
+def mean_curve(found: Predictions, weights: np.ndarray, curve: Callable[..., np.ndarray]) -> np.ndarray:
+    """Return a one-against-rest curve averaged over the classes present: ``(B, 51)``.
+
+    Args:
+        found: predictions of N images.
+        weights: ``(B, N)``, how often each replicate counts each image.
+        curve: `roc` or `precision_recall`.
+    """
     lines = []
     for label in np.unique(found.labels):
         truth = found.labels == label
-        if truth.all():
-            continue
-        false_positive, true_positive, _ = sk.roc_curve(truth, found.probabilities[:, label])
-        lines.append(np.interp(GRID, false_positive, true_positive))
-    return np.mean(lines, axis=0) if lines else GRID.copy()
+        if not truth.all():
+            lines.append(curve(*counts(found.probabilities[:, label], truth, weights)))
+    if not lines:
+        return np.full((len(weights), len(GRID)), np.nan)
+    table = np.stack(lines)
+    there = np.isfinite(table)
+    return np.where(there.any(axis=0), np.where(there, table, 0).sum(axis=0) / np.maximum(there.sum(axis=0), 1), np.nan)
+
+
+def counts(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return true and false positives ``(B, T + 1)`` at falling thresholds, from none called positive to all."""
+    order = np.argsort(-scores, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
+    ordered = weights[:, order]
+    parts = [np.add.reduceat(ordered * chosen[order], starts, axis=1).cumsum(axis=1) for chosen in (truth, ~truth)]
+    hits, misses = (np.pad(part, ((0, 0), (1, 0))) for part in parts)
+    return hits, misses
+
+
+def roc(hits: np.ndarray, misses: np.ndarray) -> np.ndarray:
+    """Return true-positive rates ``(B, 51)`` at the false-positive rates of `GRID`; NaN where one side is missing."""
+    return _read(_share(misses), _share(hits))
+
+
+def precision_recall(hits: np.ndarray, misses: np.ndarray) -> np.ndarray:
+    """Return the best precision ``(B, 51)`` that still reaches each sensitivity of `GRID`."""
+    picked = hits + misses
+    precision = np.divide(hits, picked, out=np.zeros_like(hits), where=picked > 0)
+    precision[np.isnan(_share(misses)[:, -1])] = np.nan
+    best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    recall = _share(hits)
+    first = (recall[:, None, :] >= GRID[None, :, None] - 1e-12).argmax(axis=2)
+    return np.where(np.isfinite(recall[:, -1:]), np.take_along_axis(best, first, axis=1), np.nan)
+
+
+def _share(running: np.ndarray) -> np.ndarray:
+    total = running[:, -1:]
+    return np.divide(running, total, out=np.full_like(running, np.nan), where=total > 0)
+
+
+def _read(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Interpolate rows ``y(x)`` on `GRID`; at a step the upper value."""
+    return np.stack([np.interp(GRID, *pair) for pair in zip(x, y, strict=True)])

@@ -90,21 +90,36 @@ def differences_plot(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]
         return _svg(figure)
 
 
-def roc_plot(roc: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """Draw the mean ROC of each arm, averaged over classes and seeds."""
+def curves_plot(
+    found: Mapping[str, Any], banded: Sequence[str], labels: tuple[str, str], chance: bool, corner: Any
+) -> str:
+    """Draw the mean curve of each arm, and the intervals of some.
+
+    Args:
+        found: ``x`` and arm -> ``mean``, ``low``, ``high``, see `curves_of_arms`.
+        banded: arms whose interval is shaded; more than a few hide each other.
+        labels: of the axes.
+        chance: draw the diagonal of a guess.
+        corner: where the legend lies.
+    """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5.4, 4.6))
         axes = figure.add_subplot()
-        axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle="--")
-        for place, (arm, lines) in enumerate(roc["arms"].items()):
-            axes.plot(roc["false_positive"], lines["mean"], color=colour(place), linewidth=1.8, label=names[arm])
-        axes.set_xlabel("1 - specificity")
-        axes.set_ylabel("sensitivity")
+        if chance:
+            axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle="--")
+        for place, (arm, lines) in enumerate(found["arms"].items()):
+            known = {name: np.array(line, dtype=float) for name, line in lines.items()}
+            if arm in banded:
+                axes.fill_between(found["x"], known["low"], known["high"], color=colour(place), alpha=0.16, linewidth=0)
+            width = 2.2 if arm in banded else 1.1
+            axes.plot(found["x"], known["mean"], color=colour(place), linewidth=width, label=arm)
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.01)
         axes.set_aspect("equal")
         axes.grid(color="#eeeeee")
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
+        axes.legend(frameon=False, fontsize=8, loc=corner)
         return _svg(figure)
 
 

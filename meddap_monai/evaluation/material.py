@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from meddap_monai.errors import RecordsError
+from meddap_monai.evaluation.intervals import wilson
 from meddap_monai.records import Record, iter_records
+from meddap_monai.store import STAGES
 
 RECORD_FILES = ("records.jsonl", "chosen.jsonl", "generated.jsonl", "kept.jsonl", "hybrid.jsonl")
 REASON_COLUMNS = ("reason", "rule", "error", "message")
@@ -28,6 +30,52 @@ def read_sections(sections: Mapping[str, Path]) -> dict[str, Any]:
         if path.is_file():
             found[name] = _section(folder, json.loads(path.read_text(encoding="utf-8")))
     return found
+
+
+def sum_stages(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return per stage what all its folders (seeds, variants, adapters) took and left out, in the order of the stages.
+
+    Args:
+        folders: stage folders; one without a finished ``stage.json`` counts nothing.
+    """
+    found: dict[str, list[tuple[Path, dict[str, Any]]]] = defaultdict(list)
+    for folder in dict.fromkeys(folders):
+        path = folder / "stage.json"
+        document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        joined = "joined" in (document.get("configuration") or {})  # its parts are counted already
+        if document.get("state") == "done" and not joined:
+            found[document["stage"]].append((folder, document))
+    return [_sum(name, found[name]) for name in STAGES if name in found]
+
+
+def _sum(name: str, members: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+    counts: Counter[str] = Counter()
+    why: Counter[str] = Counter()
+    for folder, document in members:
+        counts.update({key: document["counts"].get(key, 0) for key in ("in", "out", "rejected")})
+        why.update(reasons(folder))
+    devices = sorted({str((document.get("configuration") or {}).get("device", "cpu")) for _, document in members})
+    return {
+        "stage": name,
+        "runs": len(members),
+        "seconds": round(sum(float(document.get("seconds") or 0) for _, document in members), 3),
+        "device": ", ".join(devices),
+        "counts": dict(counts),
+        "reasons": dict(why.most_common(20)),
+        "copies": _sum_copies([copy_summary(folder) for folder, _ in members]),
+    }
+
+
+def _sum_copies(found: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Copies of all selections together; the interval is Wilson's."""
+    checked = [one for one in found if one and one.get("of")]
+    if not checked:
+        return None
+    copies, of = sum(one["copies"] for one in checked), sum(one["of"] for one in checked)
+    flagged = [one["real_images_flagged"] for one in checked if one.get("real_images_flagged") is not None]
+    mean = sum(flagged) / len(flagged) if flagged else None
+    interval = list(wilson(copies, of))
+    return {"copies": copies, "of": of, "rate": copies / of, "interval": interval, "real_images_flagged": mean}
 
 
 def _section(folder: Path, stage: dict[str, Any]) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def render(report: Mapping[str, Any]) -> str:
         main_metrics=MAIN_METRICS,
         drawn={name: _draw(report, found) for name, found in report["sets"].items()},
         maps=[_map(report, found) for found in report.get("maps", ())],
-        copies=(report["sections"].get("select") or {}).get("copies"),
+        made=next((row for row in report["stages"] if row["stage"] == "generate"), None),
+        chosen=next((row for row in report["stages"] if row["stage"] == "select"), None),
         answer=answer(report["verdicts"]),
         candidates=[arm for arm in report["arms"] if arm_names.is_candidate(arm)],
         costs=_costs(report),
@@ -85,7 +86,7 @@ def _draw(report: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Mark
     rows = main_rows(report, found)
     drawn = {
         "values": figures.values_plot(ordered, metric, names, f"{WORDS[metric]} (dots: seeds; bar: interval)"),
-        "roc": figures.roc_plot({**found["roc"], "arms": {arm: found["roc"]["arms"][arm] for arm in ordered}}, names),
+        **_curves(found, list(ordered)),
     }
     if rows:
         references = {row["reference"] for row in rows}
@@ -98,6 +99,23 @@ def _draw(report: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Mark
         ordered_lines = {arm: found["learning"][arm] for arm in arm_names.in_order(found["learning"])}
         drawn["learning"] = figures.lines_plot(ordered_lines, {}, "real training images", WORDS[metric])
     return {name: Markup(text) for name, text in drawn.items()}  # noqa: S704 - drawn here, holds no foreign text
+
+
+def _curves(found: Mapping[str, Any], arms: Sequence[str]) -> dict[str, str]:
+    """ROC and precision-recall; the bands are those of the reference and of the arms with synthetic images."""
+    candidates = [arm for arm in arms if arm_names.is_candidate(arm)]
+    references = [arm for arm in arms if arm_names.base_arm(arm) == arm_names.REFERENCE] or arms[:1]
+    banded = [*references[:1], *candidates[:2]]
+    kinds = {
+        "roc": (("1 - specificity", "sensitivity"), True, "lower right"),
+        "precision_recall": (("sensitivity (recall)", "precision"), False, "lower left"),
+    }
+    drawn = {}
+    for kind, (labels, chance, corner) in kinds.items():
+        lines = found["curves"][kind]
+        ordered = {**lines, "arms": {arm: lines["arms"][arm] for arm in arms}}
+        drawn[kind] = figures.curves_plot(ordered, banded, labels, chance, corner)
+    return drawn
 
 
 def _map(report: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,17 +132,13 @@ def main_rows(report: Mapping[str, Any], found: Mapping[str, Any]) -> list[Mappi
 
 def _costs(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = [
-        {"stage": name, "seconds": section["seconds"], "device": section["device"], "out": section["counts"].get("out")}
-        for name, section in sorted(report["sections"].items(), key=lambda item: _when(item[1]))
-        if section["seconds"] is not None and name != "classify"
+        {"stage": row["stage"], "seconds": row["seconds"], "device": row["device"], "out": row["counts"]["out"]}
+        | {"runs": row["runs"]}
+        for row in report["stages"]
+        if row["stage"] != "classify"
     ]
     trained = report["training"]
-    return [*rows, {"stage": f"classify, {trained['runs']} runs of all seeds together", **trained["cost"]}]
-
-
-def _when(section: Mapping[str, Any]) -> tuple[int, str]:
-    stage = section["stage"]
-    return (store.STAGES.index(stage) if stage in store.STAGES else len(store.STAGES), stage)
+    return [*rows, {"stage": "classify", "runs": trained["runs"], **trained["cost"]}]
 
 
 def results_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:

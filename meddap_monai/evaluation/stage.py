@@ -30,6 +30,7 @@ def evaluate(
     unseen: Path | None = None,
     sections: Mapping[str, Path] | None = None,
     guards: Sequence[Path] = (),
+    stages: Sequence[Path] = (),
     overwrite: bool = False,
 ) -> Path:
     """Judge trained classifiers and write ``report.html``, ``report.json``, tables and predictions.
@@ -41,6 +42,7 @@ def evaluate(
         unseen: records of the unseen test set.
         sections: stage name -> folder of the study's other stages, shown in the report where given.
         guards: further trained things (base, adapters, filter) that must not have seen a test image.
+        stages: stage folders of all seeds and variants; what they took and left out is added up in the report.
         overwrite: replace another evaluation.
 
     Returns:
@@ -55,11 +57,12 @@ def evaluate(
     inputs: dict[str, Any] = {f"{run.arm} {run.seed} model": Path(run.model) / "model.pt" for run in runs}
     inputs |= {f"{run.arm} {run.seed} records": Path(run.records) for run in runs}
     inputs |= {f"section {name}": folder / "stage.json" for name, folder in sections.items()} | {"unseen": unseen}
+    inputs |= {"stages": _told(stages)} if stages else {}
     with store.open_stage(output, "evaluate", config, inputs, overwrite) as stage:
         if not stage.done:
             everything = [*runs, *(_hog_runs(config, output, runs) if config.hog else [])]
             tables = predict_all(config, output, everything, unseen, guards)
-            report = build_report(config, everything, tables, sections)
+            report = build_report(config, everything, tables, sections, stages)
             report["generative"] = without_nan(likeness(config, runs, tables["own"], sections))
             report["maps"] = maps(config, runs, tables, sections)
             write_report(output, report, tables, config, sections)
@@ -67,6 +70,12 @@ def evaluate(
             first = next(iter(tables["own"].values()))
             stage.finish(counts, classes=next(iter(first.values())).classes, verdicts=report["verdicts"])
     return output / "report.html"
+
+
+def _told(stages: Sequence[Path]) -> str:
+    """One hash of what stage folders say about themselves."""
+    said = [path.read_text(encoding="utf-8") for folder in stages if (path := Path(folder) / "stage.json").is_file()]
+    return store.sha256_text("\n".join(said))
 
 
 def check_runs(runs: Sequence[Run]) -> None:

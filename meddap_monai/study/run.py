@@ -54,21 +54,31 @@ def _run(
     assert own is not None
     runs: list[Run] = []
     folders: dict[str, Path] = {"index": output / "index"} | ({"unseen": output / "unseen"} if unseen else {})
-    before = Once()
+    before, onces = Once(), []
     for seed in tqdm(study.seeds, desc="study", unit="seed", leave=True):
         folder = output / f"seed_{seed}"
         records = _draw(study, folder / "draw", own, seed, overwrite, crew)
         shared = Shared(records, overwrite, Once(), unlabelled, before, crew)
+        onces.append(shared.once)
         for variant in tqdm(variants.values(), desc=f"seed {seed}", unit="variant", disable=len(variants) < 2):
             track = Track(folder, variant, seed, shared)
             runs += track.run()
             folders.update({name: path for name, path in track.folders.items() if name not in folders})
     there = output / evaluate_in
     base = base_folder(study.base)
+    stages = [output / name for name in ("index", "unseen", "unlabelled")]
+    stages += [folder for once in (before, *onces) for folder in once.folders]
     guards = [base] if isinstance(base, Path) else []  # adapters and filters are held to the draw they belong to
     return crew.alone(
         lambda: evaluate(
-            study.evaluate, there, runs=runs, unseen=unseen, guards=guards, sections=folders, overwrite=overwrite
+            study.evaluate,
+            there,
+            runs=runs,
+            unseen=unseen,
+            guards=guards,
+            sections=folders,
+            stages=stages,
+            overwrite=overwrite,
         )
     )
 

@@ -44,6 +44,11 @@ class Once:
             self._made[name] = make(folder)
         return self._made[name]
 
+    @property
+    def folders(self) -> list[Path]:
+        """The stage folders that were made or found done."""
+        return [path if (path / "stage.json").is_file() else path.parent for path in self._made.values()]
+
 
 @dataclass(frozen=True)
 class Portion:

@@ -15,6 +15,7 @@ from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.classifier.train import classify
 from meddap_monai.errors import ConfigurationError, ForeignOutput, LeakedRecords, RecordsError
 from meddap_monai.evaluation.content import learning_curves
+from meddap_monai.evaluation.material import sum_stages
 from meddap_monai.records import read_records, write_records
 from meddap_monai.report import EvaluateConfig, Run, evaluate, redraw
 
@@ -118,6 +119,22 @@ def test_report_json_holds_what_was_asked(report: Path) -> None:
     assert found["sets"]["unseen"]["subgroups"], "devices A and B make a table"
     assert found["generative"]["rows"][0]["name"] == "real images of other patients"
     assert found["sections"]["select"]["reasons"] == {"copy of a training image": 1, "label confidence": 1}
+    for part in found["sets"].values():
+        for lines in (line for kind in part["curves"].values() for line in kind["arms"].values()):
+            assert all(low <= high for low, high in zip(lines["low"], lines["high"], strict=True))
+
+
+def test_costs_and_reasons_are_added_up_over_all_seeds(synthetic: dict[str, Path]) -> None:
+    select, generate = synthetic["select"], synthetic["generate"]
+    second = select.parent / "second"
+    if not second.exists():
+        shutil.copytree(select, second)
+    rows = {row["stage"]: row for row in sum_stages([generate, select, second, select, select.parent / "none"])}
+    assert list(rows) == ["generate", "select"]
+    assert rows["select"]["runs"] == 2 and rows["select"]["seconds"] == 122.0
+    assert rows["select"]["reasons"] == {"copy of a training image": 2, "label confidence": 2}
+    assert rows["select"]["counts"]["rejected"] == 4
+    assert rows["select"]["copies"]["copies"] == 2 and rows["select"]["copies"]["of"] == 24
 
 
 def test_the_page_needs_nothing_else_and_escapes_foreign_text(report: Path) -> None:

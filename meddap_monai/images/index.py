@@ -39,6 +39,9 @@ class IndexConfig:
         image_column: its column of file names relative to the source.
         label_column: its column of class names.
         group_column: its column of patients or groups; default: "group", else "patient", where the table has one.
+        centre_column: its column of centres, hospitals or countries, kept as it stands for tables by subgroup; opt in
+            only where these names may be shown.
+        device_column: its column of devices, kept likewise.
         where: column -> value that rows must have, such as ``{role: unseen}``.
         attribute: DICOM keyword, such as "BodyPartExamined"; labels "attribute".
         classes: class names in the order of their labels; files of other classes are rejected. Default: all, sorted.
@@ -64,6 +67,8 @@ class IndexConfig:
     image_column: str = "image"
     label_column: str = "label"
     group_column: str | None = None
+    centre_column: str | None = None
+    device_column: str | None = None
     where: Mapping[str, str] = field(default_factory=dict)
     attribute: str = ""
     classes: tuple[str, ...] = ()
@@ -142,7 +147,7 @@ def index(config: IndexConfig, output: Path, *, overwrite: bool = False) -> Path
     with store.open_stage(output, "index", plan, {"key": store.sha256_text(key.hex())[:16]}, overwrite) as stage:
         wanted = {source.relative: (source, stamp_of(source.path)) for source in _sources(config)}
         listing = store.hash_configuration(
-            [(name, stamp, source.label, source.group) for name, (source, stamp) in wanted.items()]
+            [(name, _mark(source, stamp)) for name, (source, stamp) in wanted.items()]
         )
         if stage.done and stage.document.get("listing") == listing:
             return output / "records.jsonl"
@@ -174,7 +179,14 @@ def _sources(config: IndexConfig) -> Iterator[Source]:
     group = config.group_column
     if group is None:
         group = next((name for name in ("group", "patient") if name in sources.table_columns(table)), None)
-    return sources.table_sources(folder, table, config.image_column, config.label_column, group, config.where)
+    facts = {"centre": config.centre_column, "device": config.device_column}
+    named = {key: column for key, column in facts.items() if column}
+    return sources.table_sources(folder, table, config.image_column, config.label_column, group, config.where, named)
+
+
+def _mark(source: Source, stamp: str) -> str:
+    """What a source's outcome depends on."""
+    return "|".join([stamp, str(source.label), str(source.group), *source.facts.values()])
 
 
 def _read_new(
@@ -194,14 +206,20 @@ def _read_new(
     (output / "images").mkdir(exist_ok=True)
     new = []
     for relative, (source, stamp) in wanted.items():
-        mark = f"{stamp}|{source.label}|{source.group}"
+        mark = _mark(source, stamp)
         if source.error:
             journal.add(mark, {"relative": relative, "error": source.error})
         elif not journal.knows(relative, mark) or not _images_exist(journal.get(relative), output):
             new.append((source, mark))
     marks = {source.relative: mark for source, mark in new}
     tasks = (
-        {"path": str(source.path), "relative": source.relative, "label": source.label, "group": source.group}
+        {
+            "path": str(source.path),
+            "relative": source.relative,
+            "label": source.label,
+            "group": source.group,
+            "facts": dict(source.facts),
+        }
         for source, _ in new
     )
     bar = tqdm(total=len(wanted), initial=len(wanted) - len(new), desc="index", unit="file", mininterval=1.0)

@@ -17,9 +17,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from meddap_monai import resources, store
+from meddap_monai import store
 from meddap_monai.diffusion import injection, tokens
-from meddap_monai.diffusion.adapter_file import CARD, EMBEDDINGS, WEIGHTS, find_file, read_card, read_tensors
+from meddap_monai.diffusion.adapter_file import (
+    CARD,
+    EMBEDDINGS,
+    WEIGHTS,
+    adapter_path,
+    find_file,
+    read_card,
+    read_tensors,
+)
 from meddap_monai.diffusion.base import base_hash
 from meddap_monai.diffusion.effect import prove_effect
 from meddap_monai.diffusion.formats import AdapterWeights, read_layout
@@ -82,7 +90,7 @@ def load_adapter(pipeline: Any, folder: Path | str, weight: float = 1.0, name: s
     Raises:
         BadAdapter: the file or folder is damaged, incomplete, not finite, of another base, or without an effect.
     """
-    path = resources.find("data/adapter") if str(folder) == "embedded" else Path(folder)
+    path = adapter_path(folder)
     name = name or _free_name(pipeline, path)
     if name in loaded(pipeline):
         raise BadAdapter(f"{path}: an adapter named {name!r} is loaded already; unload it or choose another name")
@@ -123,7 +131,13 @@ def read_weights(pipeline: Any, file: Path) -> AdapterWeights:
     Raises:
         BadAdapter: see `load_adapter`.
     """
-    tensors, header = read_tensors(file)
+    return fit_weights(pipeline, *read_tensors(file), file)
+
+
+def fit_weights(
+    pipeline: Any, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str], file: Path
+) -> AdapterWeights:
+    """Do what `read_weights` does with what was read from `file` already."""
     parts = parts_of(pipeline)
     weights = read_layout(tensors, header, parts, str(file))
     for part, changes in weights.parts.items():
@@ -181,7 +195,7 @@ def check_base(pipeline: Any, card: Mapping[str, Any], where: Path | str) -> Non
     if found != card["base_sha256"]:
         raise BadAdapter(
             f"{where}: trained on the base {card['base']!r} ({str(card['base_sha256'])[:12]}...), the pipeline holds "
-            f"{pipeline.config.get('_name_or_path')!r} ({found[:12]}...); load it on its own base"
+            f"{str(pipeline.config.get('_name_or_path'))!r} ({found[:12]}...); load it on its own base"
         )
 
 

@@ -48,7 +48,8 @@ def _verify(options: argparse.Namespace) -> None:
     from meddap_monai.diffusion.adapter_tools import verify_adapter
 
     found = verify_adapter(options.path, options.base)
-    print(f"{options.path}: whole, finite, {found.parameters:,} parameters on {found.sets}, base {found.base}, effect "
+    sets = ", ".join(f"{part} ({kind})" for part, kind in found.sets.items())
+    print(f"{options.path}: whole, finite, {found.parameters:,} parameters on {sets}, base {found.base}, effect "
           f"{found.effect:.3g}")  # fmt: skip
 
 
@@ -61,4 +62,4 @@ def _convert(options: argparse.Namespace) -> None:
 def _merge(options: argparse.Namespace) -> None:
     from meddap_monai.diffusion.adapter_tools import merge_adapters
 
-    print(merge_adapters(options.paths, options.output, options.base or "embedded", options.weights))
+    print(merge_adapters(options.paths, options.output, options.base, options.weights))

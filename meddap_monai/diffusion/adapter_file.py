@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
-from meddap_monai import store
+from meddap_monai import resources, store
 from meddap_monai.diffusion.formats import AdapterWeights, to_diffusers
 from meddap_monai.errors import BadAdapter
 
@@ -103,6 +103,11 @@ def read_json(path: Path) -> dict:
 
 
 # ----------------------------------------------------------------------------------------------------------- folder
+def adapter_path(path: Path | str) -> Path:
+    """Return the folder or file of an adapter; "embedded" is the demo's."""
+    return resources.find("data/adapter") if str(path) == "embedded" else Path(path)
+
+
 def find_file(path: Path) -> Path:
     """Return the weights file that a foreign path means.
 

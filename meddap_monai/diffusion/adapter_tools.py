@@ -16,13 +16,14 @@ from meddap_monai.diffusion.adapter_file import (
     CARD,
     EMBEDDINGS,
     WEIGHTS,
+    adapter_path,
     find_file,
     read_card,
     read_tensors,
     write_tensors,
 )
 from meddap_monai.diffusion.architectures import NAMES, meta_architecture
-from meddap_monai.diffusion.base import EMBEDDED, base_card, base_folder, load_base
+from meddap_monai.diffusion.base import EMBEDDED, base_card, base_folder, base_hash, load_base
 from meddap_monai.diffusion.formats import AdapterWeights, to_diffusers, to_kohya
 from meddap_monai.diffusion.targets import recognise
 from meddap_monai.errors import BadAdapter, BadBase, ForeignOutput
@@ -47,15 +48,16 @@ def read_any(path: Path | str, base: str | Path | None = None) -> tuple[AdapterW
     Raises:
         BadAdapter: they fit none; the message says why for each.
     """
-    path = Path(path)
+    path = adapter_path(path)
     own = (path / CARD).is_file()
-    file = path / WEIGHTS if own else find_file(path)
     known = own_base(read_card(path)) if own else None
+    file = path / WEIGHTS if own else find_file(path)
+    tensors, header = read_tensors(file)
     reasons = []
     for name in [base] if base is not None else [*([known] if known else []), *NAMES, "embedded"]:
         try:
             model = meta_architecture(str(name)) if str(name) in NAMES else load_base(name)
-            return adapters.read_weights(model, file), model, NAMES.get(str(name), str(name))
+            return adapters.fit_weights(model, tensors, header, file), model, NAMES.get(str(name), str(name))
         except (BadBase, BadAdapter) as error:
             reasons.append(f"{name}: {error}")
     raise BadAdapter(f"{file}: fits none of the bases tried; name its own with --base. " + "; ".join(reasons))
@@ -67,9 +69,18 @@ def own_base(card: dict[str, Any]) -> str | None:
     return name if name == EMBEDDED or Path(name).is_dir() else None
 
 
+def _base_of(path: Path | str) -> str:
+    """Return the base an own adapter names; the embedded one for a foreign file, which names none."""
+    path = adapter_path(path)
+    found = own_base(read_card(path)) if (path / CARD).is_file() else EMBEDDED
+    if found is None:
+        raise BadBase(f"{path}: its base is not on this machine; name it with --base")
+    return found
+
+
 def inspect_adapter(path: Path | str, base: str | Path | None = None) -> dict[str, Any]:
     """Return what an adapter is: method, rank, alpha, modules, parameters, their share of the UNet, training facts."""
-    path = Path(path)
+    path = adapter_path(path)
     card = read_card(path) if (path / CARD).is_file() else {}
     facts: dict[str, Any] = {"path": str(path), "method": card.get("method", "unknown")}
     if card.get("method") == "textual_inversion":
@@ -114,12 +125,7 @@ def verify_adapter(path: Path | str, base: str | Path | None = None) -> adapters
     Raises:
         BadAdapter: see ``load_adapter``.
     """
-    path = Path(path)
-    if base is None:
-        base = own_base(read_card(path)) if (path / CARD).is_file() else "embedded"
-        if base is None:
-            raise BadBase(f"{path}: its base is not on this machine; name it with --base")
-    pipeline = load_base(base)
+    pipeline = load_base(base or _base_of(path))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         adapter = adapters.load_adapter(pipeline, path)
@@ -150,19 +156,19 @@ def convert_adapter(path: Path | str, output: Path | str, to: str, base: str | P
 
 
 def merge_adapters(
-    paths: Sequence[Path | str], output: Path | str, base: str | Path = "embedded", weights: Sequence[float] = ()
+    paths: Sequence[Path | str], output: Path | str, base: str | Path | None = None, weights: Sequence[float] = ()
 ) -> Path:
     """Write a base with adapters melted into its weights: an ordinary Stable Diffusion folder.
 
     Args:
         paths: adapter folders or files.
         output: the new folder; it must not exist.
-        base: name or folder.
+        base: name or folder; the first adapter's when not given.
         weights: one per adapter; all 1 when empty.
 
     Raises:
         ForeignOutput: `output` exists.
-        BadAdapter: an adapter does not load, or the numbers of weights and adapters differ.
+        BadAdapter: an adapter does not load or only adds words, or the numbers of weights and adapters differ.
     """
     output = Path(output)
     if output.exists():
@@ -170,11 +176,17 @@ def merge_adapters(
     weights = list(weights) or [1.0] * len(paths)
     if len(weights) != len(paths):
         raise BadAdapter(f"{len(paths)} adapters but {len(weights)} weights, expected one weight for each")
+    base = base or _base_of(paths[0])
     pipeline = load_base(base)
-    merged = []
+    merged: list[dict[str, Any]] = []
+    prompts, skips = dict(base_card(base).get("class_prompts") or {}), [int(base_card(base).get("clip_skip") or 0)]
     for path, weight in zip(paths, weights, strict=True):
         found = adapters.load_adapter(pipeline, path, weight)
-        merged.append({"adapter": Path(path).name, "sha256": found.sha256, "weight": weight, **_prompts(found)})
+        if not found.rank:
+            raise BadAdapter(f"{path}: new words stand in the vocabulary and not in weights, so they cannot be merged")
+        merged.append({"adapter": found.path.name, "sha256": found.sha256, "weight": weight})
+        prompts |= found.card.get("class_prompts") or {}
+        skips.append(int(found.card.get("clip_skip") or 0))
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
     try:
@@ -183,19 +195,15 @@ def merge_adapters(
             for name, part in adapters.parts_of(pipeline).items():
                 getattr(merged_base, name).load_state_dict(part.state_dict())
         merged_base.save_pretrained(temporary, safe_serialization=True)
-        prompts = {name: text for item in merged for name, text in item.get("class_prompts", {}).items()}
-        card = base_card(base) | {"merged": merged} | ({"class_prompts": prompts} if prompts else {})
+        card = base_card(base) | {"merged": merged, "class_prompts": prompts, "clip_skip": max(skips)}
+        card["sha256"] = base_hash(temporary)
         store.write_json(temporary / "base.json", card)
         seen = set(provenance.train_hashes(base_folder(base)))
         for path in paths:
-            seen |= provenance.train_hashes(path)
+            seen |= provenance.train_hashes(adapter_path(path))
         provenance.write_train_hashes(temporary, [], inherited=seen)
         temporary.chmod(0o755)
         temporary.rename(output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return output
-
-
-def _prompts(adapter: adapters.Adapter) -> dict[str, Any]:
-    return {"class_prompts": adapter.card["class_prompts"]} if "class_prompts" in adapter.card else {}

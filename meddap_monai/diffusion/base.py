@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,27 +38,51 @@ def load_base(
     Raises:
         BadBase: there is no such folder, or it lacks parts; the message states the layout needed.
     """
-    import torch
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-
     source = base_folder(name_or_path)
-    try:
-        plain = {"dtype": dtype or torch.float32, "low_cpu_mem_usage": False}
-        if is_xl(source):
-            pipeline: Any = StableDiffusionXLPipeline.from_pretrained(source, **plain)
-        else:
-            pipeline = StableDiffusionPipeline.from_pretrained(
-                source, safety_checker=None, feature_extractor=None, requires_safety_checker=False, **plain
-            )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise BadBase(
-            f"{name_or_path}: cannot be opened as a base: {error}; expected a folder with {_LAYOUT}"
-        ) from error
+    with _quiet() if isinstance(source, Path) else contextlib.nullcontext():
+        pipeline = _open(source, name_or_path, dtype)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)):
         if part is not None:
             part.requires_grad_(False).eval()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the libraries' progress bars and notes; a download, which no folder needs, keeps its bar."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    libraries: tuple[Any, ...] = (of_diffusers, of_transformers)
+    before = [(library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, level, bars in before:
+            library.set_verbosity(level)
+            if bars:
+                library.enable_progress_bar()
+
+
+def _open(source: Path | str, name_or_path: str | Path, dtype: torch.dtype | None) -> Any:
+    import torch
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    try:
+        plain = {"dtype": dtype or torch.float32, "low_cpu_mem_usage": False}
+        if is_xl(source):
+            return StableDiffusionXLPipeline.from_pretrained(source, **plain)
+        return StableDiffusionPipeline.from_pretrained(
+            source, safety_checker=None, feature_extractor=None, requires_safety_checker=False, **plain
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise BadBase(
+            f"{name_or_path}: cannot be opened as a base: {error}; expected a folder with {_LAYOUT}"
+        ) from error
 
 
 def base_folder(name_or_path: str | Path) -> Path | str:

@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from meddap_monai import resources, store
+from meddap_monai import store
 from meddap_monai.diffusion import plan, planning, sheets
 from meddap_monai.diffusion.adapter import fuse, load_adapter
-from meddap_monai.diffusion.adapter_file import find_file, read_card
+from meddap_monai.diffusion.adapter_file import adapter_path, find_file, read_card
 from meddap_monai.diffusion.base import EMBEDDED, base_card, base_folder, base_hash, load_base
 from meddap_monai.diffusion.generation_config import ClassifierGuidance, GenerateConfig
 from meddap_monai.diffusion.guidance import open_guide
@@ -133,7 +133,7 @@ def _agreed(ranks: Ranks) -> Iterator[None]:
 
 def _check_inputs(job: Request) -> None:
     """Run the provenance guard on everything trained that makes the images."""
-    trained = [adapter_folder(path) for path in job.adapters]
+    trained = [adapter_path(path) for path in job.adapters]
     folder = base_folder(job.base)
     trained += [folder] if isinstance(folder, Path) else []
     guidance = job.config.classifier_guidance
@@ -177,7 +177,7 @@ def cards(base: str | Path, adapters: Sequence[Path | str]) -> dict[str, Any]:
         ``class_prompts`` (class -> sentence) and ``clip_skip`` (layers of the text encoder left out).
     """
     found = [base_card(base)]
-    folders = [adapter_folder(path) for path in adapters]
+    folders = [adapter_path(path) for path in adapters]
     found += [read_card(folder) for folder in folders if (folder / "adapter.json").is_file()]
     prompts: dict[str, str] = {}
     for card in found:
@@ -228,14 +228,9 @@ def choose_device(name: str) -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
-def adapter_folder(path: Path | str) -> Path:
-    """Return the folder or file of an adapter; "embedded" is the demo's."""
-    return resources.find("data/adapter") if str(path) == EMBEDDED else Path(path)
-
-
 def adapter_hash(path: Path | str) -> str:
     """Return the hash that identifies an adapter: that of its weights file."""
-    folder = adapter_folder(path)
+    folder = adapter_path(path)
     if (folder / "adapter.json").is_file():
         return str(read_card(folder)["weights_sha256"])
     return store.sha256_file(find_file(folder))

@@ -13,7 +13,7 @@ from meddap_monai.cli import main
 from meddap_monai.diffusion import adapter as adapters
 from meddap_monai.diffusion.adapter_file import save_adapter
 from meddap_monai.diffusion.adapter_tools import convert_adapter, inspect_adapter, merge_adapters, verify_adapter
-from meddap_monai.diffusion.base import load_base
+from meddap_monai.diffusion.base import base_hash, load_base
 from meddap_monai.diffusion.effect import run_once
 from meddap_monai.errors import BadAdapter, BadBase, ConfigurationError, ForeignOutput
 
@@ -74,10 +74,29 @@ def test_a_merged_base_computes_what_the_adapters_did(folder: Path, tiny_base: P
         assert torch.allclose(run_once(opened.unet), run_once(pipeline.unet), atol=1e-5)
         assert torch.allclose(run_once(opened.text_encoder), run_once(pipeline.text_encoder), atol=1e-5)
     assert (merged / "train_sha256.txt").read_text() == "abc\n"
+    card = json.loads((merged / "base.json").read_text())
+    assert [(item["adapter"], item["weight"]) for item in card["merged"]] == [("own", 0.5), ("second", 1.0)]
+    assert (card["sha256"], card["class_prompts"].keys()) == (base_hash(merged), {"benign"})
     with pytest.raises(BadAdapter, match="pipeline holds"):
         adapters.load_adapter(opened, folder)
     with pytest.raises(BadAdapter, match="2 adapters but 1 weights"):
         merge_adapters([folder, folder], tmp_path / "again", tiny_base, [1.0])
+
+
+def test_new_words_are_not_merged(tiny_base: Path, tmp_path: Path) -> None:
+    save_adapter(tmp_path / "words", {"<x>": torch.ones(32)}, card_of(load_base(tiny_base), "textual_inversion"))
+    with pytest.raises(BadAdapter, match="cannot be merged"):
+        merge_adapters([tmp_path / "words"], tmp_path / "merged", tiny_base)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_the_demos_adapter_by_name(tmp_path: Path, capsys) -> None:
+    assert main(["adapter", "verify", "embedded"]) == 0
+    told = capsys.readouterr()
+    assert "39,936 parameters on unet (attention), base embedded" in told.out
+    assert told.err == ""
+    merged = merge_adapters(["embedded"], tmp_path / "merged")
+    assert (merged / "train_sha256.txt").read_text()
 
 
 def test_the_commands(folder: Path, tiny_base: Path, tmp_path: Path, capsys) -> None:

@@ -43,10 +43,10 @@ from meddap_monai.diffusion.planning import Wanted, make_plan
 from meddap_monai.diffusion.prompts import load_prompt_table
 from meddap_monai.diffusion.sample import open_sampler
 from meddap_monai.diffusion.schedulers import build_scheduler
-from meddap_monai.diffusion.source_images import fit
 from meddap_monai.images.write import write_synthetic_png
 from meddap_monai.phantom import simulate_image
 from meddap_monai.records import read_records
+from meddap_monai.transforms.pixels import fit
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "ours, float32": {},

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from meddap_monai import store
-from meddap_monai.diffusion.source_images import fit
 from meddap_monai.records import Record, iter_records
+from meddap_monai.transforms.pixels import fit
 
 TILE = 112
 _THUMBNAIL = 32

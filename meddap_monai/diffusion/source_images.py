@@ -16,6 +16,7 @@ from meddap_monai.diffusion.plan import PlanRow
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.records import Record
 from meddap_monai.seeds import derive_seed
+from meddap_monai.transforms.pixels import fit
 
 
 @dataclass(frozen=True)
@@ -95,17 +96,6 @@ class SourceImages:
         y, x = (y + 0.5) / row.height, (x + 0.5) / row.width
         inside = ((y - centre[0]) / radius[0]) ** 2 + ((x - centre[1]) / radius[1]) ** 2 <= 1
         return torch.from_numpy(inside.astype(np.float32))[None]
-
-
-def fit(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Return the largest crop of the wanted shape, scaled: from the top of a high image, the centre of a wide one.
-
-    The same crop as the base's training pictures have (``diffusion/views.py``), for any aspect ratio.
-    """
-    scale = min(image.width / width, image.height / height)
-    wide, high = scale * width, scale * height
-    left = (image.width - wide) / 2
-    return image.resize((width, height), Image.Resampling.BICUBIC, box=(left, 0.0, left + wide, high))
 
 
 def image_tensor(image: Image.Image, height: int, width: int) -> torch.Tensor:

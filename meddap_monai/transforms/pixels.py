@@ -1,4 +1,4 @@
-"""Between an image inside a MONAI pipeline and 8-bit grey levels."""
+"""Between an image inside a MONAI pipeline and 8-bit grey levels, and between images of two shapes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ import numpy as np
 import torch
 from monai.utils import convert_to_dst_type
 from PIL import Image
+
+
+def fit(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Return the largest crop of the wanted shape, scaled: from the top of a high image, the centre of a wide one.
+
+    The same crop as the base's training pictures have (``diffusion/views.py``), for any aspect ratio.
+    """
+    scale = min(image.width / width, image.height / height)
+    wide, high = scale * width, scale * height
+    left = (image.width - wide) / 2
+    return image.resize((width, height), Image.Resampling.BICUBIC, box=(left, 0.0, left + wide, high))
 
 
 def to_levels(image: Any, black_white: tuple[float, float], transposed: bool = False) -> np.ndarray:
@@ -29,7 +40,7 @@ def to_levels(image: Any, black_white: tuple[float, float], transposed: bool = F
 def from_levels(levels: np.ndarray, like: Any, black_white: tuple[float, float], transposed: bool = False) -> Any:
     """Return grey levels as an image of the shape, type and meta data of `like`.
 
-    The largest crop of the wanted shape is scaled: from the top of a high image, the centre of a wide one.
+    They are cropped and scaled by `fit`.
 
     Args:
         levels: ``(H, W) or (H, W, 3) uint8``.
@@ -40,10 +51,7 @@ def from_levels(levels: np.ndarray, like: Any, black_white: tuple[float, float],
     channels, *space = like.shape
     height, width = reversed(space) if transposed else space
     image = Image.fromarray(levels).convert("L" if channels == 1 else "RGB")
-    scale = min(image.width / width, image.height / height)
-    left, wide, high = (image.width - scale * width) / 2, scale * width, scale * height
-    resized = image.resize((width, height), Image.Resampling.BICUBIC, box=(left, 0.0, left + wide, high))
-    pixels = np.asarray(resized, dtype=np.float32).reshape(height, width, channels)
+    pixels = np.asarray(fit(image, height, width), dtype=np.float32).reshape(height, width, channels)
     pixels = pixels.swapaxes(0, 1) if transposed else pixels
     black, white = black_white
     values = black + np.moveaxis(pixels, -1, 0) / 255.0 * (white - black)

@@ -172,7 +172,7 @@ class TrainingStep:
         collected = []
         for start in range(0, len(images), self.chunk):
             part = slice(start, start + self.chunk)
-            with torch.autocast(images.device.type, enabled=engine.amp):
+            with torch.autocast(images.device.type, enabled=self.config.amp):
                 losses = self.criterion(engine.inferer(images[part], engine.network), targets[part])
             share = (losses * factors[part]).sum() / len(images)
             (engine.scaler.scale(share) if engine.scaler is not None else share).backward()

@@ -102,9 +102,10 @@ def train_head(config: ClassifyConfig, output: Path, material: Material) -> dict
     from meddap_monai.classifier.train import finite, write_model
 
     extractor = build_extractor(config, len(material.classes)).to(config.device)
-    rows, features = _training(extractor, material.training, config)
-    labels = np.array([row["label"] for row in rows])
     factors = {"real": config.real_loss_weight, "synthetic": config.synthetic_loss_weight}
+    counted = [row for row in material.training if factors[row["source"]] > 0]
+    rows, features = _training(extractor, counted, config)
+    labels = np.array([row["label"] for row in rows])
     weights = np.array([factors[row["source"]] for row in rows])
     head = Head(extractor, fit_head(config, features, labels, weights))
     truth = np.array([row["label"] for row in material.validation])

@@ -85,7 +85,8 @@ def work_alone() -> Iterator[None]:
 def join_world(device: str = "cpu") -> Iterator[World]:
     """Join the processes that ``torchrun`` started; alone when there is none.
 
-    Uses gloo on the CPU and nccl on GPUs. A process group that exists already is used and left alone.
+    Uses gloo on the CPU and nccl on GPUs, one GPU for each process. A process group that exists already is used and
+    left alone.
     """
     if _alone.get():
         yield World()
@@ -96,7 +97,10 @@ def join_world(device: str = "cpu") -> Iterator[World]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield World()
         return
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    gpus = device.startswith("cuda")
+    if gpus:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
     try:
         yield World(dist.get_rank(), dist.get_world_size())
     finally:

@@ -77,7 +77,7 @@ class ClassifyConfig:
         focal_gamma: focusing parameter of the focal loss.
         label_smoothing: share of the target spread over all classes.
         mixup: alpha of the Beta distribution (Zhang et al. 2018); 0 switches it off.
-        amp: automatic mixed precision (CUDA only).
+        amp: automatic mixed precision in training: float16 with a scaled loss on CUDA, bfloat16 on a CPU.
         compile: ``torch.compile`` the network.
         cache: ``memory`` decodes once (MONAI ``CacheDataset``), ``disk`` ``PersistentDataset``, ``none`` each time.
         num_workers: loader processes; the result does not depend on it.

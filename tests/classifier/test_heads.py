@@ -14,7 +14,7 @@ from meddap_monai.classifier.networks import build_network
 from meddap_monai.classifier.predict import load_classifier
 from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.classifier.train import classify
-from meddap_monai.records import read_records
+from meddap_monai.records import read_records, write_records
 
 
 @pytest.mark.parametrize(
@@ -86,3 +86,24 @@ def test_penultimate_features_feed_the_last_layer(name: str, width: int) -> None
         assert features.shape == (2, width)
         last = [module for module in network.modules() if isinstance(module, torch.nn.Linear)][-1]
         assert torch.allclose(last(features), network(images), atol=1e-5)
+
+
+def test_a_source_of_weight_zero_is_not_fitted_at_all(simulated_records: Path, tmp_path: Path) -> None:
+    """What the sanity arm relies on where the records it is given hold synthetic images too."""
+    rows = read_records(simulated_records, full=True)
+    made = [
+        row | {"id": f"s-{row['id']}", "source": "synthetic", "patient": "synthetic", "synthetic": {"seed": 1}}
+        for row in rows
+        if row["split"] == "train"
+    ]
+    hybrid = tmp_path / "hybrid"
+    hybrid.mkdir()
+    write_records(hybrid / "records.jsonl", [*rows, *made[:10]])
+    (hybrid / "stage.json").write_text((simulated_records.parent / "stage.json").read_text())
+    config = ClassifyConfig(network="hog", head="logistic", size=64, pictures=False, synthetic_loss_weight=0.0)
+    test = read_records(simulated_records, split="test")
+    found = [
+        load_classifier(classify(config, tmp_path / str(place), records=records)).probabilities(test)
+        for place, records in enumerate((simulated_records, hybrid / "records.jsonl"))
+    ]
+    assert np.array_equal(*found)

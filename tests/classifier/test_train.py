@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -198,6 +199,65 @@ def test_options_train_and_load(simulated_records: Path, tmp_path: Path, options
     assert stage["counts"]["train_synthetic"] == 9
     test = read_records(records, split="test")[:4]
     assert np.isfinite(load_classifier(folder).probabilities(test, calibrated=True)).all()
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(torch.load(folder / "model.pt", weights_only=True)["network"])
+
+
+def test_caches_and_workers_do_not_change_the_weights(simulated_records: Path, tmp_path: Path) -> None:
+    ways: dict[str, dict[str, Any]] = {
+        "memory": {},
+        "disk": {"cache": "disk"},
+        "disk with workers": {"cache": "disk", "num_workers": 2},
+        "none": {"cache": "none"},
+    }
+    found = {
+        name: store.sha256_file(
+            classify(replace(TINY, steps=6, val_interval=3, **way), tmp_path / name, records=simulated_records)
+            / "model.pt"
+        )
+        for name, way in ways.items()
+    }
+    assert len(set(found.values())) == 1, found
+    assert list((tmp_path / "disk" / "cache").glob("*.pt")), "PersistentDataset keeps what it decoded"
+
+
+def test_mixed_precision_on_a_cpu_trains_in_bfloat16_and_keeps_full_weights(
+    simulated_records: Path, tmp_path: Path
+) -> None:
+    seen = set()
+
+    def look(module: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+        if module.training and isinstance(module, torch.nn.Conv2d):
+            seen.add(output.dtype)
+
+    handle = torch.nn.modules.module.register_module_forward_hook(look)
+    try:
+        for name in ("first", "second"):
+            config = replace(TINY, steps=6, val_interval=3, amp=True)
+            classify(config, tmp_path / name, records=simulated_records)
+    finally:
+        handle.remove()
+    assert seen == {torch.bfloat16}
+    plain = classify(replace(TINY, steps=6, val_interval=3), tmp_path / "plain", records=simulated_records)
+    mixed, whole = weights_of(tmp_path / "first"), weights_of(plain)
+    assert {tensor.dtype for tensor in mixed.values() if tensor.is_floating_point()} == {torch.float32}
+    assert (tmp_path / "first" / "model.pt").read_bytes() == (tmp_path / "second" / "model.pt").read_bytes()
+    first = next(name for name in whole if name.endswith("conv1.weight"))
+    assert not torch.equal(mixed[first], whole[first])
+    assert torch.allclose(mixed[first], whole[first], atol=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_network_learns_the_same(simulated_records: Path, tmp_path: Path) -> None:
+    config = replace(TINY, steps=6, val_interval=3, optimiser="sgd", augmentation="none")
+    plain = weights_of(classify(config, tmp_path / "plain", records=simulated_records))
+    compiled = weights_of(classify(replace(config, compile=True), tmp_path / "compiled", records=simulated_records))
+    assert set(plain) == set(compiled), "no name of the compiled wrapper in the file"
+    for name, tensor in plain.items():
+        assert torch.allclose(tensor.float(), compiled[name].float(), atol=1e-4), name
 
 
 def test_loss_of_each_source_is_reported(simulated_records: Path, tmp_path: Path) -> None:

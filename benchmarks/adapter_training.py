@@ -2,41 +2,63 @@
 
 The published loop (MEDDAP, and diffusers' own example) at batch 1: open and crop the image, encode it with the
 autoencoder, tokenise and encode the prompt, one step of AdamW on the low-rank layers. This package: the same layers,
-the same network, cached latents and prompts, batched, through the engine that ``adapt`` uses.
+the same network, cached latents and prompts, batched, through the engine that ``adapt`` uses. Work is counted by
+torch's FLOP counter in one step of each loop, memory is the device's peak. ``--base sd1`` builds the full Stable
+Diffusion 1.x architecture with random weights (5 GB on disk for the moment; speed does not depend on the values).
 
-    python benchmarks/adapter_training.py --base embedded --rounds 5 --seconds 10
+    python benchmarks/adapter_training.py --base embedded --clock cpu
+    python benchmarks/adapter_training.py --base sd1 --device cuda --precision bf16 --pixels 512 --batch 1 4 8 16
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import json
 import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
 from meddap_monai import store
 from meddap_monai.diffusion import preparation
 from meddap_monai.diffusion.adapt_config import AdaptConfig
+from meddap_monai.diffusion.architectures import build_autoencoder, build_text_encoder, build_unet
 from meddap_monai.diffusion.base import load_base
 from meddap_monai.diffusion.conditioning import encode_prompts
 from meddap_monai.diffusion.engine import AdapterTrainer
 from meddap_monai.diffusion.latent_cache import Framing, views
 from meddap_monai.diffusion.methods import uslora
 from meddap_monai.diffusion.objective import Objective
+from meddap_monai.diffusion.prompts import load_prompt_table
 from meddap_monai.diffusion.tiny import build_tiny_base
 from meddap_monai.diffusion.train import make_optimizer
 from meddap_monai.phantom import simulate_image
 from meddap_monai.records import pixel_hash, read_records, write_records
 
 CLASSES = ("benign", "malignant", "normal")
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def build_full_size(folder: Path) -> Path:
+    """Write a Stable Diffusion 1.x folder of full size with random weights; the small vocabulary takes no work away."""
+    from diffusers import StableDiffusionPipeline
+
+    small: Any = load_base(build_tiny_base(folder / "small"))
+    parts = {"unet": build_unet("sd1"), "vae": build_autoencoder(), "text_encoder": build_text_encoder()}
+    full = StableDiffusionPipeline(**small.components | parts, requires_safety_checker=False)
+    full.save_pretrained(folder / "sd1")
+    return folder / "sd1"
 
 
 def simulated_records(folder: Path, per_class: int, side: int) -> Path:
@@ -61,12 +83,15 @@ def simulated_records(folder: Path, per_class: int, side: int) -> Path:
 class PublishedLoop:
     """One image per step; autoencoder and text encoder run every time."""
 
-    def __init__(self, config: AdaptConfig, base: str, records: list, prompts: dict[str, str], device: Any) -> None:
-        self.config, self.records, self.prompts, self.device = config, records, prompts, device
-        self.pipeline: Any = load_base(base, device=device)
+    def __init__(self, config: AdaptConfig, base: str, records: list, device: torch.device) -> None:
+        self.config, self.records, self.device = config, records, device
+        self.prompts = {name: load_prompt_table(config.prompts).prompt(name, config.adjective) for name in CLASSES}
+        dtype = TYPES[config.precision] if device.type != "cpu" else None
+        self.pipeline: Any = load_base(base, dtype=dtype, device=device)
         self.trainable = uslora.prepare(self.pipeline, config)
         self.optimizer = make_optimizer(config, self.trainable.groups(config.weight_decay), device)
         self.objective = Objective(self.pipeline.scheduler.config).to(device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         (self.height, self.width), _ = preparation.picture_size(self.pipeline, config, base)
         self.draw = torch.Generator().manual_seed(0)
         self.count = 0
@@ -78,21 +103,31 @@ class PublishedLoop:
         picture = views(record, Framing(self.height, self.width))
         if torch.rand((), generator=self.draw) < 0.5:
             picture = picture.flip(-1)
-        with torch.no_grad():
-            vae = self.pipeline.vae
-            output = vae.encode(picture.to(self.device))
-            latents = output.latents if hasattr(output, "latents") else output.latent_dist.sample()
-            latents = latents * vae.config.scaling_factor
-            words = encode_prompts(self.pipeline, [self.prompts[record["class_name"]]])
-        noise = torch.randn_like(latents)
-        times = torch.randint(self.objective.steps, (1,), generator=self.draw).to(self.device)
-        noisy, target = self.objective.diffuse(latents, noise, times)
-        answer = self.pipeline.unet(noisy, times, encoder_hidden_states=words.hidden, return_dict=False)[0]
-        self.objective.errors(answer, target).mean().backward()
+        with self.cast():
+            with torch.no_grad():
+                vae = self.pipeline.vae
+                output = vae.encode(picture.to(self.device, vae.dtype))
+                latents = output.latents if hasattr(output, "latents") else output.latent_dist.sample()
+                latents = latents * vae.config.scaling_factor
+                words = encode_prompts(self.pipeline, [self.prompts[record["class_name"]]])
+            noise = torch.randn_like(latents)
+            times = torch.randint(self.objective.steps, (1,), generator=self.draw).to(self.device)
+            noisy, target = self.objective.diffuse(latents, noise, times)
+            arguments = words.arguments(noisy, self.pipeline.vae_scale_factor)
+            answer = self.pipeline.unet(noisy, times, return_dict=False, **arguments)[0]
+        self.scaler.scale(self.objective.errors(answer, target).mean()).backward()
+        self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(list(self.trainable.parameters.values()), 1.0)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return 1
+
+    def cast(self) -> contextlib.AbstractContextManager:
+        """Return the mixed-precision context of the run."""
+        if self.config.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, TYPES[self.config.precision])
 
 
 class OurLoop:
@@ -120,81 +155,109 @@ class OurLoop:
 
 
 def images_per_second(loop: Any, seconds: float, device: torch.device, clock: Any = time.perf_counter) -> float:
-    """Run whole steps for about `seconds` of `clock`."""
+    """Run whole steps for about `seconds` of `clock`, at least one."""
     images, started = 0, clock()
-    while clock() - started < seconds:
+    while not images or clock() - started < seconds:
         images += loop.step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
     return images / (clock() - started)
 
 
-def main() -> None:
+def open_loop(make: Callable[[], Any], device: torch.device) -> tuple[Any, dict[str, Any]]:
+    """Make a loop, run its first step, and return it with that step's work and the memory that the loop takes."""
+    gpu = device.type == "cuda"
+    before = torch.cuda.memory_allocated() if gpu else 0
+    loop = make()
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    with FlopCounterMode(display=False) as counter:
+        images = loop.step()
+    facts: dict[str, Any] = {"tflop_per_image": round(counter.get_total_flops() / images / 1e12, 6)}
+    if gpu:
+        facts["memory_gb"] = round((torch.cuda.max_memory_allocated() - before) / 1e9, 2)
+    return loop, facts
+
+
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="embedded", help="'embedded', 'tiny' or a Stable Diffusion folder")
-    parser.add_argument("--batch", type=int, nargs="*", default=[1, 4, 8])
+    parser.add_argument("--base", default="embedded", help="'embedded', 'tiny', 'sd1' or a Stable Diffusion folder")
+    parser.add_argument("--batch", type=int, nargs="*", default=[1, 4, 8, 16])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0, help="per loop and round")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--pixels", type=int, help="side of the pictures that are trained on (default: the base's)")
     parser.add_argument("--side", type=int, default=512, help="pixels of the images on disk")
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--precision", choices=TYPES, default="fp32")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="compile the network of our loops")
+    parser.add_argument("--peak", type=float, default=790.0, help="TFLOP/s that the device reaches, for the share")
     parser.add_argument(
         "--clock", choices=("wall", "cpu"), default="wall", help="cpu: seconds of this process, on a busy machine"
     )
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
+    device = preparation.choose_device(options.device)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        base = str(build_tiny_base(folder / "tiny", resolution=64)) if options.base == "tiny" else options.base
+        built = {"tiny": lambda to: build_tiny_base(to, resolution=64), "sd1": build_full_size}
+        base = str(built[options.base](folder / "base") if options.base in built else options.base)
         records = read_records(simulated_records(folder, 8, options.side), full=True)
-        config = AdaptConfig(device=options.device, precision=options.precision, samples_per_class=0)
-        ours = {}
+        config = AdaptConfig(
+            device=options.device, precision=options.precision, resolution=options.pixels, samples_per_class=0
+        )
+        makers: dict[str, Callable[[], Any]] = {
+            "published, batch 1": lambda: PublishedLoop(config, base, records, device)
+        }
         for batch in options.batch:
-            settings = AdaptConfig(**{**vars(config), "batch": batch})
-            ours[f"ours, batch {batch}"] = OurLoop(settings, base, records, folder / f"b{batch}")
-        first = next(iter(ours.values())).prepared
-        device = first.device
-        published = PublishedLoop(config.filled(), base, records, first.class_prompts, device)
-        loops = {"published, batch 1": published, **ours}
-        for loop in loops.values():
+            settings = dataclasses.replace(config, batch=batch, compile=options.compile)
+            makers[f"ours, batch {batch}"] = partial(OurLoop, settings, base, records, folder / f"b{batch}")
+        opened = {key: open_loop(make, device) for key, make in makers.items()}
+        for loop, _ in opened.values():
             images_per_second(loop, options.seconds / 4, device, clock)
-        speeds: dict[str, list[float]] = {key: [] for key in loops}
+        speeds: dict[str, list[float]] = {key: [] for key in opened}
         for _ in range(options.rounds):
-            for key, loop in loops.items():
+            for key, (loop, _) in opened.items():
                 speeds[key].append(images_per_second(loop, options.seconds, device, clock))
-        print(json.dumps(summary(options, first, speeds, ours), indent=2))
+        print(json.dumps(summary(options, opened, speeds, device), indent=2))
 
 
-def summary(options: Any, prepared: Any, speeds: dict[str, list[float]], ours: dict[str, OurLoop]) -> dict[str, Any]:
+def summary(
+    options: Any, opened: dict[str, tuple[Any, dict[str, Any]]], speeds: dict[str, list[float]], device: torch.device
+) -> dict[str, Any]:
     """Return machine, work, speeds and ratios; a ratio is taken within a round, its range is over the rounds."""
     reference = next(iter(speeds.values()))
-    network = prepared.pipeline.unet
+    loop = next(iter(opened.values()))[0]
     rows = {}
     for key, values in speeds.items():
         ratios = [value / other for value, other in zip(values, reference, strict=True)]
-        rows[key] = {
-            "images_per_second": round(statistics.median(values), 2),
+        rows[key] = opened[key][1] | {
+            "images_per_second": round(statistics.median(values), 3),
             "ratio": round(statistics.median(ratios), 2),
             "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
         }
+        if device.type == "cuda":
+            share = statistics.median(values) * opened[key][1]["tflop_per_image"] / options.peak
+            rows[key]["share_of_peak"] = round(share, 3)
+    ours = {key: other for key, (other, _) in opened.items() if isinstance(other, OurLoop)}
     return {
         "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
-        "device": torch.cuda.get_device_name() if prepared.device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "versions": store.versions(),
         "work": {
             "base": options.base,
-            "unet_parameters": sum(p.numel() for n, p in network.named_parameters() if ".lora_" not in n),
-            "adapter_parameters": sum(p.numel() for p in prepared.trainable.parameters.values()),
-            "pixels": list(prepared.size),
+            "unet_parameters": sum(p.numel() for n, p in loop.pipeline.unet.named_parameters() if ".lora_" not in n),
+            "adapter_parameters": sum(p.numel() for p in loop.trainable.parameters.values()),
+            "pixels": [loop.height, loop.width],
             "precision": options.precision,
+            "compile": options.compile,
             "image_side_on_disk": options.side,
             "rounds": options.rounds,
             "seconds": options.seconds,
             "clock": options.clock,
         },
-        "seconds_to_load_and_encode_24_images": {key: round(loop.encoding, 2) for key, loop in ours.items()},
+        "seconds_to_load_and_encode_24_images": {key: round(other.encoding, 2) for key, other in ours.items()},
         "speeds": rows,
     }
 

@@ -1,4 +1,4 @@
-"""The benchmark for the full-size network: its counted work, and that it runs from end to end on a small one."""
+"""The benchmarks for the full-size network: their counted work, and that they run from end to end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ import torch
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    path = Path(__file__).parents[1] / "benchmarks" / "generation_full_size.py"
+    return load("generation_full_size")
+
+
+def load(name: str) -> ModuleType:
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -35,3 +39,20 @@ def test_it_runs_and_writes_its_table(benchmark: ModuleType, tmp_path: Path, cap
     assert [row["loop"] for row in rows] == ["published"] + 3 * ["ours"]
     assert all(row["images_per_second"] > 0 and 0 < row["share_of_peak"] < 1 for row in rows)
     assert "| 32 | ours, dpmsolver++ | 15 | 2 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("base", "unet", "adapter"),
+    [("tiny", 272_804, 11_648), pytest.param("sd1", 859_520_964, 797_184, marks=pytest.mark.slow)],
+)
+def test_training_is_compared_with_the_published_loop(
+    capsys: pytest.CaptureFixture, base: str, unet: int, adapter: int
+) -> None:
+    """On the full size about 12 GB of memory and 5 GB of disk."""
+    once = ["--rounds", "1", "--seconds", "0", "--batch", "2", "--pixels", "64", "--side", "64"]
+    load("adapter_training").main(["--base", base, *once])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["work"]["unet_parameters"], found["work"]["adapter_parameters"]) == (unet, adapter)
+    published, ours = found["speeds"].values()
+    assert ours["images_per_second"] > 0 and ours["ratio"] > 0
+    assert ours["tflop_per_image"] < published["tflop_per_image"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def _sum(name: str, members: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str,
     for folder, document in members:
         counts.update({key: document["counts"].get(key, 0) for key in ("in", "out", "rejected")})
         why.update(reasons(folder))
-    devices = sorted({str((document.get("configuration") or {}).get("device", "cpu")) for _, document in members})
+    devices = sorted({_device(document) for _, document in members})
     return {
         "stage": name,
         "runs": len(members),
@@ -64,6 +65,13 @@ def _sum(name: str, members: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str,
         "reasons": dict(why.most_common(20)),
         "copies": _sum_copies([copy_summary(folder) for folder, _ in members]),
     }
+
+
+def _device(stage: dict[str, Any]) -> str:
+    """Where a stage ran; what chose its device itself had only one to choose from where torch knows no other."""
+    asked = str((stage.get("configuration") or {}).get("device", "cpu"))
+    without_gpu = str((stage.get("versions") or {}).get("torch", "")).endswith("+cpu")
+    return "cpu" if asked == "auto" and without_gpu else asked
 
 
 def _sum_copies(found: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
@@ -138,8 +146,13 @@ def reasons(folder: Path) -> dict[str, int]:
         with path.open(encoding="utf-8", newline="") as stream:
             for line in csv.DictReader(stream):
                 column = next((key for key in REASON_COLUMNS if line.get(key)), None)
-                counts[str(line[column]).split(":")[0][:120] if column else "not said"] += 1
+                counts[_kind_of(str(line[column])) if column else "not said"] += 1
     return dict(counts.most_common(20))
+
+
+def _kind_of(reason: str) -> str:
+    """A reason without what differs from item to item: what follows a colon, and ids."""
+    return re.sub(r"\b[0-9a-f]{12,}\b", "another image", reason.split(":")[0])[:120]
 
 
 def pictures_by_class(records: Iterable[Record], per_class: int) -> dict[str, list[Record]]:

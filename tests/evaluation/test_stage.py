@@ -15,7 +15,7 @@ from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.classifier.train import classify
 from meddap_monai.errors import ConfigurationError, ForeignOutput, LeakedRecords, RecordsError
 from meddap_monai.evaluation.content import learning_curves
-from meddap_monai.evaluation.material import sum_stages
+from meddap_monai.evaluation.material import reasons, sum_stages
 from meddap_monai.records import read_records, write_records
 from meddap_monai.report import EvaluateConfig, Run, evaluate, redraw
 
@@ -135,6 +135,12 @@ def test_costs_and_reasons_are_added_up_over_all_seeds(synthetic: dict[str, Path
     assert rows["select"]["reasons"] == {"copy of a training image": 2, "label confidence": 2}
     assert rows["select"]["counts"]["rejected"] == 4
     assert rows["select"]["copies"]["copies"] == 2 and rows["select"]["copies"]["of"] == 24
+
+
+def test_reasons_that_differ_by_an_id_only_are_one_reason(tmp_path: Path) -> None:
+    lines = [f"{number},exact duplicate of {number:020x}" for number in range(3)]
+    (tmp_path / "rejects.csv").write_text("\n".join(["item,reason", *lines, "4,its header ends: early", ""]))
+    assert reasons(tmp_path) == {"exact duplicate of another image": 3, "its header ends": 1}
 
 
 def test_the_page_needs_nothing_else_and_escapes_foreign_text(report: Path) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,35 +167,59 @@ def draw_split(
     Raises:
         RecordsError: a class has too few images in separate groups.
     """
-    members = _groups(records)
+    drawn = deal_draw(_groups(records), train_per_class, val_per_class, seed, seen)
+    return sorted(drawn, key=lambda record: record["id"])
+
+
+def deal_draw(
+    members: Mapping[str, Sequence[Record]],
+    train_per_class: int,
+    val_per_class: int,
+    seed: int,
+    seen: frozenset[str] = frozenset(),
+) -> Iterator[Record]:
+    """`draw_split` for groups that need not be in memory: yield the records as they are dealt.
+
+    Args:
+        members: group -> its records, of which ``id``, ``class_name`` and, with `seen`, ``sha256`` are looked at.
+        train_per_class: see `draw_split`.
+        val_per_class: see `draw_split`.
+        seed: see `draw_split`.
+        seen: see `draw_split`.
+    """
     order = sorted(members)
     random.Random(derive_seed(seed, "draw")).shuffle(order)
-    order.sort(key=lambda name: not _touches(members[name], seen))
-    classes = sorted({record["class_name"] for group in members.values() for record in group})
-    drawn: list[Record] = []
+    if seen:
+        order.sort(key=lambda name: not _touches(members[name], seen))
+    classes = sorted(_totals(members)[0])
+    taken: set[str] = set()
     for split, wanted in (("train", train_per_class), ("val", val_per_class)):
-        taken, counts = [], Counter[str]()
+        counts = Counter[str]()
         for name in order:
-            group = members[name]
-            if split == "val" and _touches(group, seen):
+            if name in taken or (split == "val" and _touches(members[name], seen)):
                 continue
-            if all(counts[record["class_name"]] >= wanted for record in group):
-                continue
-            taken.append(name)
-            for record in sorted(group, key=lambda item: item["id"]):
-                if counts[record["class_name"]] < wanted:
-                    counts[record["class_name"]] += 1
-                    drawn.append(record | {"split": split})
-        for name in classes:
-            if counts[name] < wanted:
+            if part := _still_wanted(members[name], counts, wanted):
+                taken.add(name)
+                yield from (record | {"split": split} for record in part)
+        for class_name in classes:
+            if counts[class_name] < wanted:
                 raise RecordsError(
-                    f"class {name!r}: {counts[name]} images in separate groups for {split}, expected {wanted}; "
-                    f"draw fewer per class or add images of other patients"
+                    f"class {class_name!r}: {counts[class_name]} images in separate groups for {split}, expected "
+                    f"{wanted}; draw fewer per class or add images of other patients"
                 )
-        order = [name for name in order if name not in set(taken)]
-    rest = [name for name in order if not _touches(members[name], seen)]
-    drawn += [record | {"split": "test"} for name in rest for record in members[name]]
-    return sorted(drawn, key=lambda record: record["id"])
+    for name in order:
+        if name not in taken and not _touches(members[name], seen):
+            yield from (record | {"split": "test"} for record in members[name])
+
+
+def _still_wanted(group: Sequence[Record], counts: Counter[str], wanted: int) -> list[Record]:
+    """Records of a group whose classes have less than wanted; they are counted."""
+    part = []
+    for record in sorted(group, key=lambda item: item["id"]):
+        if counts[record["class_name"]] < wanted:
+            counts[record["class_name"]] += 1
+            part.append(record)
+    return part
 
 
 def split_by_group(records: Iterable[Record], fractions: Mapping[str, float], seed: int) -> list[Record]:
@@ -209,32 +233,46 @@ def split_by_group(records: Iterable[Record], fractions: Mapping[str, float], se
     Raises:
         RecordsError: a class has fewer groups than there are splits.
     """
-    members = _groups(records)
-    totals = Counter(record["class_name"] for group in members.values() for record in group)
-    groups_of: dict[str, set[str]] = defaultdict(set)
-    for name, group in members.items():
-        for record in group:
-            groups_of[record["class_name"]].add(name)
-    for class_name, names in sorted(groups_of.items()):
-        if len(names) < len(fractions):
+    return sorted(deal_shares(_groups(records), fractions, seed), key=lambda record: record["id"])
+
+
+def deal_shares(members: Mapping[str, Sequence[Record]], fractions: Mapping[str, float], seed: int) -> Iterator[Record]:
+    """`split_by_group` for groups that need not be in memory: yield the records as they are dealt.
+
+    Args:
+        members: group -> its records, of which ``class_name`` is looked at.
+        fractions: see `split_by_group`.
+        seed: see `split_by_group`.
+    """
+    totals, groups = _totals(members)
+    for class_name, number in sorted(groups.items()):
+        if number < len(fractions):
             raise RecordsError(
-                f"class {class_name!r}: {len(names)} patient(s) or group(s), expected at least {len(fractions)} to "
+                f"class {class_name!r}: {number} patient(s) or group(s), expected at least {len(fractions)} to "
                 f"fill {', '.join(fractions)}; add patients or give a fixed split"
             )
     order = sorted(members)
     random.Random(derive_seed(seed, "split")).shuffle(order)
     counts: dict[str, Counter[str]] = {split: Counter() for split in fractions}
-    result = []
     for name in order:
-        rarest = min((record["class_name"] for record in members[name]), key=lambda item: (totals[item], item))
+        group = members[name]
+        rarest = min((record["class_name"] for record in group), key=lambda item: (totals[item], item))
 
         def deficit(split: str, rarest: str = rarest) -> float:
             return fractions[split] - counts[split][rarest] / totals[rarest]
 
         chosen = max(fractions, key=deficit)
-        counts[chosen].update(record["class_name"] for record in members[name])
-        result += [record | {"split": chosen} for record in members[name]]
-    return sorted(result, key=lambda record: record["id"])
+        counts[chosen].update(record["class_name"] for record in group)
+        yield from (record | {"split": chosen} for record in group)
+
+
+def _totals(members: Mapping[str, Sequence[Record]]) -> tuple[Counter[str], Counter[str]]:
+    """Images and groups per class."""
+    totals, groups = Counter[str](), Counter[str]()
+    for group in members.values():
+        totals.update(record["class_name"] for record in group)
+        groups.update({record["class_name"] for record in group})
+    return totals, groups
 
 
 def _groups(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -244,5 +282,5 @@ def _groups(records: Iterable[Record]) -> dict[str, list[Record]]:
     return members
 
 
-def _touches(group: list[Record], seen: frozenset[str]) -> bool:
-    return any(record["sha256"] in seen for record in group)
+def _touches(group: Sequence[Record], seen: frozenset[str]) -> bool:
+    return bool(seen) and any(record["sha256"] in seen for record in group)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +19,12 @@ from meddap_monai.images.accept import Acceptance
 from meddap_monai.images.duplicates import Groups
 from meddap_monai.images.frames import check_policy
 from meddap_monai.images.grey_levels import WINDOWS
-from meddap_monai.images.journal import Journal, stamp_of
-from meddap_monai.images.ledger import Ledger, drop_duplicates, join_near_duplicates, write_lists
+from meddap_monai.images.journal import Journal, open_journal
+from meddap_monai.images.ledger import Ledger, Members
 from meddap_monai.images.pseudonym import load_key, pseudonym
 from meddap_monai.images.sources import Source
 from meddap_monai.images.workforce import accept_all
-from meddap_monai.records import SPLITS, draw_split, split_by_group, write_records
+from meddap_monai.records import SPLITS, Record, deal_draw, deal_shares, write_records
 
 
 @dataclass(frozen=True)
@@ -144,22 +143,23 @@ def index(config: IndexConfig, output: Path, *, overwrite: bool = False) -> Path
         raise ConfigurationError(f"{output}: lies inside of index#source; choose an output folder beside the images")
     key = load_key(config.key_file)
     plan = _identity(config, key)
-    with store.open_stage(output, "index", plan, {"key": store.sha256_text(key.hex())[:16]}, overwrite) as stage:
-        wanted = {source.relative: (source, stamp_of(source.path)) for source in _sources(config)}
-        listing = store.hash_configuration(
-            [(name, _mark(source, stamp)) for name, (source, stamp) in wanted.items()]
-        )
+    inputs = {"key": store.sha256_text(key.hex())[:16]}
+    with (
+        store.open_stage(output, "index", plan, inputs, overwrite) as stage,
+        open_journal(output / "private" / "journal.sqlite") as journal,
+    ):
+        listing = journal.want(_sources(config))
         if stage.done and stage.document.get("listing") == listing:
             return output / "records.jsonl"
-        journal = Journal(output / "private" / "journal.jsonl")
-        try:
-            _read_new(wanted, journal, config, output, key)
-            ledger = Ledger(key)
-            for relative, (source, _) in wanted.items():
-                ledger.take(journal.get(relative), source)
-        finally:
-            journal.close()
-        _finish(stage, ledger, config, listing)
+        (output / "images").mkdir(exist_ok=True)
+        journal.note_errors()
+        while True:
+            _read_new(journal, config, output, key)
+            ledger = Ledger(journal)
+            counts = _decide(ledger, config, output, key)
+            if not journal.forget(ledger.lost(output / "images")):
+                break
+        _finish(stage, ledger, config, key, counts, listing)
     return output / "records.jsonl"
 
 
@@ -184,14 +184,7 @@ def _sources(config: IndexConfig) -> Iterator[Source]:
     return sources.table_sources(folder, table, config.image_column, config.label_column, group, config.where, named)
 
 
-def _mark(source: Source, stamp: str) -> str:
-    """What a source's outcome depends on."""
-    return "|".join([stamp, str(source.label), str(source.group), *source.facts.values()])
-
-
-def _read_new(
-    wanted: Mapping[str, tuple[Source, str]], journal: Journal, config: IndexConfig, output: Path, key: bytes
-) -> None:
+def _read_new(journal: Journal, config: IndexConfig, output: Path, key: bytes) -> None:
     """Read every source whose present state the journal does not know."""
     how = Acceptance(
         folder=str(output.resolve()),
@@ -203,94 +196,51 @@ def _read_new(
         window=config.window,
         attribute=config.attribute if config.labels == "attribute" else "",
     )
-    (output / "images").mkdir(exist_ok=True)
-    new = []
-    for relative, (source, stamp) in wanted.items():
-        mark = _mark(source, stamp)
-        if source.error:
-            journal.add(mark, {"relative": relative, "error": source.error})
-        elif not journal.knows(relative, mark) or not _images_exist(journal.get(relative), output):
-            new.append((source, mark))
-    marks = {source.relative: mark for source, mark in new}
-    tasks = (
-        {
-            "path": str(source.path),
-            "relative": source.relative,
-            "label": source.label,
-            "group": source.group,
-            "facts": dict(source.facts),
-        }
-        for source, _ in new
-    )
-    bar = tqdm(total=len(wanted), initial=len(wanted) - len(new), desc="index", unit="file", mininterval=1.0)
+    new, total = journal.count("unread"), journal.count("wanted")
+    bar = tqdm(total=total, initial=total - new, desc="index", unit="file", mininterval=1.0)
     with store.InterruptFlag() as flag, bar:
-        for outcome in accept_all(tasks, how, min(config.workers, len(new)), config.timeout):
-            journal.add(marks[outcome["relative"]], outcome)
+        for outcome in accept_all(journal.unread(), how, min(config.workers, new), config.timeout):
+            journal.add(outcome)
             bar.update()
-            flag.raise_if_set(f"{bar.n} of {len(wanted)} files are read")
+            flag.raise_if_set(f"{bar.n} of {total} files are read")
     if new:
         os.sync()  # the images were written without flushing each
 
 
-def _images_exist(outcome: Mapping[str, Any], output: Path) -> bool:
-    return all((output / "images" / f"{item['id']}.png").exists() for item in outcome.get("items", ()))
-
-
-def _finish(stage: store.Stage, ledger: Ledger, config: IndexConfig, listing: str) -> None:
-    """Drop duplicates, group near-duplicates, split, write everything."""
-    total = len(ledger.items) + len(ledger.rejects)
+def _decide(ledger: Ledger, config: IndexConfig, output: Path, key: bytes) -> dict[str, int]:
+    """Drop duplicates, group near-duplicates, split; return counts."""
     if config.classes:
-        allowed = ", ".join(config.classes)
-        ledger.drop(lambda item: "" if item["class_name"] in config.classes else f"its class is none of {allowed}")
+        ledger.drop_other_classes(config.classes)
     groups = Groups()
-    duplicates = drop_duplicates(ledger, groups)
-    near = 0 if config.near_duplicates == "off" else join_near_duplicates(ledger, groups, config.correlation)
-    if not ledger.items:
-        write_lists(stage.folder, ledger)
+    duplicates = ledger.drop_duplicates(groups)
+    near = 0 if config.near_duplicates == "off" else ledger.join_near_duplicates(groups, config.correlation)
+    ledger.name_groups(groups)
+    if not ledger.count():
+        rejected = ledger.write_lists(output, key)
         raise RecordsError(
-            f"{config.source}: none of {total} items could be accepted; the reasons are in "
-            f"{stage.folder / 'rejects.csv'}"
+            f"{config.source}: none of {rejected} items could be accepted; the reasons are in {output / 'rejects.csv'}"
         )
-    classes = list(config.classes) or sorted({item["class_name"] for item in ledger.items})
-    records = [_record(item, classes, groups) for item in ledger.items]
-    records = _split(records, config)
-    left = {record["id"] for record in records}
-    ledger.drop(lambda item: "" if item["id"] in left else "not drawn: its group exceeds the number per class")
-    whole = sum(item["whole"] for item in ledger.items)
-    write_lists(stage.folder, ledger)
-    write_records(stage.folder / "records.jsonl", records)
-    for image in (stage.folder / "images").iterdir():
-        if image.stem not in left:
-            image.unlink()
-    counts = {
-        "in": total,
-        "out": len(records),
-        "rejected": len(ledger.rejects),
-        "exact_duplicates": duplicates,
-        "near_duplicate_pairs": near,
-        "not_deidentified": whole,
-    }
-    splits = Counter(f"{record['split']}/{record['class_name']}" for record in records)
-    stage.finish(counts, classes=classes, listing=listing, splits=dict(sorted(splits.items())))
+    ledger.assign(_split(Members(ledger), config))
+    return {"exact_duplicates": duplicates, "near_duplicate_pairs": near}
 
 
-def _record(item: Mapping[str, Any], classes: list[str], groups: Groups) -> dict[str, Any]:
-    return {
-        "id": item["id"],
-        "image": f"images/{item['id']}.png",
-        "label": classes.index(item["class_name"]),
-        "class_name": item["class_name"],
-        "patient": groups.find(item["patient"]),
-        "split": "train",
-        "source": "real",
-        "sha256": item["sha256"],
-        "meta": item["meta"] | {"deidentified": not item["whole"]},
-    }
-
-
-def _split(records: list[dict[str, Any]], config: IndexConfig) -> list[dict[str, Any]]:
+def _split(members: Members, config: IndexConfig) -> Iterator[Record]:
     if config.split:
-        return sorted((record | {"split": config.split} for record in records), key=lambda record: record["id"])
+        return (record | {"split": config.split} for name in members for record in members[name])
     if config.draw is not None:
-        return draw_split(records, config.draw["train"], config.draw["val"], config.seed)
-    return split_by_group(records, dict(config.fractions), config.seed)
+        return deal_draw(members, config.draw["train"], config.draw["val"], config.seed)
+    return deal_shares(members, config.fractions, config.seed)
+
+
+def _finish(
+    stage: store.Stage, ledger: Ledger, config: IndexConfig, key: bytes, counts: dict[str, int], listing: str
+) -> None:
+    """Write everything and remove the images that do not stay."""
+    classes = list(config.classes) or ledger.classes()
+    rejected = ledger.write_lists(stage.folder, key)
+    out = write_records(stage.folder / "records.jsonl", ledger.records(classes))
+    for image in (stage.folder / "images").iterdir():
+        if not ledger.stays(image.stem):
+            image.unlink()
+    counts |= {"in": out + rejected, "out": out, "rejected": rejected, "not_deidentified": ledger.whole()}
+    stage.finish(counts, classes=classes, listing=listing, splits=ledger.splits())

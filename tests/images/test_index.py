@@ -22,9 +22,8 @@ from meddap_monai.configuration import build
 from meddap_monai.errors import ConfigurationError, DiskFull, ForeignOutput, RecordsError
 from meddap_monai.images import workforce
 from meddap_monai.images.accept import Acceptance
-from meddap_monai.images.duplicates import Groups, exact_duplicates, near_duplicates
+from meddap_monai.images.duplicates import BLOCK, Groups, near_duplicates
 from meddap_monai.images.index import IndexConfig, index
-from meddap_monai.images.journal import Journal
 from meddap_monai.phantom import dicom_bytes, simulate_image, write_phantom_study
 from meddap_monai.records import class_names, read_records
 from meddap_monai.store import read_stage
@@ -122,6 +121,28 @@ def test_a_grown_folder_only_reads_what_is_new(tmp_path: Path, key: Path, monkey
     assert len(list((tmp_path / "out" / "images").iterdir())) == 6, "the picture of the removed file is gone"
 
 
+def test_copies_are_dropped_and_not_read_again(tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = pngs(tmp_path / "in", count=4)
+    for copy, original in (("a/7", "a/0"), ("a/8", "a/0"), ("b/9", "a/1")):
+        (source / f"{copy}.png").write_bytes((source / f"{original}.png").read_bytes())
+    config = IndexConfig(source=source, key_file=key, split="train", workers=0)
+    first = read_records(index(config, tmp_path / "out"))
+    assert len(first) == 4 * 2 - 1 and read_stage(tmp_path / "out")["counts"]["exact_duplicates"] == 4
+    rejects = (tmp_path / "out" / "rejects.csv").read_text()
+    assert rejects.count("exact duplicate of ") == 2 and rejects.count("occurs under several classes") == 2
+    read: list[str] = []
+    original_accept = workforce.accept
+    monkeypatch.setattr(
+        workforce, "accept", lambda task, how: read.append(task["relative"]) or original_accept(task, how)
+    )
+    Image.fromarray(simulate_image("benign", 9, size=(48, 48))).save(source / "b" / "new.png")
+    assert len(read_records(index(config, tmp_path / "out"))) == 8 and read == ["b/new.png"]
+    (source / "a" / "0.png").unlink()
+    assert len(read_records(index(config, tmp_path / "out"))) == 8
+    assert read == ["b/new.png", "a/7.png"], "the first copy stays now, so its picture is written"
+    assert len(list((tmp_path / "out" / "images").iterdir())) == 8
+
+
 def test_killed_and_started_again_gives_equal_records(study: Path, key: Path, indexed: Path, tmp_path: Path) -> None:
     """R13: kill -9 at several times; a rerun gives byte-equal records."""
     code = (
@@ -130,16 +151,14 @@ def test_killed_and_started_again_gives_equal_records(study: Path, key: Path, in
     )
     environment = os.environ | {"PYTHONPATH": str(Path(meddap_monai.__file__).parents[1])}
     words = [sys.executable, "-c", code, str(study), str(key), str(tmp_path / "out")]
-    for lines in (3, 12):
+    for wanted in (3, 12):
         with subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL) as process:
-            journal = tmp_path / "out" / "private" / "journal.jsonl"
+            pictures = tmp_path / "out" / "images"
             deadline = time.monotonic() + 60
-            while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= lines):
+            while process.poll() is None and len(list(pictures.glob("*.png"))) < wanted:
                 assert time.monotonic() < deadline
                 time.sleep(0.005)
             process.send_signal(signal.SIGKILL)
-    with journal.open("ab") as stream:
-        stream.write(b'{"relative": "cut short')
     result = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-1500:]
     assert (tmp_path / "out" / "records.jsonl").read_bytes() == indexed.read_bytes()
@@ -309,26 +328,27 @@ def test_a_crash_or_a_hang_costs_one_file(workers: int, monkeypatch: pytest.Monk
     assert time.monotonic() - begin < 20
 
 
-def test_the_journal_drops_a_line_cut_short(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "private" / "j")
-    for number in range(3):
-        journal.add("stamp", {"relative": f"{number}", "items": []})
-    journal.add("later", {"relative": "1", "error": "x"})
-    journal.close()
-    data = (tmp_path / "private" / "j").read_bytes()
-    (tmp_path / "private" / "j").write_bytes(data[:-5])
-    again = Journal(tmp_path / "private" / "j")
-    assert again.knows("1", "stamp") and not again.knows("1", "later") and not again.knows("7", "stamp")
-    again.add("later", {"relative": "1", "error": "x"})
-    again.close()
-    assert (tmp_path / "private" / "j").read_bytes() == data
+def test_a_damaged_journal_is_begun_anew(tmp_path: Path, key: Path) -> None:
+    """As a power cut can leave one; everything is read again."""
+    config = IndexConfig(source=pngs(tmp_path / "in"), key_file=key, split="train", workers=0)
+    records = index(config, tmp_path / "out")
+    before, journal = records.read_bytes(), tmp_path / "out" / "private" / "journal.sqlite"
+    for damaged in (b"no database" * 500, journal.read_bytes()[:5000], b""):
+        journal.write_bytes(damaged)
+        Image.fromarray(simulate_image("normal", len(damaged), size=(48, 48))).save(tmp_path / "in" / "a" / "0.png")
+        index(config, tmp_path / "out")
+        Image.fromarray(simulate_image("normal", 0, size=(48, 48))).save(tmp_path / "in" / "a" / "0.png")
+        assert index(config, tmp_path / "out").read_bytes() == before
 
 
-def test_exact_duplicates() -> None:
-    copies, torn = exact_duplicates(
-        [("a", "1", "x"), ("b", "1", "x"), ("c", "2", "x"), ("d", "2", "y"), ("e", "3", "y")]
-    )
-    assert copies == {"b": "a"} and torn == {"c", "d"}
+def numbered(pictures: np.ndarray):
+    """Loads blocks of pictures that are named by their numbers."""
+
+    def load(block: int):
+        names = range(len(pictures))[block * BLOCK : (block + 1) * BLOCK]
+        return names, pictures[names.start : names.stop]
+
+    return load
 
 
 def test_near_duplicates_are_found_among_many() -> None:
@@ -336,8 +356,10 @@ def test_near_duplicates_are_found_among_many() -> None:
     pictures = rng.integers(0, 255, (3000, 32, 32)).astype(np.uint8)
     pictures[2500] = np.clip(pictures[10].astype(int) * 0.8 + 9, 0, 255)
     pictures[40] = np.clip(pictures[2900].astype(int) + rng.integers(-8, 8, (32, 32)), 0, 255)
-    assert sorted(near_duplicates(pictures, 0.98)) == [(10, 2500), (40, 2900)]
-    assert list(near_duplicates(np.zeros((4, 32, 32), np.uint8), 0.98)) == [], "flat pictures are no duplicates"
+    pictures[41] = np.clip(pictures[50].astype(int) + rng.integers(-8, 8, (32, 32)), 0, 255)
+    assert sorted(near_duplicates(numbered(pictures), 0.98)) == [(10, 2500), (40, 2900), (41, 50)]
+    flat = np.zeros((4, 32, 32), np.uint8)
+    assert list(near_duplicates(numbered(flat), 0.98)) == [], "flat pictures are no duplicates"
 
 
 def test_groups() -> None:

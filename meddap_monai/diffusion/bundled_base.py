@@ -16,7 +16,6 @@ from meddap_monai.diffusion.denoiser import build_denoiser
 from meddap_monai.diffusion.latent_cache import Framing, views
 from meddap_monai.diffusion.pretrain import PretrainConfig, pretrain
 from meddap_monai.diffusion.prompts import load_prompt_table
-from meddap_monai.diffusion.ranks import join_ranks
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.records import Record, read_records
 
@@ -100,16 +99,5 @@ class BaseTraining:
         self.inferer, self.max_epochs = inferer, max_epochs
 
     def run(self) -> Path:
-        """Train and return the base folder; under ``torchrun`` the first process trains and the others wait for it."""
-        problem, found = None, None
-        with join_ranks() as ranks:
-            try:
-                if ranks.rank == 0:
-                    found = pretrain(self.config, self.output, records=self.records, overwrite=self.overwrite)
-            except BaseException as error:
-                problem = f"{type(error).__name__}: {error}"
-                raise
-            finally:
-                ranks.agree(problem)
-            result: Path = ranks.share(found)
-        return result
+        """Train and return the base folder; under ``torchrun`` all processes together."""
+        return pretrain(self.config, self.output, records=self.records, overwrite=self.overwrite)

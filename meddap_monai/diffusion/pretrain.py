@@ -6,7 +6,8 @@ later with little. Three phases, each with its own checkpoint: text encoder, aut
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from meddap_monai.diffusion.denoiser import (
 from meddap_monai.diffusion.export import export_base, sample_sheet
 from meddap_monai.diffusion.loop import Phase, run_phase
 from meddap_monai.diffusion.prompts import PromptTable, load_prompt_table, table_names
+from meddap_monai.diffusion.ranks import ALONE, Ranks, join_ranks
 from meddap_monai.diffusion.textencoder import TextEncoderConfig, TextEncoderTraining
 from meddap_monai.diffusion.tiny import build_text_encoder, vocabulary_words
 from meddap_monai.diffusion.views import Views, ViewsConfig, cut_views
@@ -36,6 +38,7 @@ from meddap_monai.errors import ConfigurationError, RecordsError
 from meddap_monai.records import Record, read_records
 
 if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
     from transformers import CLIPTextModel, CLIPTokenizer
 
 
@@ -99,27 +102,46 @@ def pretrain(config: PretrainConfig, output: Path, *, records: Path, overwrite: 
     Raises:
         RecordsError: no record in split train.
         NonFiniteLoss, Interrupted, DiskFull, ForeignOutput, FolderInUse: see `errors`.
+        StageError: another process has ended.
+
+    Under ``torchrun`` every process calls this. They divide the UNet's batches; the other phases are the first one's,
+    which also writes.
     """
     output, records = Path(output), Path(records)
+    with join_ranks(gpu=config.device == "cuda" and torch.cuda.is_available()) as ranks:
+        if ranks.rank == 0:
+            _lead(config, output, records, ranks, overwrite)
+        else:
+            _follow(config, output, records, ranks)
+    return output / "base"
+
+
+def _lead(config: PretrainConfig, output: Path, records: Path, ranks: Ranks, overwrite: bool) -> None:
+    """First process: hold the folder, train, write."""
     with store.open_stage(output, "pretrain", config, {"records": records}, overwrite) as stage:
-        if stage.done:
-            return output / "base"
-        with store.InterruptFlag() as interrupt:
-            job = PretrainJob(config, output, records)
-            for train in (job.train_text_encoder, job.train_autoencoder, job.train_unet):
-                train(interrupt)
-        folder = job.export()
-        counts = {"in": len(job.everything), "out": len(job.training), "rejected": 0}
-        stage.finish({**counts, "views": len(job.views.ids)}, classes=sorted({r["class_name"] for r in job.training}))
-    return folder
+        ranks.share(stage.done)
+        if not stage.done:
+            job = PretrainJob(config, output, records, ranks)
+            job.train()
+            export_base(job)
+            counts = {"in": len(job.everything), "out": len(job.training), "rejected": 0, "views": len(job.views.ids)}
+            stage.finish(counts, classes=sorted({r["class_name"] for r in job.training}))
+    ranks.share()
+
+
+def _follow(config: PretrainConfig, output: Path, records: Path, ranks: Ranks) -> None:
+    """Other processes: wait until the folder is open, train along, wait until the base is written."""
+    if not ranks.share():
+        PretrainJob(config, output, records, ranks).train()
+    ranks.share()
 
 
 class PretrainJob:
     """The three phases over one set of pictures; each goes on from its own checkpoint."""
 
-    def __init__(self, config: PretrainConfig, output: Path, records: Path) -> None:
+    def __init__(self, config: PretrainConfig, output: Path, records: Path, ranks: Ranks = ALONE) -> None:
         """Read the records and cut the views."""
-        self.config, self.output, self.phases = config, output, output / "phases"
+        self.config, self.output, self.phases, self.ranks = config, output, output / "phases", ranks
         self.everything: list[Record] = read_records(records, full=True)
         self.training = [r for r in self.everything if r["split"] == "train" and r["source"] == "real"]
         if not self.training:
@@ -134,6 +156,12 @@ class PretrainJob:
         latents, width = config.autoencoder.latents, config.text_encoder.width
         self.unet: Any = self._seeded(build_denoiser, config.unet, latents, side, width)
         self.scheduler = build_scheduler(config.unet)
+
+    def train(self) -> None:
+        """Run all phases, each from its checkpoint."""
+        with store.InterruptFlag() as interrupt:
+            for phase in (self.train_text_encoder, self.train_autoencoder, self.train_unet):
+                phase(interrupt)
 
     def train_text_encoder(self, interrupt: store.InterruptFlag) -> None:
         """Phase one: words; then the text encoder is frozen."""
@@ -159,17 +187,13 @@ class PretrainJob:
         """Phase three: the UNet on cached latents; its moving average becomes the base's UNet."""
         config = self.config
         work = DenoiserTraining(
-            self.unet, self.scheduler, self.cache(), config.unet, config.seed, config.device, config.half
+            self.unet, self.scheduler, self.cache(), config.unet, config.seed, config.device, config.half, self.ranks
         )
         work.picture = lambda writer, step: writer.add_image(  # type: ignore[attr-defined]
             "unet/samples", self._sheet(work.average), step
         )
-        self._run("unet", config.unet.steps, work, interrupt)
+        self._run("unet", config.unet.steps, work, interrupt, self.ranks)
         self.unet = work.average
-
-    def export(self) -> Path:
-        """Write the base folder with card, hashes and pictures."""
-        return export_base(self)
 
     def cache(self) -> Cache:
         """Encode every view and every distinct caption once."""
@@ -226,9 +250,10 @@ class PretrainJob:
             torch.manual_seed(self.config.seed)
             return make(*arguments)
 
-    def _run(self, name: str, steps: int, work: Any, interrupt: store.InterruptFlag) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
+    def _run(
+        self, name: str, steps: int, work: Any, interrupt: store.InterruptFlag, ranks: Ranks | None = None
+    ) -> None:
+        """Run a phase, divided among `ranks`; without them the first process runs it and the others load the result."""
         phase = Phase(
             name,
             self.phases,
@@ -238,10 +263,26 @@ class PretrainJob:
             getattr(work, "picture", None),
             self.config.checkpoint_every,
             self.config.picture_every,
+            ranks or ALONE,
         )
-        phase.resume()
-        writer = SummaryWriter(str(self.output / "tensorboard"), purge_step=phase.step)
+        if ranks or self.ranks.rank == 0:
+            phase.resume()
+            with self._curves(phase.step) as writer:
+                run_phase(phase, interrupt, writer)
+        self.ranks.share()
+        if not ranks and self.ranks.rank:
+            phase.resume()
+
+    @contextlib.contextmanager
+    def _curves(self, step: int) -> Iterator[SummaryWriter | None]:
+        """Open TensorBoard at a step; only the first process draws."""
+        if self.ranks.rank:
+            yield None
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer = SummaryWriter(str(self.output / "tensorboard"), purge_step=step)
         try:
-            run_phase(phase, interrupt, writer)
+            yield writer
         finally:
             writer.close()

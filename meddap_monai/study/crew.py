@@ -1,7 +1,8 @@
 """Several processes run one study: stages that can divide their work do, the others are the first process's alone.
 
-`adapt`, `generate` and `classify` find the process group that is made here and share their work; it must be one group
-for the whole study, because a second one under the same ``torchrun`` meets the first one's leftovers in its store.
+`pretrain`, `adapt`, `generate` and `classify` find the process group that is made here and share their work; it must be
+one group for the whole study, because a second one under the same ``torchrun`` meets the first one's leftovers in its
+store.
 """
 
 from __future__ import annotations
@@ -9,13 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 
 from meddap_monai.classifier.parallel import work_alone
 from meddap_monai.diffusion.ranks import Ranks, join_ranks
-
-_PATIENCE = timedelta(days=7)
 
 
 class Crew:
@@ -50,17 +48,6 @@ def join_crew() -> Iterator[Crew]:
         yield Crew()
         return
     import torch
-    import torch.distributed as dist
 
-    opened = not dist.is_initialized()
-    if opened:
-        gpus = torch.cuda.is_available()
-        if gpus:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=_PATIENCE)
-    try:
-        with join_ranks() as ranks:
-            yield Crew(ranks)
-    finally:
-        if opened:
-            dist.destroy_process_group()
+    with join_ranks(gpu=torch.cuda.is_available()) as ranks:
+        yield Crew(ranks)

@@ -27,7 +27,7 @@ from meddap_monai.study.configuration import ARMS, StudyConfig, Variant
 from meddap_monai.study.crew import Crew
 from meddap_monai.study.join import join_generated
 
-DIVIDED = ("adapt", "generate", "classify")
+DIVIDED = ("pretrain", "adapt", "generate", "classify")
 """Stages whose work several processes divide among themselves."""
 
 
@@ -159,10 +159,11 @@ class Track:
 
     def _shared_base(self, config: PretrainConfig, records: Path) -> str:
         folder = self.folder.parent / "pretrain" / self.variant.name
-        work = lambda to: self.shared.crew.alone(  # noqa: E731
-            lambda: pretrain(config, to, records=records, overwrite=self.overwrite)
+        made = self.shared.before(
+            [config, str(records)],
+            folder,
+            lambda to: pretrain(config, to, records=records, overwrite=self.overwrite),
         )
-        made = self.shared.before([config, str(records)], folder, work)
         self.folders.setdefault("pretrain", made.parent)
         return str(made)
 

@@ -241,7 +241,7 @@ def test_r27_interrupted_in_any_phase_then_resumed(
 ) -> None:
     whole = PretrainJob._run
 
-    def signalled(self, name, steps, work, interrupt):
+    def signalled(self, name, steps, work, *others):
         if name == phase:
             step = work.advance
 
@@ -251,7 +251,7 @@ def test_r27_interrupted_in_any_phase_then_resumed(
                 return step(number)
 
             work.advance = advance
-        return whole(self, name, steps, work, interrupt)
+        return whole(self, name, steps, work, *others)
 
     monkeypatch.setattr(PretrainJob, "_run", signalled)
     with pytest.raises(Interrupted, match=f"phase '{phase}' stopped at step 4"):

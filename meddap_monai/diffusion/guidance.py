@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from meddap_monai.configuration import check_choice
-from meddap_monai.diffusion.latentclassifier import default_config, load_latent_classifier, train_latent_classifier
+from meddap_monai.diffusion.latentclassifier import load_latent_classifier
 from meddap_monai.errors import ConfigurationError
 
 VARIANTS = ("noisy", "clean", "published")
@@ -120,38 +120,19 @@ def from_epsilon(eps: torch.Tensor, latents: torch.Tensor, keep: float, blur: fl
     return (latents - blur * eps) / keep
 
 
-def open_guide(
-    settings: Any, base: str | Path, records: Path | str | None, device: str | torch.device = "cpu", seed: int = 0
-) -> ClassifierGuide:
+def open_guide(settings: Any, base: str | Path, device: str | torch.device = "cpu") -> ClassifierGuide:
     """Return the guide that generation's ``classifier_guidance`` asks for.
 
     Args:
-        settings: a `ClassifierGuidance`.
+        settings: a `ClassifierGuidance` that names its classifier.
         base: the base that is guided.
-        records: labelled set; a classifier is trained on its split train, kept in ``guidance_<variant>`` beside it,
-            and used again next time. Not needed where ``classifier`` is given.
         device: of the UNet.
-        seed: of that training.
 
     Raises:
-        ConfigurationError: neither a classifier nor records.
+        ConfigurationError: no classifier is named, or an unknown variant.
     """
     check_choice(settings.variant, VARIANTS, "generate#classifier_guidance#variant")
-    folder = settings.classifier
-    if folder is None:
-        if records is None:
-            raise ConfigurationError(
-                "generate#classifier_guidance: give a classifier folder, or records to train one on"
-            )
-        config = default_config(settings.variant, seed, settings.training)
-        folder = Path(records).resolve().parent / f"guidance_{settings.variant}_{base_key(base)}_{seed}"
-        train_latent_classifier(config, folder, records=Path(records), base=base)
-    classifier, _ = load_latent_classifier(Path(folder), base)
+    if settings.classifier is None:
+        raise ConfigurationError("generate#classifier_guidance#classifier: none is given, expected a trained folder")
+    classifier, _ = load_latent_classifier(Path(settings.classifier), base)
     return ClassifierGuide(classifier.to(device), settings.scale, settings.start, settings.end, settings.variant)
-
-
-def base_key(base: str | Path) -> str:
-    """Return eight letters that tell bases apart, for folder names."""
-    from meddap_monai.diffusion.base import base_hash
-
-    return base_hash(base)[:8]

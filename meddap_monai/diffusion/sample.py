@@ -216,7 +216,7 @@ def open_sampler(
         given["clip_skip"] = cards(base, adapters)["clip_skip"]
     settings = LoopSettings(**given)
     guidance = config.classifier_guidance
-    guide = open_guide(guidance, base, None, device, config.seed) if guidance is not None else None
+    guide = open_guide(guidance, base, device) if guidance is not None else None
     with fuse(pipeline):
         yield ImageSampler(pipeline, settings, guide)
 

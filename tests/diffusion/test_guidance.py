@@ -165,7 +165,7 @@ def test_generation_opens_a_guide_by_its_settings(tiny_base: Path, records: Path
     from meddap_monai.diffusion.generation_config import ClassifierGuidance
 
     folder = train_latent_classifier(QUICK, tmp_path / "a", records=records, base=tiny_base)
-    guide = open_guide(ClassifierGuidance(classifier=folder, scale=2.0, start=0.1), tiny_base, None)
+    guide = open_guide(ClassifierGuidance(classifier=folder, scale=2.0, start=0.1), tiny_base)
     assert (guide.scale, guide.start, guide.variant) == (2.0, 0.1, "noisy")
-    with pytest.raises(ConfigurationError, match="give a classifier folder, or records"):
-        open_guide(ClassifierGuidance(), tiny_base, None)
+    with pytest.raises(ConfigurationError, match="none is given, expected a trained folder"):
+        open_guide(ClassifierGuidance(), tiny_base)

@@ -34,7 +34,10 @@ from meddap_monai.diffusion.pictures import draw_pictures
 from meddap_monai.diffusion.prompts import PromptTable, load_prompt_table
 from meddap_monai.diffusion.views import square
 from meddap_monai.evaluation.generative import frechet_distance, kernel_distance
+from meddap_monai.evaluation.intervals import wilson
 from meddap_monai.records import Record, read_records
+from meddap_monai.selection.copies import CopyConfig, Images, calibrate, find_nearest, flag
+from meddap_monai.selection.pixels import to_thumbnails
 
 EXTRACTOR = "HOG, 64 px, 8 px cells, 9 orientations, 2 x 2 blocks (1764 numbers), 64 principal components of real train"
 
@@ -86,9 +89,10 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     }
     report["agreement"] = agreement(train, held, synthetic, classes)
     report["usefulness"] = usefulness(train, held, synthetic, classes)
+    report["synthetic_accuracy"] = synthetic_accuracy(train, held, synthetic, classes)
     report["energy"] = energy(held, train, synthetic, classes)
     report["distance"] = distances(train, held, synthetic)
-    report["copies"] = copies(train, held, synthetic)
+    report["copies"] = copies(train, held, synthetic, classes)
     report["real_or_synthetic_auc"] = real_or_synthetic(train, held, synthetic, classes)
     report["adjectives"] = adjectives(pipeline, tables[0], train, given)
     return report
@@ -180,6 +184,25 @@ def usefulness(train: Any, held: Any, synthetic: Any, classes: list[str]) -> dic
     return found
 
 
+def synthetic_accuracy(train: Any, held: Any, synthetic: Any, classes: list[str]) -> dict[str, Any]:
+    """Return balanced accuracy of classifiers trained on real training images, on synthetic and on held-out real ones.
+
+    A generator's figure: near 1, pictures are as their prompts say; above the real one, they are easier than reality.
+    """
+    found = {}
+    for task, names in {"all": classes, "benign or malignant": ["benign", "malignant"]}.items():
+        if not set(names) <= set(classes):
+            continue
+        mine = np.isin(train["class"], names)
+        model = classifier().fit(features(with_flips(train["pixels"][mine])), np.tile(train["class"][mine], 2))
+        found[task] = {}
+        for source, data in {"synthetic": synthetic, "real held out": held}.items():
+            keep = np.isin(data["class"], names)
+            said = model.predict(features(data["pixels"][keep]))
+            found[task][source] = float(balanced_accuracy_score(data["class"][keep], said))
+    return found
+
+
 def energy(held: Any, train: Any, synthetic: Any, classes: list[str]) -> dict[str, Any]:
     """Return, per class, synthetic over real: gradient energy, high-frequency energy, mean and spread."""
     real = {key: np.concatenate([held[key], train[key]]) for key in ("pixels", "class")}
@@ -230,29 +253,32 @@ def _like(data: Any, held: Any) -> np.ndarray:
     return np.concatenate(chosen)
 
 
-def thumbnails(pixels: np.ndarray) -> np.ndarray:
-    """Return unit-length 32 px thumbnails without their mean, (N, 1024)."""
-    small = np.stack(
-        [np.asarray(Image.fromarray(p).resize((32, 32), Image.Resampling.BOX), np.float64) for p in pixels]
-    )
-    flat = small.reshape(len(small), -1)
-    flat -= flat.mean(1, keepdims=True)
-    return flat / np.linalg.norm(flat, axis=1, keepdims=True).clip(1e-9)
+def copies(train: Any, held: Any, synthetic: Any, classes: list[str]) -> dict[str, Any]:
+    """Return how many pictures lie nearer to a training image than 99 % of the real images of other patients do.
+
+    Distances, alignment (mirrored and cropped views too) and thresholds are those of the stage ``select``.
+    """
+    config = CopyConfig()
+    bank = Images(to_thumbnails(train["pixels"][:, None]), None, [str(name) for name in train["group"]])
+    limits = calibrate(bank, config)
+    found: dict[str, Any] = {
+        "thresholds": limits.values,
+        "real train": {"flagged": limits.share, "same pictures": len(limits.same_pictures)},
+    }
+    sets = {"synthetic": synthetic, "real held out": held}
+    sets |= {f"synthetic {name}": _only(synthetic, name) for name in classes}
+    for name, data in sets.items():
+        asked = Images(to_thumbnails(data["pixels"][:, None]), None, [""] * len(data["pixels"]))
+        distances = find_nearest(asked, bank, config).distances
+        hits, count = int(flag(distances, limits.values).sum()), len(data["pixels"])
+        found[name] = {"flagged": hits, "of": count, "share": hits / count, "interval": list(wilson(hits, count))}
+        for kind, values in distances.items():
+            found[name][kind] = {f"p{q}": float(np.percentile(values, q)) for q in (0, 5, 50)}
+    return found
 
 
-def copies(train: Any, held: Any, synthetic: Any) -> dict[str, Any]:
-    """Return the correlation with the nearest training image or its mirror image."""
-    bank = thumbnails(with_flips(train["pixels"]))
-    found = {}
-    for name, data in {"synthetic": synthetic, "real held out": held}.items():
-        nearest = (thumbnails(data["pixels"]) @ bank.T).max(1)
-        found[name] = {f"p{q}": float(np.percentile(nearest, q)) for q in (50, 95, 100)}
-    same = thumbnails(train["pixels"]) @ bank[: len(train["class"])].T
-    same[train["group"][:, None] == train["group"][None]] = -1
-    limit = float(np.percentile(same.max(1), 99))
-    beyond = float(((thumbnails(synthetic["pixels"]) @ bank.T).max(1) > limit).mean())
-    held_beyond = float(((thumbnails(held["pixels"]) @ bank.T).max(1) > limit).mean())
-    return found | {"limit": limit, "synthetic beyond": beyond, "real held out beyond": held_beyond}
+def _only(data: Any, name: str) -> dict[str, Any]:
+    return {key: value[data["class"] == name] for key, value in data.items()}
 
 
 def real_or_synthetic(train: Any, held: Any, synthetic: Any, classes: list[str]) -> dict[str, float]:

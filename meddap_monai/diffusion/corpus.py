@@ -1,6 +1,7 @@
 """The embedded base again, from folders, by one command: gather pictures, then pre-train with ``configs/base.yaml``.
 
     python -m meddap_monai.diffusion.corpus --busbra FOLDER --fetal FOLDER --output runs/base
+    python -m meddap_monai.diffusion.corpus ... --sharpen embedded      # only train the decoder of that base on
 
 The folders hold an ``index.csv`` each: BUS-BRA (rows of role ``pretrain`` are taken) and the Spanish fetal planes. A
 fifth of the patients is held out as split val and never trained on. Simulated images give the class ``normal``.
@@ -12,19 +13,24 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from PIL import Image
 
 from meddap_monai import resources, store
 from meddap_monai.configuration import build, check_range
+from meddap_monai.diffusion.base import base_folder, base_hash, load_base
+from meddap_monai.diffusion.export import export_base
 from meddap_monai.images.index import IndexConfig, index
 from meddap_monai.phantom import SCANNERS, simulate_image
+from meddap_monai.provenance import train_hashes
 from meddap_monai.records import Record, pixel_hash, read_records, write_records
 
+if TYPE_CHECKING:
+    from meddap_monai.diffusion.pretrain import PretrainConfig
+
 SIMULATED = ("benign", "malignant", "normal")
-_FIRST_SEED = 7_000_000
-"""Far from the seeds of the demo, so that no demo image is a training image."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class CorpusConfig:
         folders: name -> folder with an ``index.csv``.
         where: name -> columns and the values that rows must have.
         simulated: simulated images per class, scanner "own".
+        first_seed: of the simulated images; far from the demo's, so that no demo image is a training image.
         held_out: share of the patients that becomes split val.
         seed: of the split.
         workers: reading processes, see `IndexConfig`.
@@ -43,6 +50,7 @@ class CorpusConfig:
     folders: dict[str, Path]
     where: dict[str, dict[str, str]]
     simulated: int = 80
+    first_seed: int = 7_000_000
     held_out: float = 0.2
     seed: int = 0
     workers: int = 1
@@ -99,7 +107,7 @@ def _simulate(config: CorpusConfig, folder: Path) -> list[Record]:
     records = []
     for number in range(config.simulated):
         for name in SIMULATED:
-            pixels = simulate_image(name, _FIRST_SEED + number, "own")
+            pixels = simulate_image(name, config.first_seed + number, "own")
             path = folder / f"{name}-{number:03d}.png"
             with store.atomic_path(path) as temporary:
                 Image.fromarray(pixels).save(temporary, format="PNG")
@@ -119,6 +127,46 @@ def _simulate(config: CorpusConfig, folder: Path) -> list[Record]:
     return records
 
 
+def sharpen(config: PretrainConfig, base: str | Path, output: Path, *, records: Path, overwrite: bool = False) -> Path:
+    """Train the decoder of a base on (`polish`, then its corner); everything else of it stays as it is.
+
+    Args:
+        config: of pre-training; its resolution and autoencoder shape must be the base's.
+        base: "embedded" or a folder.
+        output: stage folder.
+        records: records file. What the base has seen counts as split train, other real images as val.
+        overwrite: replace a folder of another configuration.
+
+    Returns:
+        ``output/base``.
+    """
+    from meddap_monai.diffusion.pretrain import PretrainJob
+
+    output = Path(output)
+    inputs = {"records": store.sha256_file(records), "base": base_hash(base)}
+    with store.open_stage(output, "pretrain", config, inputs, overwrite) as stage:
+        if stage.done:
+            return output / "base"
+        rows, seen = read_records(records, full=True), train_hashes(base_folder(base))
+        known = [row if row["meta"].get("simulated") else _as_seen(row, seen) for row in rows]
+        write_records(output / "records.jsonl", known)
+        job = PretrainJob(config, output, output / "records.jsonl")
+        pipeline: Any = load_base(base)
+        job.tokenizer, job.text_encoder, job.vae, job.unet = (
+            getattr(pipeline, part) for part in ("tokenizer", "text_encoder", "vae", "unet")
+        )
+        job.pca = None
+        with store.InterruptFlag() as interrupt:
+            job.finish_decoder(interrupt)
+        folder = export_base(job)
+        stage.finish({"in": len(rows), "out": len(job.training), "rejected": 0})
+    return folder
+
+
+def _as_seen(row: Record, seen: frozenset[str]) -> Record:
+    return row | {"split": "train" if row["sha256"] in seen else "val"}
+
+
 def main() -> None:
     """Gather and pre-train; a second call goes on where the first one stopped."""
     from meddap_monai.diffusion.pretrain import PretrainConfig, pretrain
@@ -127,6 +175,7 @@ def main() -> None:
     parser.add_argument("--busbra", type=Path, required=True, help="folder of the BUS-BRA images with index.csv")
     parser.add_argument("--fetal", type=Path, required=True, help="folder of the fetal planes with index.csv")
     parser.add_argument("--output", type=Path, default=Path("runs/base"))
+    parser.add_argument("--sharpen", metavar="BASE", help="only train this base's decoder on")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     given = parser.parse_args()
     folders = {"busbra": given.busbra, "fetal": given.fetal}
@@ -134,7 +183,10 @@ def main() -> None:
     records = gather(corpus, given.output / "corpus")
     settings = yaml.safe_load(resources.find("configs/base.yaml").read_text())["pretrain"]
     config = build(PretrainConfig, settings | {"device": given.device}, "pretrain")
-    print(pretrain(config, given.output / "pretrain", records=records))
+    if given.sharpen:
+        print(sharpen(config, given.sharpen, given.output / "sharpen", records=records))
+    else:
+        print(pretrain(config, given.output / "pretrain", records=records))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ the two gradients as in Esser et al. 2021, eq. 7) brings its energy back. With a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,14 +73,16 @@ class AutoencoderTraining:
         total = finite(loss + config.kl * kl, "decoder", step, rate, names)
         adversarial = config.adversarial > 0 and step >= config.adversarial_from * config.steps
         if adversarial:
-            total = total + self._deceive(loss, made)
+            last = self.vae.decoder.conv_out.weight
+            total = total + config.adversarial * deceive(self.discriminator, last, loss, (made,))
         self.optimizer.zero_grad()
         total.backward()
         nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
         self.optimizer.step()
         report = {name: value.item() for name, value in losses.items()}
         if adversarial:
-            report["discriminator"] = self._judge(images, made.detach(), rate, step, names)
+            verdict = judge(self.discriminator, self.rival, (images,), (made.detach(),), 0.5 * rate)
+            report["discriminator"] = finite(verdict, "decoder", step, rate, names).item()
         return report
 
     def picture(self, writer: SummaryWriter, step: int) -> None:
@@ -91,7 +94,7 @@ class AutoencoderTraining:
             made = self.vae.decode(self._encode(images)).sample.mean(1, keepdim=True)
         rows = torch.cat([torch.cat(list(part), dim=2) for part in (images, made.clamp(-1, 1))], dim=1)
         writer.add_image("decoder/real above reconstructed", (rows + 1) / 2, step)
-        writer.add_scalar("decoder/gradient energy", float(_energy(made) / _energy(images)), step)
+        writer.add_scalar("decoder/gradient energy", float(gradient_energy(made) / gradient_energy(images)), step)
         writer.add_scalar("decoder/psnr", float(-10 * ((made - images) / 2).square().mean().log10()), step)
 
     def _batch(self, step: int, draw: torch.Generator) -> tuple[torch.Tensor, list[str]]:
@@ -126,26 +129,6 @@ class AutoencoderTraining:
         noise = torch.randn(latents.shape, generator=draw).to(self.device)
         return self.vae.decode(latents + size * noise).sample.mean(1, keepdim=True), kl
 
-    def _deceive(self, loss: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
-        verdict = -self.discriminator(made).mean()
-        last = self.vae.decoder.conv_out.weight
-        own = torch.autograd.grad(loss, last, retain_graph=True)[0].norm()
-        other = torch.autograd.grad(verdict, last, retain_graph=True)[0].norm()
-        weight = (own / (other + 1e-6)).clamp(max=100.0).detach()
-        return self.config.adversarial * weight * verdict
-
-    def _judge(self, images: torch.Tensor, made: torch.Tensor, rate: float, step: int, names: list[str]) -> float:
-        set_rate(self.rival, 0.5 * rate)
-        loss = (
-            functional.relu(1 - self.discriminator(images)).mean()
-            + functional.relu(1 + self.discriminator(made)).mean()
-        )
-        finite(loss, "decoder", step, rate, names)
-        self.rival.zero_grad()
-        loss.backward()
-        self.rival.step()
-        return float(loss.item())
-
 
 def reconstruction_losses(made: torch.Tensor, images: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return L1, the L1 distance of image gradients and of log spectra.
@@ -163,5 +146,35 @@ def reconstruction_losses(made: torch.Tensor, images: torch.Tensor) -> dict[str,
     }
 
 
-def _energy(images: torch.Tensor) -> torch.Tensor:
+def gradient_energy(images: torch.Tensor) -> torch.Tensor:
+    """Return the mean size of the horizontal gradients of pictures (B, 1, H, W)."""
     return torch.diff(images, dim=3).abs().mean()
+
+
+def deceive(
+    discriminator: nn.Module, last: nn.Parameter, loss: torch.Tensor, fakes: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Return the generator's hinge loss, scaled so that its gradient at `last` is as large as that of `loss`."""
+    verdict = -torch.stack([discriminator(fake).mean() for fake in fakes]).mean()
+    own = torch.autograd.grad(loss, last, retain_graph=True)[0].norm()
+    other = torch.autograd.grad(verdict, last, retain_graph=True)[0].norm()
+    weight = (own / (other + 1e-6)).clamp(max=100.0).detach()
+    return weight * verdict
+
+
+def judge(
+    discriminator: nn.Module,
+    rival: torch.optim.Optimizer,
+    reals: Sequence[torch.Tensor],
+    fakes: Sequence[torch.Tensor],
+    rate: float,
+) -> torch.Tensor:
+    """Do one step of the discriminator on pairs of real and made pictures; return its hinge loss."""
+    set_rate(rival, rate)
+    losses = [functional.relu(1 - discriminator(real)).mean() for real in reals]
+    losses += [functional.relu(1 + discriminator(fake)).mean() for fake in fakes]
+    loss = torch.stack(losses).sum() / len(reals)
+    rival.zero_grad()
+    loss.backward()
+    rival.step()
+    return loss.detach()

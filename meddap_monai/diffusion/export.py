@@ -62,6 +62,7 @@ def describe(job: PretrainJob, pipeline: Any) -> dict[str, Any]:
             "autoencoder": config.autoencoder.steps,
             "corners": config.autoencoder.corner_steps,
             "unet": config.unet.steps,
+            "polish": config.polish.steps,
         },
         "prediction_type": config.unet.prediction,
         "images": len(job.training),

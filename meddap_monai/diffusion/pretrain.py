@@ -1,7 +1,8 @@
 """Stage ``pretrain``: records in, an own latent diffusion base out, in the ordinary Stable Diffusion layout.
 
 HistoDiffusion's idea (Ye et al., MICCAI 2023) as a product feature: pre-train once on much data without labels, steer
-later with little. Three phases, each with its own checkpoint: text encoder, autoencoder, UNet.
+later with little. Phases, each with its own checkpoint: text encoder, autoencoder, UNet, and the decoder
+once more, on what the UNet draws.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from meddap_monai import store
 from meddap_monai.configuration import check_choice, check_range
@@ -29,6 +31,7 @@ from meddap_monai.diffusion.denoiser import (
 )
 from meddap_monai.diffusion.export import export_base, sample_sheet
 from meddap_monai.diffusion.loop import Phase, run_phase
+from meddap_monai.diffusion.polish import PolishConfig, PolishTraining, choose_views, draw_once
 from meddap_monai.diffusion.prompts import PromptTable, load_prompt_table, table_names
 from meddap_monai.diffusion.ranks import ALONE, Ranks, join_ranks
 from meddap_monai.diffusion.textencoder import TextEncoderConfig, TextEncoderTraining
@@ -54,6 +57,7 @@ class PretrainConfig:
         autoencoder: shape and training of the autoencoder.
         text_encoder: shape and training of the text encoder.
         unet: shape and training of the UNet.
+        polish: further training of the decoder, on what the UNet draws.
         device: "cpu" or "cuda".
         half: compute the UNet in bfloat16 autocast.
         checkpoint_every: steps between checkpoints.
@@ -68,6 +72,7 @@ class PretrainConfig:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     unet: DenoiserConfig = field(default_factory=DenoiserConfig)
+    polish: PolishConfig = field(default_factory=PolishConfig)
     device: str = "cpu"
     half: bool = True
     checkpoint_every: int = 250
@@ -137,7 +142,7 @@ def _follow(config: PretrainConfig, output: Path, records: Path, ranks: Ranks) -
 
 
 class PretrainJob:
-    """The three phases over one set of pictures; each goes on from its own checkpoint."""
+    """The phases over one set of pictures; each goes on from its own checkpoint."""
 
     def __init__(self, config: PretrainConfig, output: Path, records: Path, ranks: Ranks = ALONE) -> None:
         """Read the records and cut the views."""
@@ -160,7 +165,7 @@ class PretrainJob:
     def train(self) -> None:
         """Run all phases, each from its checkpoint."""
         with store.InterruptFlag() as interrupt:
-            for phase in (self.train_text_encoder, self.train_autoencoder, self.train_unet):
+            for phase in (self.train_text_encoder, self.train_autoencoder, self.train_unet, self.finish_decoder):
                 phase(interrupt)
 
     def train_text_encoder(self, interrupt: store.InterruptFlag) -> None:
@@ -178,9 +183,6 @@ class PretrainJob:
             self.vae, self.pca, views.pixels, views.ids, config.autoencoder, config.seed, config.device
         )
         self._run("autoencoder", config.autoencoder.steps, work, interrupt)
-        if config.autoencoder.corner_steps:
-            touch = CornerTraining(self.vae, views.pixels, views.ids, config.autoencoder, config.seed, config.device)
-            self._run("corners", config.autoencoder.corner_steps, touch, interrupt)
         self.vae.eval().requires_grad_(False)
 
     def train_unet(self, interrupt: store.InterruptFlag) -> None:
@@ -195,15 +197,37 @@ class PretrainJob:
         self._run("unet", config.unet.steps, work, interrupt, self.ranks)
         self.unet = work.average
 
+    def finish_decoder(self, interrupt: store.InterruptFlag) -> None:
+        """Phase four: a sharper decoder for what the UNet draws, then its corner."""
+        views, config = self.views, self.config
+        if config.polish.steps:
+            rows = choose_views(views.groups, config.polish.drawn, config.seed)
+            captions = [views.captions[row] for row in rows]
+            if self.ranks.rank == 0:
+                draw_once(self.phases / "drawn.safetensors", self.pipeline(self.unet), captions, config)
+            self.ranks.share()
+            drawn = load_file(self.phases / "drawn.safetensors")["latents"]
+            polish = PolishTraining(self.vae, views, self.encode_views(), drawn, rows, config)
+            self._run("polish", config.polish.steps, polish, interrupt)
+            polish.finish()
+        if config.autoencoder.corner_steps:
+            touch = CornerTraining(self.vae, views.pixels, views.ids, config.autoencoder, config.seed, config.device)
+            self._run("corners", config.autoencoder.corner_steps, touch, interrupt)
+        self.vae.eval().requires_grad_(False)
+
     def cache(self) -> Cache:
         """Encode every view and every distinct caption once."""
         views = self.views
-        latents = [self._encode(views.pixels[start : start + 64]) for start in range(0, len(views.pixels), 64)]
         texts = ["", *sorted(set(views.captions) - {""})]
         rows = {text: number for number, text in enumerate(texts)}
         captions = torch.tensor([rows[text] for text in views.captions])
         embeddings = self.embed(texts)
-        return Cache(torch.cat(latents), captions, embeddings, views.groups, views.ids, views.changed)
+        return Cache(self.encode_views(), captions, embeddings, views.groups, views.ids, views.changed)
+
+    def encode_views(self) -> torch.Tensor:
+        """Return the latents (N, C, h, w) float16 of every view."""
+        pixels = self.views.pixels
+        return torch.cat([self._encode(pixels[start : start + 64]) for start in range(0, len(pixels), 64)])
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> torch.Tensor:

@@ -1,0 +1,135 @@
+"""The decoder's last phase: sharper on what the UNet draws, resumable, and nothing else of the base moves."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from meddap_monai import store
+from meddap_monai.diffusion.autoencoder import AutoencoderConfig, build_autoencoder, fit_patch_pca
+from meddap_monai.diffusion.base import load_base
+from meddap_monai.diffusion.corpus import sharpen
+from meddap_monai.diffusion.decoder import gradient_energy
+from meddap_monai.diffusion.denoiser import DenoiserConfig
+from meddap_monai.diffusion.polish import PolishConfig, PolishTraining, cell_power, choose_views
+from meddap_monai.diffusion.pretrain import PretrainConfig, pretrain
+from meddap_monai.diffusion.textencoder import TextEncoderConfig
+from meddap_monai.diffusion.views import Views, ViewsConfig
+from meddap_monai.errors import Interrupted
+from meddap_monai.phantom import simulate_image
+
+SMALL = PretrainConfig(
+    resolution=32,
+    prompts=("breast",),
+    views=ViewsConfig(clean=2, changed=1),
+    autoencoder=AutoencoderConfig(channels=(8, 16, 16), latents=4, groups=4, steps=2, batch=2, crop=32, corner_steps=2),
+    text_encoder=TextEncoderConfig(width=32, layers=1, steps=2, batch=8),
+    unet=DenoiserConfig(channels=(16, 32), heads=2, groups=8, steps=2, batch=4, warmup=2),
+    polish=PolishConfig(steps=5, drawn=3, sampling_steps=2, batch=2, crop=16),
+    checkpoint_every=2,
+    picture_every=3,
+    half=False,
+)
+
+
+@pytest.fixture(scope="module")
+def records(make_records) -> Path:
+    return make_records({"train": 3, "val": 1}, size=32)
+
+
+@pytest.fixture(scope="module")
+def small_base(records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pretrain(SMALL, tmp_path_factory.mktemp("polish") / "out", records=records)
+
+
+def weights(base: Path) -> dict[str, str]:
+    return {path.parent.name: store.sha256_file(path) for path in base.rglob("*.safetensors")}
+
+
+def test_smooth_latents_come_out_sharper() -> None:
+    config = AutoencoderConfig(channels=(8, 16, 16), latents=4, groups=4)
+    pixels = np.stack([simulate_image("benign", seed, size=(32, 32)) for seed in range(24)])
+    pca = fit_patch_pca(pixels, config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vae = build_autoencoder(config, 32, pca)
+    encoder = {name: value.clone() for name, value in vae.encoder.state_dict().items()}
+    images = torch.from_numpy(pixels).float().div(127.5).sub(1)[:, None]
+    latents = pca.encode(images)
+    drawn = torch.nn.functional.avg_pool2d(latents, 3, 1, 1)
+    views = Views(pixels, ["a"] * 24, ["benign"] * 24, [str(n) for n in range(24)], np.zeros(24, bool))
+    polish = PolishConfig(
+        steps=80, drawn=24, batch=4, crop=32, batch_drawn=4, energy=0.3, average=0.9, learning_rate=2e-3
+    )
+    settings = dataclasses.replace(SMALL, polish=polish)
+    work = PolishTraining(vae, views, latents.half(), drawn.half(), np.arange(24), settings)
+
+    def lack() -> float:
+        with torch.no_grad():
+            made = vae.decoder(drawn).mean(1, keepdim=True)
+        return abs(float(np.log(gradient_energy(made) / gradient_energy(images))))
+
+    before = lack()
+    for step in range(polish.steps):
+        losses = work.advance(step)
+    work.finish()
+    assert lack() < before / 2
+    assert np.isfinite(list(losses.values())).all()
+    assert all(torch.equal(value, encoder[name]) for name, value in vae.encoder.state_dict().items())
+
+
+def test_power_in_cells_is_that_of_the_picture() -> None:
+    fine = torch.zeros(1, 1, 32, 32)
+    fine[..., ::2] = 1.0
+    power = cell_power(fine)[0]
+    assert power.shape == (16, 8)
+    assert int(power.sum(0).argmax()) == 7, "an alternating column is the highest horizontal frequency"
+
+
+def test_every_group_is_drawn_equally_often() -> None:
+    groups = ["a"] * 90 + ["b"] * 10
+    rows = choose_views(groups, 40, seed=3)
+    assert [groups[row] for row in rows].count("b") == 20
+    assert np.array_equal(rows, choose_views(groups, 40, seed=3))
+
+
+def test_r27_interrupted_while_polishing_then_resumed(
+    small_base: Path, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = PolishTraining.advance
+
+    def signalled(self: PolishTraining, step: int) -> dict[str, float]:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return whole(self, step)
+
+    monkeypatch.setattr(PolishTraining, "advance", signalled)
+    with pytest.raises(Interrupted, match="phase 'polish' stopped at step 3"):
+        pretrain(SMALL, tmp_path / "out", records=records)
+    monkeypatch.setattr(PolishTraining, "advance", whole)
+    assert weights(pretrain(SMALL, tmp_path / "out", records=records)) == weights(small_base)
+
+
+def test_a_base_is_sharpened_and_keeps_the_rest(small_base: Path, records: Path, tmp_path: Path) -> None:
+    made = sharpen(SMALL, small_base, tmp_path / "out", records=records)
+    old, new = weights(small_base), weights(made)
+    assert {name for name in old if old[name] != new[name]} == {"vae"}
+    before, after = (load_base(folder).vae.encoder.state_dict() for folder in (small_base, made))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (made / "train_sha256.txt").read_text() == (small_base / "train_sha256.txt").read_text()
+
+
+def test_without_steps_the_decoder_stays(small_base: Path, records: Path, tmp_path: Path) -> None:
+    quiet = dataclasses.replace(
+        SMALL,
+        polish=PolishConfig(steps=0),
+        autoencoder=dataclasses.replace(SMALL.autoencoder, corner_steps=0),
+    )
+    assert weights(sharpen(quiet, small_base, tmp_path / "out", records=records)) == weights(small_base)
+    assert not (tmp_path / "out" / "phases" / "drawn.safetensors").exists()

@@ -8,6 +8,7 @@ import torch
 from adapter_material import clip_text, quick, sd14_unet, sdxl_unet
 
 from meddap_monai.diffusion import adapter as adapters
+from meddap_monai.diffusion import preparation
 from meddap_monai.diffusion.adapt_config import AdaptConfig
 from meddap_monai.diffusion.base import load_base
 from meddap_monai.diffusion.methods import dreambooth, fulora, inversion, uslora
@@ -123,6 +124,25 @@ def test_full_dreambooth_is_a_base_that_opens(tiny_base: Path, small_records: Pa
     assert (folder / "train_sha256.txt").read_text()
     card = json.loads((folder / "base.json").read_text())
     assert card["class_prompts"]["benign"] == "image of a sks ultrasound"
+
+
+@pytest.mark.parametrize("method", ["uslora", "textual_inversion", "dreambooth"])
+def test_a_base_in_sixteen_bit_as_on_a_gpu(
+    tiny_base: Path, small_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Trained values stay in 32 bit: a step of 1e-6 on weights around 0.1 is below what bfloat16 can add."""
+    monkeypatch.setattr(preparation, "load_base", lambda base, dtype, device: load_base(base, torch.bfloat16, device))
+    settings = DreamBoothConfig(prior_images=1, prior_steps=1, full=True)
+    config = quick(
+        method=method, steps=2, precision="bf16", learning_rate=1e-6, samples_per_class=1, sample_steps=2,
+        validation_every=0, dreambooth=settings,
+    )  # fmt: skip
+    folder = adapt(config, tmp_path / "a", records=small_records, base=tiny_base)
+    assert (tmp_path / "a/samples/benign-0.png").is_file()
+    if method == "dreambooth":
+        tuned, base = (load_base(path).unet.state_dict() for path in (folder, tiny_base))
+        moved = [name for name in base if not torch.equal(tuned[name], base[name].bfloat16().float())]
+        assert len(moved) > 0.9 * len(base)
 
 
 # ---------------------------------------------------------------------------------------------------------- settings

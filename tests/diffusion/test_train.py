@@ -165,8 +165,13 @@ def test_parts_that_are_not_needed_are_freed(tiny_base: Path, records: Path, tmp
         assert all(not p.requires_grad or id(p) in learning for p in prepared.pipeline.unet.parameters())
 
 
-@pytest.mark.parametrize("settings", [{"accumulate": 4}, {"gradient_checkpointing": True}])
-def test_saving_memory_does_not_change_the_result(tiny_base: Path, records: Path, tmp_path: Path, settings) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [{"accumulate": 4}, {"gradient_checkpointing": True}, pytest.param({"compile": True}, marks=pytest.mark.slow)],
+)
+def test_saving_memory_or_time_does_not_change_the_result(
+    tiny_base: Path, records: Path, tmp_path: Path, settings
+) -> None:
     common = {"steps": 3, "batch": 4, "validation_every": 0}
     left = adapt(quick(**common), tmp_path / "a", records=records, base=tiny_base)
     right = adapt(quick(**common, **settings), tmp_path / "b", records=records, base=tiny_base)

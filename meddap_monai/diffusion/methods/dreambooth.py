@@ -87,6 +87,7 @@ def prepare(pipeline: Any, config: AdaptConfig) -> Trainable:
         return train_low_rank(parts, sets, config.rank_, config.alpha_, rates, config.seed)
     parameters, speed = {}, {}
     for name in chosen:
+        parts[name].float()  # in 16 bit a step of usual size would be rounded away
         for key, parameter in parts[name].named_parameters():
             parameters[f"{name}/{key}"] = parameter.requires_grad_(True)
             speed[f"{name}/{key}"] = rates[name]

@@ -45,6 +45,7 @@ _MODALITIES = {
     "XC",
 }
 _GREY_TOLERANCE = 6
+_PART = 3 * 2**15
 
 
 @dataclass(frozen=True)
@@ -273,11 +274,15 @@ def _nearly_equal_channels(pixels: np.ndarray) -> bool:
 
 
 def _equal_channels(pixels: np.ndarray) -> bool:
-    """Whether all three channels are equal; neighbouring bytes are compared, which needs no copy of a channel."""
+    """Whether all three channels are equal; neighbouring bytes are compared, in parts that fit the processor's cache."""
     values = pixels.ravel()
-    same = values[1:] == values[:-1]
-    same[2::3] = True
-    return bool(same.all())
+    for begin in range(0, len(values), _PART):
+        part = values[begin : begin + _PART]
+        same = part[1:] == part[:-1]
+        same[2::3] = True
+        if not same.all():
+            return False
+    return True
 
 
 def to_grey(pixels: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from meddap_monai import __version__
 from meddap_monai.diffusion.adapter_commands import add_adapter_command
 from meddap_monai.diffusion.generation_commands import add_generation_commands
 from meddap_monai.errors import ConfigurationError, Interrupted, MeddapError
+from meddap_monai.evaluation.commands import add_evaluation_commands
 from meddap_monai.resources import find
 from meddap_monai.store import STAGES
 
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_join(commands)
     add_adapter_command(commands)
     add_generation_commands(commands)
+    add_evaluation_commands(commands)
     return parser
 
 

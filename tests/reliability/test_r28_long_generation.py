@@ -1,13 +1,15 @@
-"""R28 for generation: memory and open files do not grow with the number of images."""
+"""R28 for generation: memory and open files do not grow with the number of images, nor with the rows of a plan."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
+from meddap_monai.diffusion import plan, planning
+from meddap_monai.diffusion.prompts import load_prompt_table
 from meddap_monai.diffusion.sample import GenerateConfig, generate
 from meddap_monai.diffusion.shard_maker import ShardMaker
 
@@ -17,7 +19,11 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory from /proc, which this system lacks")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="reads memory from /proc, which this system lacks"
+)
+
+
 @pytest.mark.parametrize("images", [240, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_memory_and_open_files_stay(
     images: int, make_records: Callable[..., Path], tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -31,11 +37,29 @@ def test_memory_and_open_files_stay(
         return made
 
     monkeypatch.setattr(ShardMaker, "make", watching)
-    config = GenerateConfig(
-        counts={"benign": images}, steps=1, guidance=1.0, shard_size=images // 20, batch=20, sheet_columns=2
-    )
+    small = {"steps": 1, "guidance": 1.0, "height": 16, "width": 16, "sheet_columns": 2}
+    config = GenerateConfig(counts={"benign": images}, shard_size=images // 20, batch=20, **small)
     generate(config, tmp_path / "out", records=records, base=tiny_base)
     settled, last = seen[len(seen) // 4], seen[-1]
     assert len(seen) == 20
     assert last[0] < 1.05 * settled[0]
     assert last[1] == settled[1]
+
+
+@pytest.mark.slow
+def test_a_million_rows_in_constant_memory(tmp_path: Path) -> None:
+    seen = []
+
+    def watched(items: Iterable, every: int) -> Iterator:
+        for number, item in enumerate(items):
+            if number % every == 0:
+                seen.append(resident_bytes())
+            yield item
+
+    wanted = planning.Wanted(["benign"], {}, {}, (16, 16))
+    rows = planning.make_plan(GenerateConfig(counts=1_000_000), load_prompt_table("breast"), wanted)
+    assert plan.write_plan(tmp_path / "plan.csv", watched(rows, 50_000)) == 1_000_000
+    for _ in watched(plan.shards(plan.read_plan(tmp_path / "plan.csv"), 64), 1_000):
+        pass
+    assert len(seen) == 36
+    assert max(seen) - seen[1] < 8_000_000

@@ -18,6 +18,8 @@ from meddap_monai.errors import ConfigurationError
 _MORE = "**"
 _ALIKE = 0.85
 """A key this close to a known argument is a misspelling, even when the target takes any key."""
+FREE = ("variants", "grid", "limits")
+"""Mappings of a study with free names: an overlay or an override replaces them as a whole."""
 _COMPONENT_KEYS = ("_target_", "_disabled_", "_requires_", "_mode_", "_desc_")
 
 
@@ -133,8 +135,8 @@ def _signature(target: str) -> tuple[str, ...]:
 
 
 def check_whole_mapping(key: str, old: Any, new: Any, where: str) -> None:
-    """Raise when the value `new` would silently drop the other keys of the mapping `old`."""
-    if not isinstance(old, Mapping) or not isinstance(new, Mapping) or "_target_" in new:
+    """Raise when `new` would silently drop other keys of the mapping `old`; those of `FREE` may be replaced."""
+    if key in FREE or not isinstance(old, Mapping) or not isinstance(new, Mapping) or "_target_" in new:
         return
     if any(name not in new and not is_empty(item) for name, item in old.items()):
         example = next(iter(new), "key")

@@ -11,9 +11,6 @@ from meddap_monai.bundle.ids import check_whole_mapping, look_up, read_yaml, spl
 from meddap_monai.configuration import check_keys
 from meddap_monai.errors import ConfigurationError
 
-_WHOLE = ("variants", "grid", "limits")
-"""Mappings of free names: an overlay may replace them."""
-
 
 def study_sections(files: Sequence[Path | str], pairs: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the resolved mapping ``study`` of the study bundle: first file, overlays over it, then single ids.
@@ -48,8 +45,7 @@ def apply(config: dict[str, Any], pairs: Mapping[str, Any], where: str) -> None:
     for key, value in pairs.items():
         first, *rest = split(key)
         check_keys([first], config, where)
-        if first not in _WHOLE:
-            check_whole_mapping(key, look_up(key, config), value, where)
+        check_whole_mapping(key, look_up(key, config), value, where)
         _set(config, [first, *rest], copy.deepcopy(value), f"{where}: {key!r}")
 
 

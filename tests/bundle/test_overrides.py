@@ -183,6 +183,7 @@ def test_overlays_go_over_one_another_and_lose_nothing(tmp_path: Path) -> None:
     (tmp_path / "one.yaml").write_text("adapt#steps: 5\nunseen: {source: a, split: unseen}\nvariants: {b: {x#y: 1}}")
     (tmp_path / "two.yaml").write_text("adapt: {steps: 6, rank: 8}\ngenerate#guide#scale: 2")
     files = [tmp_path / name for name in ("train.yaml", "one.yaml", "two.yaml")]
+    check_overrides(["run", "--config_file", str([str(file) for file in files]), "--variants={}"], ["generate"])
     assert study_sections(files, {"unseen#source": "b"}) == {
         "generate": {"guide": {"scale": 2}},
         "adapt": {"steps": 6, "rank": 8},

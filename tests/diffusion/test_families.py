@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from adapter_material import build_tiny_v2, build_tiny_xl, quick
+from adapter_material import build_tiny_v2, build_tiny_xl, quick, random_weights
 from PIL import Image
+from safetensors.torch import save_file
 
 from meddap_monai.diffusion import adapter as adapters
 from meddap_monai.diffusion.base import load_base
+from meddap_monai.diffusion.conditioning import encode_prompts
+from meddap_monai.diffusion.effect import run_once
+from meddap_monai.diffusion.formats import to_diffusers, to_kohya
 from meddap_monai.diffusion.image_sampler import ImageSampler
 from meddap_monai.diffusion.plan import PlanRow
 from meddap_monai.diffusion.sample import GenerateConfig, generate
@@ -86,3 +90,24 @@ def test_pictures_equal_those_of_diffusers(bases: dict[str, Path], family: str, 
         output_type="np",
     ).images
     assert np.abs(ours.astype(int) - (theirs * 255).round()).max() <= 1
+
+
+@pytest.mark.parametrize("family", BUILD)
+@pytest.mark.parametrize("write", [to_diffusers, to_kohya])
+def test_files_written_for_diffusers_act_the_same_there(
+    bases: dict[str, Path], tmp_path: Path, family: str, write: Callable[..., Any]
+) -> None:
+    plain, ours, theirs = (load_base(bases[family]) for _ in range(3))
+    sets = {part: "transformer" if part == "unet" else "text" for part in PARTS[family]}
+    tensors, header = write(random_weights(adapters.parts_of(ours), sets, rank=4, alpha=2.0))
+    save_file(tensors, tmp_path / "adapter.safetensors", header or None)
+    with pytest.warns(UserWarning, match="base: unverified"):
+        adapters.load_adapter(ours, tmp_path)
+    encode_prompts(theirs, ["an ultrasound photo"], clip_skip=1)
+    theirs.load_lora_weights(str(tmp_path), weight_name="adapter.safetensors")
+    for part in sets:
+        getattr(theirs, part).eval()
+        with torch.no_grad():
+            before, found, expected = (run_once(getattr(pipe, part)) for pipe in (plain, ours, theirs))
+        assert torch.equal(found, expected)
+        assert (found - before).abs().max() > 1e-3

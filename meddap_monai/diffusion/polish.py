@@ -70,7 +70,7 @@ class PolishConfig:
     rival_rate: float = 1e-3
     gradient: float = 0.5
     spectrum: float = 0.05
-    energy: float = 0.06
+    energy: float = 0.2
     adversarial: float = 0.5
     latent_noise: float = 0.15
     average: float = 0.995

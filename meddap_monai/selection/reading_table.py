@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,8 +94,3 @@ def print_table(table: dict[str, Any]) -> str:
         kappa = "undefined" if entry["kappa"] is None else f"{entry['kappa']:.2f}"
         lines.append(f"kappa {' / '.join(entry['readers'])}, {entry['question']}: {kappa} (n={entry['count']})")
     return "\n".join(lines)
-
-
-def load_table(folder: Path) -> dict[str, Any]:
-    """Return the ``table.json`` of a reading."""
-    return dict(json.loads((Path(folder) / "table.json").read_text()))

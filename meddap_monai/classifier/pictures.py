@@ -18,6 +18,7 @@ from meddap_monai.classifier.data import collate, in_order, make_dataset, make_l
 from meddap_monai.classifier.features import Penultimate, extract
 from meddap_monai.classifier.metrics import ECE_BINS, confidence_bins, confusion
 from meddap_monai.classifier.predict import uncached
+from meddap_monai.classifier.projector import write_projector
 from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.records import Record
 
@@ -61,7 +62,7 @@ def draw_pictures(
             ]
             writer.add_figure("validation/surest errors", grid_figure(pixels, notes), step)
         _cams(writer, config, material, network, probabilities, step)
-        _projector(writer, config, material, network, step)
+    _projector(config, output, material, network)
 
 
 def surest_errors(probabilities: np.ndarray, labels: np.ndarray, limit: int) -> list[int]:
@@ -190,11 +191,10 @@ def _cams(
     writer.add_figure("validation/Grad-CAM", grid_figure(pixels, notes, maps), step)
 
 
-def _projector(writer: Any, config: ClassifyConfig, material: Material, network: nn.Module, step: int) -> None:
+def _projector(config: ClassifyConfig, output: Path, material: Material, network: nn.Module) -> None:
     """Write embeddings of training and validation images with class, source and split for TensorBoard's projector."""
     rows = [*material.training[:EMBEDDED], *material.validation[:EMBEDDED]]
     data = make_dataset(rows, uncached(config))
-    loader = make_loader(data, in_order(len(rows), 64))
-    features = extract(Penultimate(network), loader, config)
+    features = extract(Penultimate(network), make_loader(data, in_order(len(rows), 64)), config)
     labels = [[row["class_name"], row["source"], row["split"]] for row in rows]
-    writer.add_embedding(features, labels, global_step=step, tag="images", metadata_header=["class", "source", "split"])
+    write_projector(output / "tensorboard", features, labels, ["class", "source", "split"], "images")

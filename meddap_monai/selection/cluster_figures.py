@@ -10,7 +10,7 @@ import numpy as np
 
 from meddap_monai import store
 from meddap_monai.records import Record
-from meddap_monai.selection.figures import draw_mosaic, new_figure, write_projector
+from meddap_monai.selection.figures import draw_mosaic, new_figure, show_in_projector
 from meddap_monai.selection.pixels import read_squares, to_thumbnails
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def write_cluster_figures(
             with store.atomic_path(folder / "figures" / f"{name}.png") as temporary:
                 figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
             board.add_figure(name, figure)
-    write_projector(folder / "tensorboard", training, to_thumbnails(read_squares(training, 32), 32), values)
+    show_in_projector(folder / "tensorboard", training, to_thumbnails(read_squares(training, 32), 32), values)
 
 
 def draw_clusters(training: Sequence[Record], found: Sequence[Cluster]) -> Figure:

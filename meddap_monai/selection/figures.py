@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meddap_monai import store
+from meddap_monai.classifier.projector import write_projector
 from meddap_monai.records import Record
 from meddap_monai.selection.decide import CopyCheck, Decision
 from meddap_monai.selection.outcome import acceptance_curves, adjective, closest_pairs
@@ -64,7 +65,7 @@ def write_figures(
     return written
 
 
-def write_projector(folder: Path, records: Sequence[Record], thumbnails: np.ndarray, values: np.ndarray) -> None:
+def show_in_projector(folder: Path, records: Sequence[Record], thumbnails: np.ndarray, values: np.ndarray) -> None:
     """Give features to TensorBoard's projector, with a small picture, class and source of each.
 
     Args:
@@ -74,14 +75,11 @@ def write_projector(folder: Path, records: Sequence[Record], thumbnails: np.ndar
         values: (N, D) float32.
     """
     import torch
-    from torch.utils.tensorboard import SummaryWriter
 
     rows = np.unique(np.linspace(0, len(records) - 1, min(len(records), PROJECTED)).astype(int))
-    pictures = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(thumbnails[rows])[:, None], 32)
-    labels = [[" ".join(records[row]["class_name"].split()), records[row]["source"]] for row in rows]
-    with SummaryWriter(str(folder)) as board:
-        header = ["class", "source"]
-        board.add_embedding(torch.from_numpy(values[rows]), labels, pictures, tag="features", metadata_header=header)
+    pictures = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(thumbnails[rows])[:, None], 32)[:, 0].numpy()
+    labels = [[records[row]["class_name"], records[row]["source"]] for row in rows]
+    write_projector(folder, values[rows], labels, ["class", "source"], "features", pictures)
 
 
 def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Any]:

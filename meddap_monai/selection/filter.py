@@ -22,7 +22,7 @@ from meddap_monai.selection import features
 from meddap_monai.selection.copies import CopyConfig, Images, calibrate, find_nearest
 from meddap_monai.selection.crossfit import FilterConfig, judge
 from meddap_monai.selection.decide import CopyCheck, check_copies, decide, require_every_class
-from meddap_monai.selection.figures import write_figures, write_projector
+from meddap_monai.selection.figures import show_in_projector, write_figures
 from meddap_monai.selection.fitted import fit_filter
 from meddap_monai.selection.outcome import summarise, write_outcome
 from meddap_monai.selection.pixels import read_squares, to_thumbnails
@@ -147,7 +147,7 @@ def _run(config: SelectConfig, output: Path, data: _Inputs, stage: store.Stage) 
         if config.pictures:
             write_figures(output, data.synthetic, images[1], real_images[1], decision, data.classes)
             both = np.concatenate([real_images[1], images[1]]), np.concatenate([real.joined, own.joined])
-            write_projector(output / "tensorboard", [*data.training, *data.synthetic], *both)
+            show_in_projector(output / "tensorboard", [*data.training, *data.synthetic], *both)
         progress.update()
     require_every_class(decision, data.synthetic, config.rules, str(output))
     kept = int(decision.kept.sum())

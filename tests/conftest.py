@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: one thread, a fixed pseudonym key, a tiny untrained base, simulated records."""
+"""Fixtures shared by all tests: one thread, no network, a tiny untrained base, simulated records."""
 
 from __future__ import annotations
 
@@ -16,8 +16,14 @@ from PIL import Image
 
 from meddap_monai import store
 from meddap_monai.records import pixel_hash, write_records
+from tests.offline import block_network
 
 CLASSES = ["benign", "malignant", "normal"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_network() -> None:
+    block_network()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -175,13 +175,14 @@ def main() -> None:
     parser.add_argument("--busbra", type=Path, required=True, help="folder of the BUS-BRA images with index.csv")
     parser.add_argument("--fetal", type=Path, required=True, help="folder of the fetal planes with index.csv")
     parser.add_argument("--output", type=Path, default=Path("runs/base"))
+    parser.add_argument("--config", type=Path, help="with another `pretrain` section than configs/base.yaml")
     parser.add_argument("--sharpen", metavar="BASE", help="only train this base's decoder on")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     given = parser.parse_args()
     folders = {"busbra": given.busbra, "fetal": given.fetal}
     corpus = CorpusConfig(folders, {"busbra": {"role": "pretrain"}})
     records = gather(corpus, given.output / "corpus")
-    settings = yaml.safe_load(resources.find("configs/base.yaml").read_text())["pretrain"]
+    settings = yaml.safe_load((given.config or resources.find("configs/base.yaml")).read_text())["pretrain"]
     config = build(PretrainConfig, settings | {"device": given.device}, "pretrain")
     if given.sharpen:
         print(sharpen(config, given.sharpen, given.output / "sharpen", records=records))

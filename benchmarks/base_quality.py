@@ -6,6 +6,7 @@ adjectives do, nearest training images, and a real-or-synthetic classifier.
 
     python benchmarks/base_quality.py --records index/records.jsonl --base embedded --output quality
 
+Pictures are kept in the output folder, so a second call goes on where the first one stopped.
 The records are those the base was trained from: split train is "training", split val are the held-out patients.
 """
 
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=2.5)
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--half", action="store_true", help="compute in bfloat16")
     parser.add_argument("--simulated-device", default="Phantom A", help="meta.device of simulated images")
     given = parser.parse_args()
     report = measure(given)
@@ -123,16 +125,23 @@ def table_of(class_name: str, tables: list[PromptTable]) -> PromptTable:
 
 
 def generate(pipeline: Any, prompt: str, count: int, stream: int, given: argparse.Namespace) -> np.ndarray:
-    """Return `count` grey pictures (count, side, side) uint8 of one prompt."""
+    """Return `count` grey pictures (count, side, side) uint8 of one prompt, drawn or from the last call."""
+    path = given.output / "pictures" / f"{stream}.npy"
+    if path.is_file():
+        return np.load(path)
     sampler = ImageSampler(pipeline)
     seeds = [given.seed * 1_000_000 + stream * 10_000 + number for number in range(count)]
     batches = []
     for start in range(0, count, 8):
         part = seeds[start : start + 8]
-        made = draw_pictures(pipeline, [prompt] * len(part), part, sampler.size, given.steps, given.guidance)
+        with torch.autocast("cpu", torch.bfloat16, enabled=given.half):
+            made = draw_pictures(pipeline, [prompt] * len(part), part, sampler.size, given.steps, given.guidance)
         batches.append(np.stack([np.asarray(item) for item in made]))
     pixels = np.concatenate(batches)
-    return np.rint(pixels.mean(-1)).astype(np.uint8) if pixels.ndim == 4 else pixels
+    grey = np.rint(pixels.mean(-1)).astype(np.uint8) if pixels.ndim == 4 else pixels
+    with store.atomic_path(path) as temporary, temporary.open("wb") as opened:
+        np.save(opened, grey)
+    return grey
 
 
 def features(pixels: np.ndarray) -> np.ndarray:
@@ -251,6 +260,16 @@ def _like(data: Any, held: Any) -> np.ndarray:
     for name, count in zip(names, counts, strict=True):
         chosen.append(available[name][: max(1, int(factor * count))])
     return np.concatenate(chosen)
+
+
+def thumbnails(pixels: np.ndarray) -> np.ndarray:
+    """Return unit-length 32 px thumbnails without their mean, (N, 1024)."""
+    small = np.stack(
+        [np.asarray(Image.fromarray(p).resize((32, 32), Image.Resampling.BOX), np.float64) for p in pixels]
+    )
+    flat = small.reshape(len(small), -1)
+    flat -= flat.mean(1, keepdims=True)
+    return flat / np.linalg.norm(flat, axis=1, keepdims=True).clip(1e-9)
 
 
 def copies(train: Any, held: Any, synthetic: Any, classes: list[str]) -> dict[str, Any]:

@@ -124,9 +124,16 @@ def test_extras_are_named_in_the_install_page() -> None:
             "build_network('timm:mobilenetv3_small_050', channels=1, classes=2)",
             "timm",
         ),
+        (
+            "bitsandbytes",
+            "import torch; from meddap_monai.diffusion.train import AdaptConfig, make_optimizer; "
+            "make_optimizer(AdaptConfig(optimizer='adamw8bit'), [], torch.device('cpu'))",
+            "meddap-monai[gpu]",
+        ),
     ],
 )
 def test_a_missing_extra_is_named_with_what_to_install(package: str, code: str, says: str) -> None:
+    """For the codecs see R05."""
     block = f"import sys; sys.modules[{package!r}] = None; "
     done = subprocess.run([sys.executable, "-c", block + code], capture_output=True, text=True, timeout=300)
     last = done.stderr.strip().splitlines()[-1]

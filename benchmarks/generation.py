@@ -60,6 +60,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 PUBLISHED = "published loop"
+PART = 16
 
 
 def main() -> None:
@@ -69,7 +70,7 @@ def main() -> None:
     classes = options.classes.split(",")
     makers = {PUBLISHED: published_loop(options, classes)}
     makers |= {name: our_loop(options, classes, keys) for name, keys in VARIANTS.items()}
-    speeds = measure_speed(makers, options, clock)
+    speeds = measure_speed(makers, options, clock) if options.rounds else {}
     quality = measure_quality(makers, options, classes) if options.images else {}
     document = {"machine": machine(options), "speed": speeds, "quality": quality}
     store.write_json(options.output, document)
@@ -84,7 +85,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--classes", default="benign,malignant")
     parser.add_argument("--prompts", default="breast")
     parser.add_argument("--images", type=int, default=0, help="images per loop for KID and FID, 1,000 or more; 0: none")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="of the speed; 0: none")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--guidance", type=float, default=GenerateConfig().guidance, help="of our loop")
     parser.add_argument("--threads", type=int, default=1)
@@ -208,11 +209,11 @@ def measure_quality(makers: dict[str, Maker], options: argparse.Namespace, class
 
 
 def make_sets(makers: dict[str, Maker], options: argparse.Namespace) -> dict[str, list[np.ndarray]]:
-    """Make every loop's images for KID, in turns of 64, each part kept in the cache where there is one."""
+    """Make every loop's images for KID, in turns of `PART`, each part kept in the cache where there is one."""
     sets: dict[str, list[np.ndarray]] = {name: [] for name in makers}
     with tqdm(total=options.images * len(makers), desc="quality", unit="image") as bar:
-        for start in range(0, options.images, 64):
-            count = min(64, options.images - start)
+        for start in range(0, options.images, PART):
+            count = min(PART, options.images - start)
             for name, make in makers.items():
                 sets[name] += list(cached_part(name, make, options, start, count))
                 bar.update(count)
@@ -323,9 +324,11 @@ def processor_name() -> str:
 def table(document: dict[str, Any]) -> str:
     lines = ["| loop | images/s | ratio (lowest to highest round) | KID, FID (HOG) | KID, FID (autoencoder) |"]
     lines.append("| --- | --- | --- | --- | --- |")
-    for name, speed in document["speed"].items():
-        cells = [name, f"{speed['images_per_second']:.2f}"]
-        cells.append(f"{speed['ratio']:.2f} ({speed['ratio_low']:.2f} to {speed['ratio_high']:.2f})")
+    for name in document["speed"] or document["quality"]["hog"]:
+        cells = [name, "-", "-"]
+        if speed := document["speed"].get(name):
+            cells[1] = f"{speed['images_per_second']:.2f}"
+            cells[2] = f"{speed['ratio']:.2f} ({speed['ratio_low']:.2f} to {speed['ratio_high']:.2f})"
         for extractor in ("hog", "autoencoder"):
             row = document["quality"].get(extractor, {}).get(name)
             if row is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -178,32 +176,28 @@ def merge_adapters(
         raise BadAdapter(f"{len(paths)} adapters but {len(weights)} weights, expected one weight for each")
     base = base or _base_of(paths[0])
     pipeline = load_base(base)
+    result: Any = load_base(base)
+    card = base_card(base) | _load_all(pipeline, paths, weights, base_card(base))
+    seen = provenance.train_hashes(base_folder(base)).union(*(provenance.train_hashes(adapter_path(p)) for p in paths))
+    with adapters.fuse(pipeline):
+        for name, part in adapters.parts_of(pipeline).items():
+            getattr(result, name).load_state_dict(part.state_dict())
+    with store.atomic_folder(output) as temporary:
+        result.save_pretrained(temporary, safe_serialization=True)
+        store.write_json(temporary / "base.json", card | {"sha256": base_hash(temporary)})
+        provenance.write_train_hashes(temporary, [], inherited=seen)
+    return output
+
+
+def _load_all(pipeline: Any, paths: Sequence[Path | str], weights: Sequence[float], card: dict[str, Any]) -> dict:
+    """Load every adapter and return what the merged base's card says about them."""
     merged: list[dict[str, Any]] = []
-    prompts, skips = dict(base_card(base).get("class_prompts") or {}), [int(base_card(base).get("clip_skip") or 0)]
+    prompts, skip = dict(card.get("class_prompts") or {}), int(card.get("clip_skip") or 0)
     for path, weight in zip(paths, weights, strict=True):
         found = adapters.load_adapter(pipeline, path, weight)
         if not found.rank:
             raise BadAdapter(f"{path}: new words stand in the vocabulary and not in weights, so they cannot be merged")
         merged.append({"adapter": found.path.name, "sha256": found.sha256, "weight": weight})
         prompts |= found.card.get("class_prompts") or {}
-        skips.append(int(found.card.get("clip_skip") or 0))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
-    try:
-        merged_base: Any = load_base(base)
-        with adapters.fuse(pipeline):
-            for name, part in adapters.parts_of(pipeline).items():
-                getattr(merged_base, name).load_state_dict(part.state_dict())
-        merged_base.save_pretrained(temporary, safe_serialization=True)
-        card = base_card(base) | {"merged": merged, "class_prompts": prompts, "clip_skip": max(skips)}
-        card["sha256"] = base_hash(temporary)
-        store.write_json(temporary / "base.json", card)
-        seen = set(provenance.train_hashes(base_folder(base)))
-        for path in paths:
-            seen |= provenance.train_hashes(adapter_path(path))
-        provenance.write_train_hashes(temporary, [], inherited=seen)
-        temporary.chmod(0o755)
-        temporary.rename(output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return output
+        skip = max(skip, int(found.card.get("clip_skip") or 0))
+    return {"merged": merged, "class_prompts": prompts, "clip_skip": skip}

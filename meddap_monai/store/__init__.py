@@ -6,6 +6,7 @@ skipped, an unfinished one goes on, a folder of another configuration is refused
 """
 
 from meddap_monai.store.files import (
+    atomic_folder,
     atomic_path,
     commit_shard,
     disk_full,
@@ -25,6 +26,7 @@ __all__ = [
     "STAGES",
     "InterruptFlag",
     "Stage",
+    "atomic_folder",
     "atomic_path",
     "commit_shard",
     "disk_full",

@@ -110,20 +110,20 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-# ----------------------------------------------------------------------------------------------------------- shards
+# ---------------------------------------------------------------------------------------------------------- folders
 @contextlib.contextmanager
-def commit_shard(folder: Path | str, number: int) -> Iterator[Path]:
-    """Yield a temporary folder that becomes ``<folder>/shards/<number>`` by one rename, or vanishes on an error.
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path`, which must not exist, by one rename, or vanishes on an error.
 
     Raises:
-        DiskFull: no space is left; the shards that were there stay.
+        DiskFull: no space is left.
     """
-    final = shard_path(folder, number)
+    final = Path(path)
     temporary = _beside(final)
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        for entry in temporary.iterdir():
+        for entry in temporary.rglob("*"):
             if entry.is_file():
                 _flush(entry)
         os.rename(temporary, final)
@@ -134,6 +134,11 @@ def commit_shard(folder: Path | str, number: int) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def commit_shard(folder: Path | str, number: int) -> contextlib.AbstractContextManager[Path]:
+    """Return `atomic_folder` of ``<folder>/shards/<number>``."""
+    return atomic_folder(shard_path(folder, number))
 
 
 def shard_path(folder: Path | str, number: int) -> Path:

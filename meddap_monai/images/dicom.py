@@ -274,7 +274,7 @@ def _nearly_equal_channels(pixels: np.ndarray) -> bool:
 
 
 def _equal_channels(pixels: np.ndarray) -> bool:
-    """Whether all three channels are equal; neighbouring bytes are compared, in parts that fit the processor's cache."""
+    """Whether all three channels are equal; neighbouring bytes are compared, part by part for the cache."""
     values = pixels.ravel()
     for begin in range(0, len(values), _PART):
         part = values[begin : begin + _PART]

@@ -37,9 +37,10 @@ class Groups:
 def near_duplicates(
     load: Callable[[int], tuple[Sequence[str], np.ndarray]], correlation: float
 ) -> Iterator[tuple[str, str]]:
-    """Yield pairs of pictures whose thumbnails correlate above `correlation`; two blocks are in memory at a time.
+    """Yield pairs of pictures whose thumbnails correlate above `correlation`, as they are or one of them mirrored.
 
     A screen at 16 x 16 comes first; it lets pass what correlates 0.03 less there, and pairs are decided at full size.
+    Two blocks are in memory at a time.
 
     Args:
         load: number of a block -> names and thumbnails (N, S, S) uint8 of at most `BLOCK` pictures, S a multiple of
@@ -47,23 +48,35 @@ def near_duplicates(
         correlation: threshold in 0 to 1.
 
     Yields:
-        The names of both.
+        The names of both, each pair once.
     """
     number = 0
     while len((block := load(number))[0]):
         other, later = number, block
         while len(later[0]):
             likeness = _screen(block[1]) @ _screen(later[1]).T
+            np.maximum(likeness, _screen(block[1]) @ _screen(_mirrored(later[1])).T, out=likeness)
             rows, columns = np.nonzero(likeness > correlation - 0.03)
             if other == number:
                 rows, columns = rows[rows < columns], columns[rows < columns]
             for begin in range(0, len(rows), _CONFIRM):
                 first, second = rows[begin : begin + _CONFIRM], columns[begin : begin + _CONFIRM]
-                alike = (_standardise(block[1][first]) * _standardise(later[1][second])).sum(1) > correlation
+                alike = _correlations(block[1][first], later[1][second]) > correlation
                 yield from ((block[0][i], later[0][j]) for i, j in zip(first[alike], second[alike], strict=True))
             other += 1
             later = load(other)
         number += 1
+
+
+def _mirrored(thumbnails: np.ndarray) -> np.ndarray:
+    return thumbnails[:, :, ::-1]
+
+
+def _correlations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Correlations (N,) of pairs of pictures (N, S, S), the larger of both ways round."""
+    one = _standardise(first)
+    ways = [(one * _standardise(pictures)).sum(1) for pictures in (second, _mirrored(second))]
+    return np.maximum(*ways)
 
 
 def _screen(thumbnails: np.ndarray) -> np.ndarray:

@@ -357,7 +357,11 @@ def test_near_duplicates_are_found_among_many() -> None:
     pictures[2500] = np.clip(pictures[10].astype(int) * 0.8 + 9, 0, 255)
     pictures[40] = np.clip(pictures[2900].astype(int) + rng.integers(-8, 8, (32, 32)), 0, 255)
     pictures[41] = np.clip(pictures[50].astype(int) + rng.integers(-8, 8, (32, 32)), 0, 255)
-    assert sorted(near_duplicates(numbered(pictures), 0.98)) == [(10, 2500), (40, 2900), (41, 50)]
+    pictures[1700] = pictures[60, :, ::-1]
+    pictures[70] = np.maximum(pictures[70], pictures[70, :, ::-1])
+    pictures[71] = pictures[70]
+    found = [(10, 2500), (40, 2900), (41, 50), (60, 1700), (70, 71)]
+    assert sorted(near_duplicates(numbered(pictures), 0.98)) == found, "each once, mirrored ones too"
     flat = np.zeros((4, 32, 32), np.uint8)
     assert list(near_duplicates(numbered(flat), 0.98)) == [], "flat pictures are no duplicates"
 

@@ -12,7 +12,7 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "bu
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 
 NEEDED = {
-    r"^pip install": "a package index or a folder of wheels",
+    r"^pip (install|download)": "a package index or a folder of wheels",
     r"^make (demo|test)$": "a fresh environment, which make fills from a package index",
     r"python -m meddap_monai\.diffusion\.corpus": "BUS-BRA and the fetal planes",
     r"--config configs/busi\.yaml": "BUSI and BUS-BRA",

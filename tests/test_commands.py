@@ -46,6 +46,7 @@ STAGES = {
     "classify": ["network=resnet10_tiny", "size=32", "steps=4", "batch=8", "val_interval=2", "pictures=false"],
     "evaluate": ["samples=40", "pictures=1"],
     "study": ["draw={train: 6, val: 3}", "arms=[real, real_synthetic]", "seeds=[0]", "generate#ratio=1.0"],
+    "infer": [],
     "remake": [],
     "join": [],
     "adapter": [],
@@ -102,6 +103,10 @@ def prepare(world: World, page: str) -> None:
         meddap(world, ["generate", *records, "--output", "runs/generate"])
         kept = ["--kept", "runs/generate/generated.jsonl"]
         main(["mix", *records, *kept, "--output", "runs/mix"])
+    if "--models runs/seed_0 runs/seed_1" in text:
+        for seed in (0, 1):
+            place = ["--records", "runs/index/records.jsonl", "--output", f"runs/seed_{seed}"]
+            meddap(world, ["classify", *place, f"seed={seed}"])
     if "runs/a:" in text:
         shutil.copytree("runs/index", "runs/draw")
         meddap(world, ["index", "--output", "runs/unseen", "source=data/other_hospital", "split=unseen"])

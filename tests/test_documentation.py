@@ -180,3 +180,13 @@ def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
 def test_tests_named_in_the_documentation_exist(page: Path) -> None:
     for name in re.findall(r"`(tests/[\w/]+\.py)", page.read_text()):
         assert (ROOT / name).is_file(), name
+
+
+def test_the_map_of_the_rooms_is_complete() -> None:
+    (listed,) = [text for text in blocks(ROOT / "docs" / "architecture.md", "") if text.startswith("meddap_monai/")]
+    inside = re.findall(r"^  (\S+(?:, \S+)*)  +\w", listed, flags=re.MULTILINE)
+    rooms = {name.rstrip("/") for line in inside for name in line.split(", ")}
+    there = {path.name for path in (ROOT / "meddap_monai").iterdir()}
+    assert rooms - there == set()
+    assert {name for name in there if "." not in name and not name.startswith("_")} <= rooms
+    assert all((ROOT / name).is_dir() for name in re.findall(r"^(\w+)/", listed, flags=re.MULTILINE))

@@ -100,7 +100,7 @@ class GenerateConfig:
     dtype: str = "float32"
     device: str = "auto"
     compile: bool = False
-    """Compile the UNet: worth it from some thousand images on."""
+    """Compile the UNet, once per shape of a batch: minutes on a CPU, so for long runs."""
     adapter_weights: tuple[float, ...] = ()
     """Weight of each adapter; none: 1 for each."""
     dicom: bool = False

@@ -4,8 +4,8 @@
 
 Writes single-frame 640 x 480 ultrasound files to a temporary folder (half grey, half grey stored as RGB), reads them
 with all ways in turns, and prints machine, versions, work, medians and spread. The single-process ways are timed in
-processor seconds, so that other programs on the machine do not count; `index` in wall-clock seconds, beside the processor
-time per file of its reading processes and of the process that collects, whose quotient bounds the useful processes.
+processor seconds, so that other programs on the machine do not count; `index` in wall-clock seconds, with the
+processor time per file of its reading processes and of the one that collects.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ _ARRAY = {
     "RandDiffusionAugment": "diffusion",
     "RandDiffusionSamples": "diffusion",
 }
-_PUBLIC = {name + ending: module for name, module in _ARRAY.items() for ending in ("", "d", "D", "Dict")}
+_DICTIONARY = _ARRAY | {name: "physics_dictionary" for name, module in _ARRAY.items() if module == "physics"}
+_PUBLIC = _ARRAY | {name + ending: module for name, module in _DICTIONARY.items() for ending in ("d", "D", "Dict")}
 _PUBLIC |= {"DiffusionPrepareBatch": "online", "OnlineGenerator": "online"}
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605
 

@@ -7,15 +7,16 @@ background stays black. Parameters are drawn in `randomize` from ``self.R`` only
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.config import KeysCollection, NdarrayOrTensor
+from monai.config import NdarrayOrTensor
 from monai.data import get_track_meta
-from monai.transforms import MapTransform, RandomizableTransform
+from monai.transforms import RandomizableTransform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
 from meddap_monai.errors import ConfigurationError
@@ -28,7 +29,7 @@ def _check_range(name: str, value: tuple[float, float], low: float, high: float)
     return first, last
 
 
-class _RandPhysics(RandomizableTransform):
+class RandPhysics(RandomizableTransform):
     """Shared shape of the transforms below: draw `self.drawn`, then `apply` it."""
 
     backend = [TransformBackends.TORCH]
@@ -39,13 +40,13 @@ class _RandPhysics(RandomizableTransform):
         super().__init__(prob)
         self.drawn: dict[str, Any] = {}
 
+    @abstractmethod
     def draw(self) -> dict[str, Any]:
         """Draw the parameters of one image from ``self.R``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def apply(self, image: torch.Tensor, drawn: Mapping[str, Any]) -> torch.Tensor:
         """Return the changed image, (..., H, W) float32, for drawn parameters."""
-        raise NotImplementedError
 
     def randomize(self, data: Any = None) -> None:
         """Draw whether the transform acts, and its parameters."""
@@ -74,7 +75,7 @@ class _RandPhysics(RandomizableTransform):
         return convert_to_dst_type(changed, dst=image, dtype=image.dtype)[0]
 
 
-class RandSpeckle(_RandPhysics):
+class RandSpeckle(RandPhysics):
     """Multiplicative speckle: the picture times a Rayleigh-like field of unit mean.
 
     The field is the envelope of filtered complex Gaussian noise, which is how fully developed speckle arises
@@ -109,7 +110,7 @@ class RandSpeckle(_RandPhysics):
         return image * (1 + drawn["strength"] * (envelope / envelope.mean().clamp(min=1e-9) - 1))
 
 
-class RandTimeGain(_RandPhysics):
+class RandTimeGain(RandPhysics):
     """Brightness over depth: residual attenuation and wrongly set time gain compensation.
 
     Args:
@@ -152,7 +153,7 @@ class RandTimeGain(_RandPhysics):
         return image + levels * _presence(image)
 
 
-class RandAcousticShadow(_RandPhysics):
+class RandAcousticShadow(RandPhysics):
     """Shadows behind what absorbs or reflects sound: bands that darken everything below a depth.
 
     Args:
@@ -203,7 +204,7 @@ class RandAcousticShadow(_RandPhysics):
         return image * through
 
 
-class RandHaze(_RandPhysics):
+class RandHaze(RandPhysics):
     """Reverberation haze: a smooth veil, strongest near the probe, that lowers contrast.
 
     Args:
@@ -255,61 +256,3 @@ def _blur(field: torch.Tensor, rows: float, columns: float) -> torch.Tensor:
         flat = F.pad(moved.reshape(-1, 1, moved.shape[-1]), (radius, radius), mode="replicate")
         field = F.conv1d(flat, kernel).reshape(moved.shape).movedim(-1, axis)
     return field
-
-
-class _RandPhysicsd(MapTransform, RandomizableTransform):
-    """Dictionary version: one draw for all keys of an item."""
-
-    backend = _RandPhysics.backend
-    inner: type[_RandPhysics] = _RandPhysics
-
-    def __init__(
-        self, keys: KeysCollection, prob: float = 0.1, allow_missing_keys: bool = False, **kwargs: Any
-    ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, 1.0)
-        self.transform = self.inner(prob=prob, **kwargs)
-
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> _RandPhysicsd:
-        """Seed this transform and the one inside."""
-        super().set_random_state(seed, state)
-        self.transform.set_random_state(seed, state)
-        return self
-
-    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
-        """Return the items with each image changed by the same draw."""
-        items = dict(data)
-        self.transform.randomize()
-        for key in self.key_iterator(items):
-            items[key] = self.transform(items[key], randomize=False)
-        return items
-
-
-class RandSpeckled(_RandPhysicsd):
-    """Dictionary version of `RandSpeckle`; keyword arguments are passed on."""
-
-    inner = RandSpeckle
-
-
-class RandTimeGaind(_RandPhysicsd):
-    """Dictionary version of `RandTimeGain`; keyword arguments are passed on."""
-
-    inner = RandTimeGain
-
-
-class RandAcousticShadowd(_RandPhysicsd):
-    """Dictionary version of `RandAcousticShadow`; keyword arguments are passed on."""
-
-    inner = RandAcousticShadow
-
-
-class RandHazed(_RandPhysicsd):
-    """Dictionary version of `RandHaze`; keyword arguments are passed on."""
-
-    inner = RandHaze
-
-
-RandSpeckleD = RandSpeckleDict = RandSpeckled
-RandTimeGainD = RandTimeGainDict = RandTimeGaind
-RandAcousticShadowD = RandAcousticShadowDict = RandAcousticShadowd
-RandHazeD = RandHazeDict = RandHazed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -122,19 +123,27 @@ def _blacken(image: NdarrayOrTensor, mask: np.ndarray | None) -> NdarrayOrTensor
     return image * convert_to_dst_type(mask, dst=image, dtype=image.dtype)[0]
 
 
-class CropToUltrasoundRegion(Transform):
-    """Crop to the B-mode region that the reader found; spacing and affine follow the crop.
-
-    Args:
-        missing: what to do without a region in the meta data: "tight" looks for the scan in the pixels and raises
-            when there is none, "keep" returns the image as it is, "error" raises.
-    """
+class _RegionTransform(Transform):
+    """What the transforms of the region share; see `CropToUltrasoundRegion`."""
 
     backend = [TransformBackends.TORCH]
 
     def __init__(self, missing: str = "tight") -> None:
-        check_choice(missing, MISSING, "CropToUltrasoundRegion#missing")
+        check_choice(missing, MISSING, f"{type(self).__name__}#missing")
         self.missing = missing
+
+    @abstractmethod
+    def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
+        """Change (C, H, W) or (F, C, H, W); an image that is cropped already comes back unchanged."""
+
+
+class CropToUltrasoundRegion(_RegionTransform):
+    """Crop to the B-mode region that the reader found; spacing and affine follow the crop.
+
+    Args:
+        missing: without a region in the meta data, "tight" looks for the scan in the pixels and raises when there is
+            none, "keep" returns the image as it is, "error" raises.
+    """
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
         """Crop (C, H, W) or (F, C, H, W); an image that is cropped already comes back unchanged."""
@@ -151,18 +160,12 @@ class CropToUltrasoundRegion(Transform):
         return cropped
 
 
-class MaskBurnedIn(Transform):
+class MaskBurnedIn(_RegionTransform):
     """Set everything outside of the B-mode region to 0, where scanners burn in names, dates and settings.
 
     Args:
         missing: see `CropToUltrasoundRegion`.
     """
-
-    backend = [TransformBackends.TORCH]
-
-    def __init__(self, missing: str = "tight") -> None:
-        check_choice(missing, MISSING, "MaskBurnedIn#missing")
-        self.missing = missing
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
         """Mask (C, H, W) or (F, C, H, W); shape, dtype and meta data stay."""
@@ -178,7 +181,25 @@ class MaskBurnedIn(Transform):
         return masked
 
 
-class CropToUltrasoundRegiond(MapTransform):
+class _RegionTransformd(MapTransform):
+    """Dictionary version of a transform of the region."""
+
+    backend = _RegionTransform.backend
+    inner: type[_RegionTransform]
+
+    def __init__(self, keys: KeysCollection, missing: str = "tight", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.transform = self.inner(missing)
+
+    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
+        """Return the items with each image changed."""
+        items = dict(data)
+        for key in self.key_iterator(items):
+            items[key] = self.transform(items[key])
+        return items
+
+
+class CropToUltrasoundRegiond(_RegionTransformd):
     """Dictionary version of `CropToUltrasoundRegion`.
 
     Args:
@@ -187,21 +208,10 @@ class CropToUltrasoundRegiond(MapTransform):
         allow_missing_keys: do not raise when a key is missing.
     """
 
-    backend = CropToUltrasoundRegion.backend
-
-    def __init__(self, keys: KeysCollection, missing: str = "tight", allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.crop = CropToUltrasoundRegion(missing)
-
-    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
-        """Return the items with each image cropped."""
-        items = dict(data)
-        for key in self.key_iterator(items):
-            items[key] = self.crop(items[key])
-        return items
+    inner = CropToUltrasoundRegion
 
 
-class MaskBurnedInd(MapTransform):
+class MaskBurnedInd(_RegionTransformd):
     """Dictionary version of `MaskBurnedIn`.
 
     Args:
@@ -210,18 +220,7 @@ class MaskBurnedInd(MapTransform):
         allow_missing_keys: do not raise when a key is missing.
     """
 
-    backend = MaskBurnedIn.backend
-
-    def __init__(self, keys: KeysCollection, missing: str = "tight", allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.mask = MaskBurnedIn(missing)
-
-    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
-        """Return the items with each image masked."""
-        items = dict(data)
-        for key in self.key_iterator(items):
-            items[key] = self.mask(items[key])
-        return items
+    inner = MaskBurnedIn
 
 
 LoadUltrasoundD = LoadUltrasoundDict = LoadUltrasoundd

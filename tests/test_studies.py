@@ -123,6 +123,13 @@ def test_a_wrong_grid_is_named(words: list[str], text: str) -> None:
         read_study(load_sections([], words))
 
 
+def test_the_unseen_and_the_unlabelled_set_are_one_split_each() -> None:
+    words = ["index#source=a", "unseen#source=b", "unlabelled#source=c", "variants={x: {'unlabelled#split': val}}"]
+    study, variants = read_study(load_sections([], words))
+    assert (study.index.split, study.unseen.split, study.unlabelled.split) == ("", "unseen", "train")
+    assert (variants["x"].config.unseen.split, variants["x"].config.unlabelled.split) == ("unseen", "val")
+
+
 def test_limits_have_the_last_word_where_the_section_is_used_and_the_command_line_beats_them() -> None:
     limits = "limits={'adapt#steps': 2, 'pretrain#resolution': 8, 'classify#network': {replace: {resnet18: resnet10}}}"
     words = [limits, "variants={x: {'adapt#steps': 9, 'classify#network': resnet18}, y: {adapt: null}}"]

@@ -6,7 +6,7 @@ import copy
 import itertools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from meddap_monai.bundle.ids import look_up
@@ -52,7 +52,8 @@ class StudyConfig:
     index: IndexConfig
     unseen: IndexConfig | None = None
     unlabelled: IndexConfig | None = None
-    """What `pretrain` learns from, once for all seeds; None: the training images of each draw."""
+    """What `pretrain` learns from, once for all seeds; None: the training images of each draw. Like `unseen`, it is
+    one split as a whole unless it names another."""
     draw: DrawConfig | None = field(default_factory=DrawConfig)
     """None: keep the splits of `index`."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -102,6 +103,8 @@ class Variant:
     config: StudyConfig
 
 
+_SPLITS = {"unseen": "unseen", "unlabelled": "train"}
+"""Where all images of a data set belong when its own configuration names no split."""
 _REAL = ("index", "unseen", "draw", "classify")
 
 
@@ -113,19 +116,26 @@ def read_study(sections: Mapping[str, Any]) -> tuple[StudyConfig, dict[str, Vari
     Raises:
         ConfigurationError: an unknown key (naming the nearest valid one) or a wrong value.
     """
-    study = build(StudyConfig, limit(sections, sections), "study")
+    study = _build(limit(sections, sections), "study")
     variants = []
     for parts in expand(study):
         name = "-".join(part for part, _ in parts)
         where = f"variants#{name}" if name else "study"
         overrides = {key: value for _, values in parts for key, value in values.items()}
-        config = build(StudyConfig, limit(override(sections, overrides, where), sections), where)
+        config = _build(limit(override(sections, overrides, where), sections), where)
         real = "-".join(part for part, values in parts if any(_root(key) in _REAL for key in values))
         variants.append(Variant(name, real, config))
     named = {variant.name: variant for variant in variants}
     if len(named) != len(variants):
         raise ConfigurationError(f"grid: {len(variants)} variants have only {len(named)} names; name the values")
     return study, named
+
+
+def _build(sections: Mapping[str, Any], where: str) -> StudyConfig:
+    study = build(StudyConfig, sections, where)
+    given = {name: getattr(study, name) for name in _SPLITS}
+    open_ones = {name: replace(one, split=_SPLITS[name]) for name, one in given.items() if one and not one.split}
+    return replace(study, **open_ones)  # type: ignore[arg-type]
 
 
 def expand(study: StudyConfig) -> list[list[tuple[str, dict[str, Any]]]]:

@@ -23,6 +23,7 @@ from meddap_monai.diffusion.textencoder import TextEncoderConfig
 from meddap_monai.diffusion.views import Views, ViewsConfig
 from meddap_monai.errors import Interrupted
 from meddap_monai.phantom import simulate_image
+from tests.diffusion.test_pretrain_processes import logs, together
 
 SMALL = PretrainConfig(
     resolution=32,
@@ -114,6 +115,12 @@ def test_r27_interrupted_while_polishing_then_resumed(
         pretrain(SMALL, tmp_path / "out", records=records)
     monkeypatch.setattr(PolishTraining, "advance", whole)
     assert weights(pretrain(SMALL, tmp_path / "out", records=records)) == weights(small_base)
+
+
+def test_two_processes_come_through_it(records: Path, tmp_path: Path) -> None:
+    """The first process draws and trains, the second waits and loads."""
+    assert together(SMALL, tmp_path / "out", records) == [0, 0], logs(tmp_path)
+    assert (tmp_path / "out" / "base" / "model_index.json").is_file()
 
 
 def test_a_base_is_sharpened_and_keeps_the_rest(small_base: Path, records: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pydicom.datadict import tag_for_keyword
 
 from meddap_monai import store
 from meddap_monai.errors import UnreadableImage
-from meddap_monai.images.dicom import door, is_grey, read_ultrasound, to_grey
+from meddap_monai.images.dicom import door, read_ultrasound
 from meddap_monai.images.frames import thumbnail
 from meddap_monai.images.header import open_header
 from meddap_monai.images.limits import DEFAULT_LIMITS
@@ -129,9 +129,7 @@ def _plain(path: Path, how: Acceptance, key: bytes):
         raise UnreadableImage(
             f"{path}: is marked as synthetic in its PNG text; synthetic images are never real records"
         )
-    pixels, spacing, numbers, count = read_plain(path, frames=how.frames)
-    if pixels.shape[1] == 3 and is_grey(moved := np.moveaxis(pixels, 1, -1)):
-        pixels = to_grey(moved)[:, None]
+    pixels, spacing, numbers, count = read_plain(path, frames=how.frames, colour="auto")
     return pixels, numbers, "", {"spacing_mm": list(spacing) if spacing else None, "frames": count}, True
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from meddap_monai.errors import ConfigurationError, UnreadableImage
+from meddap_monai.images.colour import COLOURS, reduce_colour
 from meddap_monai.images.decode import Layout, decode_frame, read_layout
 from meddap_monai.images.frames import check_policy, choose_frames
 from meddap_monai.images.grey_levels import WINDOWS, to_display
@@ -23,7 +24,6 @@ from meddap_monai.images.pseudonym import device_name, load_key, pseudonym
 from meddap_monai.images.regions import Region, choose_region, declared_regions, find_region, pixel_spacing
 
 OUTSIDE = ("keep", "zero", "crop")
-COLOURS = ("keep", "auto", "grey")
 _MODALITIES = {
     "US",
     "IVUS",
@@ -44,8 +44,6 @@ _MODALITIES = {
     "SM",
     "XC",
 }
-_GREY_TOLERANCE = 6
-_PART = 3 * 2**15
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,8 @@ def read_ultrasound(
         pixels = planes[0] if len(planes) == 1 else np.concatenate(planes)
         info = _describe(header, layout, tuple(wanted), key)
         pixels, info = _cut(path, pixels, info, outside, full_frame)
-    return _channels(pixels, info, colour)
+    pixels, grey = reduce_colour(pixels, colour)
+    return np.moveaxis(pixels, -1, 1), replace(info, grey_in_colour=grey)
 
 
 def _check_arguments(frames: str | Sequence[int], outside: str, colour: str, window: str, modality: str) -> None:
@@ -246,51 +245,3 @@ def _cut(
     kept = np.zeros_like(pixels)
     kept[:, rows, columns] = pixels[:, rows, columns]
     return kept, replace(info, region=region, spacing_mm=spacing)
-
-
-def _channels(pixels: np.ndarray, info: UltrasoundInfo, colour: str) -> tuple[np.ndarray, UltrasoundInfo]:
-    """(F, H, W, C) to (F, C, H, W), a view, with one channel for grey where asked for."""
-    if pixels.shape[-1] == 3:
-        equal = _equal_channels(pixels)
-        info = replace(info, grey_in_colour=equal or _nearly_equal_channels(pixels))
-        if colour == "grey" or (colour == "auto" and info.grey_in_colour):
-            pixels = pixels[..., :1] if equal else _luma(pixels)[..., None]
-    return np.moveaxis(pixels, -1, 1), info
-
-
-def is_grey(pixels: np.ndarray) -> bool:
-    """Whether colour pixels (..., 3) uint8 are grey: 99.9 % of them differ by at most 6 levels between channels."""
-    return _equal_channels(pixels) or _nearly_equal_channels(pixels)
-
-
-def _nearly_equal_channels(pixels: np.ndarray) -> bool:
-    flat = pixels.reshape(-1, 3)
-    for part in (flat[:: max(1, len(flat) // 4096)], flat):  # a sample first: it settles most colour images
-        red, green, blue = (np.ascontiguousarray(part[:, channel]) for channel in range(3))
-        spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
-        if (spread > _GREY_TOLERANCE).mean() > (0.001 if part is flat else 0.01):
-            return False
-    return True
-
-
-def _equal_channels(pixels: np.ndarray) -> bool:
-    """Whether all three channels are equal; neighbouring bytes are compared, part by part for the cache."""
-    values = pixels.ravel()
-    for begin in range(0, len(values), _PART):
-        part = values[begin : begin + _PART]
-        same = part[1:] == part[:-1]
-        same[2::3] = True
-        if not same.all():
-            return False
-    return True
-
-
-def to_grey(pixels: np.ndarray) -> np.ndarray:
-    """Luma of colour pixels (..., 3) uint8 (ITU-R BT.601); exact for equal channels."""
-    return np.ascontiguousarray(pixels[..., 0]) if _equal_channels(pixels) else _luma(pixels)
-
-
-def _luma(pixels: np.ndarray) -> np.ndarray:
-    red, green, blue = (pixels[..., channel] for channel in range(3))
-    weighted = red * np.float32(0.299) + green * np.float32(0.587) + blue * np.float32(0.114)
-    return np.rint(weighted).astype(np.uint8)

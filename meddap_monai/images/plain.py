@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from meddap_monai.errors import UnreadableImage
+from meddap_monai.images.colour import reduce_colour
 from meddap_monai.images.frames import choose_frames
 from meddap_monai.images.limits import DEFAULT_LIMITS, MIB, Limits, check_decoded_size, check_frame_size, open_regular
 
@@ -44,13 +45,14 @@ def sniff(path: Path | str, limits: Limits = DEFAULT_LIMITS) -> str:
 
 
 def read_plain(
-    path: Path | str, *, frames: str = "all", limits: Limits = DEFAULT_LIMITS
+    path: Path | str, *, frames: str = "all", colour: str = "keep", limits: Limits = DEFAULT_LIMITS
 ) -> tuple[np.ndarray, tuple[float, float] | None, tuple[int, ...], int]:
     """Read a PNG, JPEG, TIFF, BMP or NIfTI file.
 
     Args:
         path: a regular file; its content decides, not its suffix.
         frames: a policy over pages (TIFF) or slices (NIfTI); see `frames.check_policy`.
+        colour: "keep", "auto" (grey stored as colour becomes one channel) or "grey".
         limits: ceilings checked before memory is taken.
 
     Returns:
@@ -65,7 +67,10 @@ def read_plain(
     stream, _ = open_regular(path, limits)
     try:
         with stream:
-            return (_read_raster if kind == "raster" else _read_nifti)(path, stream, frames, limits)
+            read = _read_raster if kind == "raster" else _read_nifti
+            pixels, spacing, numbers, count = read(path, stream, frames, limits)
+            pixels, _ = reduce_colour(pixels, colour)
+            return np.moveaxis(pixels, -1, 1), spacing, numbers, count
     except UnreadableImage:
         raise
     except Image.DecompressionBombError as error:
@@ -129,7 +134,7 @@ def _collect(
     if any(frame.shape != first.shape for frame in pixels):
         raise UnreadableImage(f"{path}: its pages differ in size, expected equal ones")
     stacked = np.stack([frame[..., None] if frame.ndim == 2 else frame for frame in pixels])
-    return np.ascontiguousarray(np.moveaxis(stacked, -1, 1)), spacing, tuple(wanted), count
+    return stacked, spacing, tuple(wanted), count
 
 
 def _read_nifti(path: Path | str, stream: BinaryIO, frames: str, limits: Limits):

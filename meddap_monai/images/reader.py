@@ -91,7 +91,7 @@ class UltrasoundReader(ImageReader):
         if sniff(path) == "dicom":
             pixels, info = read_ultrasound(path, key=self._key, **how)
             return pixels, _facts(info)
-        pixels, spacing, numbers, _ = read_plain(path, frames=how["frames"])
+        pixels, spacing, numbers, _ = read_plain(path, frames=how["frames"], colour=how["colour"])
         return pixels, _plain_facts(pixels, spacing, numbers)
 
     def get_data(self, img: tuple[np.ndarray, dict[str, Any]]) -> tuple[np.ndarray, dict[str, Any]]:

@@ -12,6 +12,7 @@ from PIL import Image
 from meddap_monai.errors import UnreadableImage
 from meddap_monai.images.plain import read_plain, sniff
 from meddap_monai.phantom import dicom_bytes
+from meddap_monai.transforms import LoadUltrasound
 
 GREY = np.add.outer(np.arange(20) * 5, np.arange(30) * 4).astype(np.uint8)
 COLOUR = np.stack([GREY, GREY // 2, 255 - GREY], -1)
@@ -26,6 +27,19 @@ def test_rasters(suffix: str, picture: np.ndarray, tmp_path: Path) -> None:
     assert pixels.shape == (1, *expected.shape) and pixels.dtype == np.uint8
     assert np.abs(pixels[0].astype(int) - expected).max() <= (6 if suffix == "jpg" else 0)
     assert spacing is None and numbers == (0,) and count == 1
+
+
+def test_grey_in_colour_is_one_channel_as_in_dicom(tmp_path: Path) -> None:
+    Image.fromarray(np.stack([GREY] * 3, -1)).save(tmp_path / "grey.png")
+    Image.fromarray(COLOUR).save(tmp_path / "colour.png")
+    shapes = {
+        how: [read_plain(tmp_path / f"{name}.png", colour=how)[0].shape[1] for name in ("grey", "colour")]
+        for how in ("keep", "auto", "grey")
+    }
+    assert shapes == {"keep": [3, 3], "auto": [1, 3], "grey": [1, 1]}
+    for name in ("grey.png", "colour.png"):
+        image = LoadUltrasound(colour="auto")(tmp_path / name)
+        assert image.shape == ((1, 20, 30) if name == "grey.png" else (3, 20, 30))
 
 
 def test_other_modes(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from meddap_monai.configuration import check_choice
+from meddap_monai.diffusion.generation_config import GUIDANCE_VARIANTS
 from meddap_monai.diffusion.latentclassifier import load_latent_classifier
 from meddap_monai.errors import ConfigurationError
 
-VARIANTS = ("noisy", "clean", "published")
+VARIANTS = GUIDANCE_VARIANTS
 Guide = Callable[..., torch.Tensor]
 
 
@@ -129,9 +130,8 @@ def open_guide(settings: Any, base: str | Path, device: str | torch.device = "cp
         device: of the UNet.
 
     Raises:
-        ConfigurationError: no classifier is named, or an unknown variant.
+        ConfigurationError: no classifier is named.
     """
-    check_choice(settings.variant, VARIANTS, "generate#classifier_guidance#variant")
     if settings.classifier is None:
         raise ConfigurationError("generate#classifier_guidance#classifier: none is given, expected a trained folder")
     classifier, _ = load_latent_classifier(Path(settings.classifier), base)

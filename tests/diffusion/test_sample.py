@@ -16,8 +16,6 @@ from PIL import Image
 
 from meddap_monai import store
 from meddap_monai.diffusion.base import load_base
-from meddap_monai.diffusion.generation_config import GUIDANCE_VARIANTS
-from meddap_monai.diffusion.guidance import VARIANTS
 from meddap_monai.diffusion.latentclassifier import LatentClassifierConfig
 from meddap_monai.diffusion.marking import read_mark
 from meddap_monai.diffusion.remake import remake_shard
@@ -312,10 +310,6 @@ def test_classifier_guidance_trains_its_classifier_on_the_training_split(
     )
     assert hashes_of(generate(none, tmp_path / "none", **given)) == plain
     assert all(item.equal for item in remake_shard(tmp_path / "guided", 0, tmp_path / "again", **given))
-
-
-def test_guidance_variants_are_those_of_the_guide() -> None:
-    assert GUIDANCE_VARIANTS == VARIANTS
 
 
 def test_a_classifier_that_saw_the_test_set_is_refused(records: Path, tiny_base: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import re
@@ -312,6 +313,23 @@ def test_two_processes_run_it_together(name: str, records: Path, tiny_base: Path
 
 
 # ------------------------------------------------------------------------------------------------------ the classifier
+@pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="MLflow is not installed")
+def test_monai_tracks_the_classifier_s_training_in_mlflow(
+    records: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    monkeypatch.chdir(tmp_path)
+    place = f"sqlite:///{tmp_path / 'runs.db'}"
+    overrides = small("ultrasound_classifier", tmp_path, records, tiny_base)
+    file = str(configs("ultrasound_classifier") / "train.yaml")
+    run(config_file=file, tracking="mlflow", tracking_uri=place, experiment_name="ours", **overrides)
+    client = mlflow.MlflowClient(place)
+    (experiment,) = [found for found in client.search_experiments() if found.name == "ours"]
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert {"train_loss", "val_auc"} <= set(found.data.metrics)
+
+
 def test_the_classifier_s_network_is_what_the_metadata_says() -> None:
     folder = configs("ultrasound_classifier")
     verify_net_in_out(

@@ -91,7 +91,7 @@ class AdaptConfig:
         precision: "fp32", "bf16" or "fp16" (GPU only).
         optimizer: "adamw" or "adamw8bit" (GPU with bitsandbytes).
         gradient_checkpointing: recompute the forward pass to save memory.
-        compile: compile the UNet (worth it on a GPU for thousands of steps).
+        compile: compile the UNet before the first step (docs/performance.md).
         device: "auto", "cpu", "cuda", "cuda:1".
         validation_every: steps between validations on split val; 0 never validates.
         validation_images: at most this many.

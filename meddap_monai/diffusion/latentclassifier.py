@@ -23,6 +23,7 @@ from tqdm import tqdm
 from meddap_monai import store
 from meddap_monai.configuration import build, check_choice, check_range
 from meddap_monai.diffusion.base import base_folder, base_hash, load_base
+from meddap_monai.diffusion.denoiser import diffuse
 from meddap_monai.diffusion.loop import finite, learning_rate, set_rate
 from meddap_monai.diffusion.views import square
 from meddap_monai.errors import BadBase, RecordsError
@@ -131,7 +132,7 @@ def train_latent_classifier(
         "base": base_hash(base),
     }
     with store.lock_folder(output):
-        if _card(output) is not None and all((_card(output) or {}).get(key) == wanted[key] for key in wanted):
+        if wanted.items() <= (_card(output) or {}).items():
             return output
         everything = read_records(records, full=True)
         training = [item for item in everything if item["split"] == "train" and item["source"] == "real"]
@@ -222,8 +223,7 @@ def _fit(
         if config.times == "noisy":
             times = torch.randint(len(alphas), (config.batch,), generator=draw)
             noise = torch.randn(inputs.shape, generator=draw)
-            keep = alphas[times][:, None, None, None]
-            inputs = keep.sqrt() * inputs + (1 - keep).sqrt() * noise
+            inputs, _ = diffuse(inputs, noise, alphas[times], "epsilon")
         rate = learning_rate(step, config.steps, config.learning_rate, min(20, config.steps))
         loss = functional.cross_entropy(model(inputs, times), labels[chosen])
         finite(loss, "latent classifier", step, rate, [ids[number // 2] for number in chosen.tolist()])

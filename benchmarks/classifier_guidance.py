@@ -1,93 +1,216 @@
 """Classifier guidance from the empty prompt: three variants and several scales, judged by another classifier.
 
-A latent classifier is trained on split train; the base draws without a prompt (guidance scale 1) and the classifier
-alone steers it. Judge: HOG and logistic regression on real training images, as in base_quality.py.
+The real images are halved by patient. A latent classifier learns one half and alone steers the base, which draws from
+the empty prompt. The judge, HOG and logistic regression, learns the other half, so it shares neither images nor
+features with the guide; its agreement with the first half's real images is the ceiling. Beside agreement stand
+diversity within a class, KID to the judge's half (HOG), and the base steered by its prompts instead.
 
     python benchmarks/classifier_guidance.py --records index/records.jsonl --output guidance
+
+A second call goes on where the first one stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from base_quality import classifier, features, real_sets, with_flips
+from base_quality import classifier, features, thumbnails, with_flips
+from diffusers import DDIMScheduler
 from PIL import Image
 
 from meddap_monai import store
-from meddap_monai.diffusion.base import base_card, load_base
+from meddap_monai.diffusion.base import base_card, base_hash, load_base
 from meddap_monai.diffusion.guidance import VARIANTS, ClassifierGuide
 from meddap_monai.diffusion.latentclassifier import default_config, load_latent_classifier, train_latent_classifier
+from meddap_monai.diffusion.prompts import load_prompt_table
+from meddap_monai.diffusion.views import square
+from meddap_monai.evaluation.generative import kernel_distance
+from meddap_monai.evaluation.intervals import wilson
+from meddap_monai.records import Record, class_names, read_records, split_by_group, write_records
+from meddap_monai.seeds import generator
+
+_BATCH = 14
 
 
 def main() -> None:
-    """Read the command line, compare, write comparison.json."""
+    """Read the command line, compare, print and write comparison.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=Path, required=True)
     parser.add_argument("--base", default="embedded")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--per-class", type=int, default=6)
-    parser.add_argument("--scales", type=float, nargs="+", default=[2.0, 10.0])
+    parser.add_argument("--scales", type=float, nargs="+", default=[10.0, 30.0])
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--start", type=float, default=0.1)
-    parser.add_argument("--simulated-device", default="Phantom A")
+    parser.add_argument("--simulated-device", default="Phantom A", help="meta.device of simulated images, left out")
     given = parser.parse_args()
-    train, held = real_sets(given.records, given.simulated_device, int(base_card(given.base)["resolution"]))
-    judge = classifier().fit(features(with_flips(train["pixels"])), np.tile(train["class"], 2))
     pipeline: Any = load_base(given.base)
-    found = {}
-    for variant in VARIANTS:
-        folder = given.output / ("noisy" if variant == "noisy" else "clean")
-        train_latent_classifier(default_config(variant), folder, records=given.records, base=given.base)
-        network, card = load_latent_classifier(folder, given.base)
-        names = [name for name in card["classes"] if name in set(train["class"])]
-        for scale in (0.0, *given.scales) if variant == "noisy" else given.scales:
-            guide = ClassifierGuide(network, scale, given.start, 1.0, variant)
-            labels = torch.tensor([card["classes"].index(name) for name in names for _ in range(given.per_class)])
-            pixels = draw(pipeline, guide, labels)
-            says = judge.predict(features(pixels))
-            wanted = np.repeat(names, given.per_class)
-            energy = (
-                np.abs(np.diff(pixels.astype(float), axis=2)).mean()
-                / np.abs(np.diff(held["pixels"].astype(float))).mean()
-            )
-            found[f"{variant}, scale {scale:g}"] = {
-                "agreement": float((says == wanted).mean()),
-                "gradient": float(energy),
-            }
-            rows = [np.concatenate(list(pixels[wanted == name]), axis=1) for name in names]
-            with store.atomic_path(given.output / f"{variant}-{scale:g}.png") as temporary:
-                Image.fromarray(np.concatenate(rows)).save(temporary, format="PNG")
-            print(variant, scale, found[f"{variant}, scale {scale:g}"], flush=True)
-    store.write_json(given.output / "comparison.json", found)
+    card = base_card(given.base)
+    guiding, judging = halves(given)
+    judge = Judge(load(guiding, card["resolution"]), load(judging, card["resolution"]))
+    names = judge.names
+    wanted = np.repeat(names, given.per_class)
+    tables = [load_prompt_table(name) for name in card["prompts"]]
+    prompts = [next(table for table in tables if name in table.classes).prompt(name) for name in wanted]
+    settings = {key: value for key, value in vars(given).items() if key not in ("records", "output", "scales")}
+    found = earlier(given.output / "comparison.json", settings | {"base": base_hash(given.base)})
+    found["found"]["real, the guide's half"] = judge.real
+
+    def compare(label: str, **settings: Any) -> None:
+        if label in found["found"]:
+            return
+        begun = time.monotonic()
+        pixels = draw(pipeline, len(wanted), given.steps, **settings)
+        seconds = (time.monotonic() - begun) / len(wanted)
+        found["found"][label] = judge.says(pixels, wanted) | {"seconds per image": seconds}
+        save_rows(
+            given.output / f"{label.replace(', scale ', '-').replace(', ', '-').replace(' ', '_')}.png", pixels, wanted
+        )
+        store.write_json(given.output / "comparison.json", found)
+        print(label, {key: np.round(value, 3).tolist() for key, value in found["found"][label].items()}, flush=True)
+
+    compare("not guided")
+    guides = {variant: guide_of(variant, given) for variant in VARIANTS}
+    labels = torch.tensor([class_names(given.output / "records.jsonl").index(name) for name in wanted])
+    for scale in given.scales:
+        for variant, guide in guides.items():
+            compare(f"{variant}, scale {scale:g}", guide=guide(scale), labels=labels)
+    compare("prompt, guidance 2.5", prompts=prompts, guidance=2.5)
+
+
+def earlier(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what an earlier call with the same settings found, or an empty document."""
+    document: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    same = {key: value for key, value in document.items() if key != "found"} == settings
+    return document if same else settings | {"found": {}}
+
+
+def halves(given: argparse.Namespace) -> tuple[list[Record], list[Record]]:
+    """Return the real images for the guide and for the judge; the guide's stand in ``records.jsonl`` too."""
+    real = [
+        record
+        for record in read_records(given.records, source="real", full=True)
+        if (record.get("meta") or {}).get("device") != given.simulated_device
+    ]
+    parts: dict[str, list[Record]] = {"train": [], "val": []}
+    for record in split_by_group(real, {"train": 0.5, "val": 0.5}, seed=0):
+        parts[record["split"]].append(record)
+    with store.open_stage(given.output, "index", {"half": 0}, {"records": given.records}) as stage:
+        write_records(given.output / "records.jsonl", parts["train"])
+        counts = {"in": len(real), "out": len(parts["train"]), "rejected": 0}
+        stage.finish(counts, classes=class_names(given.records))
+    return parts["train"], parts["val"]
+
+
+def load(records: list[Record], side: int) -> dict[str, np.ndarray]:
+    """Return pixels (N, side, side) uint8 and class names."""
+    pixels = []
+    for record in records:
+        with Image.open(record["image"]) as image:
+            pixels.append(square(image, side))
+    return {"pixels": np.stack(pixels), "class": np.array([record["class_name"] for record in records])}
+
+
+class Judge:
+    """An independent classifier of the wanted classes, and a reference for diversity and KID.
+
+    Args:
+        test: real images for the ceiling.
+        train: real images to learn from; as many of each class are the reference of KID.
+    """
+
+    def __init__(self, test: dict[str, np.ndarray], train: dict[str, np.ndarray]) -> None:
+        self.names = sorted(str(name) for name in set(train["class"]))
+        self.model = classifier().fit(features(with_flips(train["pixels"])), np.tile(train["class"], 2))
+        raw = features(train["pixels"])
+        self.mean = raw.mean(0)
+        self.basis = np.linalg.svd(raw - self.mean, full_matrices=False)[2][:64].T
+        count = min(int((train["class"] == name).sum()) for name in self.names)
+        chosen = np.concatenate([np.flatnonzero(train["class"] == name)[:count] for name in self.names])
+        self.reference = (raw[chosen] - self.mean) @ self.basis
+        few = np.concatenate([np.flatnonzero(test["class"] == name)[:count] for name in self.names])
+        self.real = self.says(test["pixels"], test["class"])
+        self.real["kid"] = kernel_distance((features(test["pixels"][few]) - self.mean) @ self.basis, self.reference)
+
+    def says(self, pixels: np.ndarray, wanted: np.ndarray) -> dict[str, Any]:
+        """Return the agreement (mean over classes, 95 % Wilson interval, per class), diversity and KID."""
+        described = features(pixels)
+        right = self.model.predict(described) == wanted
+        per_class = {name: float(right[wanted == name].mean()) for name in self.names}
+        alike = [thumbnails(pixels[wanted == name]) for name in self.names]
+        apart = [1 - (one @ one.T)[np.triu_indices(len(one), 1)].mean() for one in alike]
+        return {
+            "agreement": float(np.mean(list(per_class.values()))),
+            "interval": list(wilson(int(right.sum()), len(right))),
+            "per class": list(per_class.values()),
+            "diversity": float(np.mean(apart)),
+            "kid": kernel_distance((described - self.mean) @ self.basis, self.reference),
+        }
+
+
+def guide_of(variant: str, given: argparse.Namespace) -> Any:
+    """Train what a variant needs on the guide's half and return the guide of a scale."""
+    config = default_config(variant)
+    folder = given.output / f"classifier_{config.times}"
+    train_latent_classifier(config, folder, records=given.output / "records.jsonl", base=given.base)
+    network, _ = load_latent_classifier(folder, given.base)
+    return lambda scale: ClassifierGuide(network, scale, given.start, 1.0, variant)
 
 
 @torch.no_grad()
-def draw(pipeline: Any, guide: ClassifierGuide, labels: torch.Tensor, steps: int = 20) -> np.ndarray:
-    """Return grey pictures (N, H, W) uint8 from the empty prompt, steered by the guide alone, by DDIM."""
-    from diffusers import DDIMScheduler
+def draw(
+    pipeline: Any,
+    count: int,
+    steps: int,
+    guide: ClassifierGuide | None = None,
+    labels: torch.Tensor | None = None,
+    prompts: list[str] | None = None,
+    guidance: float = 1.0,
+) -> np.ndarray:
+    """Return grey pictures (count, side, side) uint8 by DDIM; picture n starts from the same noise in every call.
 
+    Args:
+        pipeline: of the base.
+        count: pictures.
+        steps: of DDIM.
+        guide: steers towards `labels`.
+        labels: (count,) wanted classes.
+        prompts: one per picture; the empty prompt where there are none.
+        guidance: classifier-free guidance scale, for `prompts`.
+    """
     scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     scheduler.set_timesteps(steps)
-    text = pipeline.encode_prompt([""], "cpu", 1, False)[0]
     side, channels = pipeline.unet.config.sample_size, pipeline.unet.config.in_channels
     pictures = []
-    for start in range(0, len(labels), 14):
-        wanted = labels[start : start + 14]
-        noise = [
-            torch.randn(channels, side, side, generator=torch.Generator().manual_seed(start + n))
-            for n in range(len(wanted))
-        ]
-        latents = torch.stack(noise)
-        for time in scheduler.timesteps:
-            output = pipeline.unet(latents, time, text.expand(len(wanted), -1, -1)).sample
-            output = guide(latents=latents, timestep=time, model_output=output, scheduler=scheduler, labels=wanted)
-            latents = scheduler.step(output, time, latents).prev_sample
-        images = pipeline.vae.decode(latents).sample.mean(1).clamp(-1, 1)
+    for start in range(0, count, _BATCH):
+        part = range(start, min(start + _BATCH, count))
+        latents = torch.stack([torch.randn(channels, side, side, generator=generator(0, "draw", n)) for n in part])
+        words = [prompts[n] if prompts else "" for n in part]
+        text, empty = pipeline.encode_prompt(words, "cpu", 1, guidance > 1, [""] * len(part))
+        for time_step in scheduler.timesteps:
+            output = pipeline.unet(latents, time_step, text).sample
+            if guidance > 1:
+                free = pipeline.unet(latents, time_step, empty).sample
+                output = free + guidance * (output - free)
+            if guide is not None and labels is not None:
+                output = guide(latents, time_step, output, scheduler, labels[start : part.stop])
+            latents = scheduler.step(output, time_step, latents).prev_sample
+        images = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample.mean(1).clamp(-1, 1)
         pictures.append(((images + 1) * 127.5).round().to(torch.uint8).numpy())
     return np.concatenate(pictures)
+
+
+def save_rows(path: Path, pixels: np.ndarray, wanted: np.ndarray) -> None:
+    """Write a sheet with a row per class."""
+    rows = [np.concatenate(list(pixels[wanted == name]), axis=1) for name in dict.fromkeys(wanted)]
+    with store.atomic_path(path) as temporary:
+        Image.fromarray(np.concatenate(rows)).save(temporary, format="PNG")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,10 +167,29 @@ def class_activation(network: nn.Module, images: torch.Tensor, labels: Sequence[
         layer: see `last_convolution`.
     """
     network.eval()
-    cam = GradCAM(network, target_layers=layer)
-    with torch.enable_grad():
+    cam = GradCAM(network, target_layers=layer, postprocessing=_most_is_one)
+    with torch.enable_grad(), _without_inplace(network):
         maps = [cam(images[place : place + 1], class_idx=int(label))[0, 0] for place, label in enumerate(labels)]
     return np.stack([torch.as_tensor(found).detach().cpu().numpy() for found in maps])
+
+
+def _most_is_one(maps: torch.Tensor) -> torch.Tensor:
+    """Scale maps ``(B, 1, H, W)`` to 0..1 each; MONAI's default turns them over, so that the most looked at is 0."""
+    low, high = maps.amin(dim=(1, 2, 3), keepdim=True), maps.amax(dim=(1, 2, 3), keepdim=True)
+    return (maps - low) / (high - low).clamp_min(1e-12)
+
+
+@contextlib.contextmanager
+def _without_inplace(network: nn.Module) -> Iterator[None]:
+    """Let activations write new tensors: torch refuses to overwrite what a backward hook looks at (SqueezeNet)."""
+    changed = [module for module in network.modules() if getattr(module, "inplace", False) is True]
+    for module in changed:
+        module.inplace = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module in changed:
+            module.inplace = True  # type: ignore[assignment]
 
 
 def _cams(

@@ -289,4 +289,4 @@ def test_the_page_opens_in_a_browser(report: Path, tmp_path: Path) -> None:
     text = subprocess.run(
         [*command, "--dump-dom", report.as_uri()], check=True, timeout=120, capture_output=True, text=True
     ).stdout
-    assert text.count("<svg") == 8
+    assert text.count("<svg") == 10

@@ -1,0 +1,31 @@
+"""Grad-CAM of networks that write in place, and of one whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from meddap_monai.classifier.pictures import class_activation, last_convolution
+
+
+def network_that_looks_for_light() -> nn.Module:
+    """A bright patch raises the logit of class 1; like SqueezeNet it activates in place behind its convolution."""
+    convolution = nn.Conv2d(1, 1, 3, padding=1, bias=False)
+    nn.init.constant_(convolution.weight, 1.0)
+    last = nn.Linear(1, 2, bias=False)
+    last.weight.data = torch.tensor([[-1.0], [1.0]])
+    return nn.Sequential(convolution, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), last)
+
+
+def test_the_map_is_high_where_the_network_looked_and_the_network_is_left_as_it_was() -> None:
+    network = network_that_looks_for_light()
+    images = torch.zeros(1, 1, 16, 16)
+    images[..., :6, :6] = 1.0
+    layer = last_convolution(network)
+    assert layer == "0"
+    (found,) = class_activation(network, images, [1], layer)
+    assert found.shape == (16, 16)
+    assert found[1:5, 1:5].min() > 0.7 > 0.3 > found[10:, 10:].max()
+    assert network[1].inplace
+    assert np.isfinite(found).all()

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from meddap_monai.classifier.networks import NETWORKS, GreyToColour, build_network, load_pretrained
+from meddap_monai.classifier.predict import load_classifier
+from meddap_monai.classifier.settings import ClassifyConfig
+from meddap_monai.classifier.train import classify
 from meddap_monai.errors import ConfigurationError
+from meddap_monai.records import read_records
 
 QUICK = ["resnet10_tiny", "resnet10_narrow", "vit_tiny", "efficientnet_b0"]
 
@@ -89,3 +94,28 @@ def test_foreign_weights_are_refused(tmp_path: Path, content: object, message: s
 def test_grey_is_repeated_for_colour_networks() -> None:
     images = torch.rand(2, 1, 4, 4)
     assert torch.equal(GreyToColour()(images), images.repeat(1, 3, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("torchvision:squeezenet1_1", 1),
+        ("torchvision:squeezenet1_1", 3),
+        ("torchvision:mobilenet_v2", 1),
+        ("timm:mobilenetv3_small_050", 1),
+        ("timm:legacy_xception", 3),
+    ],
+)
+def test_networks_of_the_extra_vision_train_and_load(name: str, channels: int, tmp_path: Path, make_records) -> None:
+    """SqueezeNet 1.1 and MobileNetV2 are those of the published studies; skipped where the extra is not installed."""
+    pytest.importorskip(name.partition(":")[0], reason="needs the extra `vision` (pip install meddap-monai[vision])")
+    records = make_records({"train": 4, "val": 2, "test": 2}, size=64)
+    config = ClassifyConfig(
+        network=name, channels=channels, size=64, steps=2, batch=4, val_interval=1, augmentation="classical"
+    )
+    model = load_classifier(classify(config, tmp_path / "model", records=records))
+    found = model.probabilities(read_records(records, split="test"))
+    assert found.shape == (6, 3) and np.isfinite(found).all()
+    head = ClassifyConfig(network=name, channels=channels, size=64, head="svc", pictures=False)
+    fitted = load_classifier(classify(head, tmp_path / "head", records=records))
+    assert np.isfinite(fitted.probabilities(read_records(records, split="test"))).all()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from meddap_monai import store
 from meddap_monai.classifier.checkpoint import NAME as CHECKPOINT
@@ -75,6 +76,11 @@ def test_writes_a_model_that_predicts_and_carries_its_provenance(simulated_recor
     names = {path.name for path in (folder / "tensorboard").iterdir()}
     assert any(name.startswith("events.out") for name in names)
     assert "projector_config.pbtxt" in names
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    pictures = {tag.removeprefix("validation/") for tag in events.Tags()["images"]}
+    assert {"confusion", "roc and precision-recall", "calibration", "Grad-CAM"} <= pictures
+    assert ("surest errors" in pictures) == (results["validation"]["accuracy"] < 1)
 
 
 def test_the_chosen_weights_are_the_best_by_validation_auc(simulated_records: Path, tmp_path: Path) -> None:
@@ -261,8 +267,6 @@ def test_a_compiled_network_learns_the_same(simulated_records: Path, tmp_path: P
 
 
 def test_loss_of_each_source_is_reported(simulated_records: Path, tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     records = rewritten(simulated_records, tmp_path / "hybrid", lambda rows: synthetic_copies(rows, 18))
     folder = classify(replace(TINY, steps=10), tmp_path / "model", records=records)
     events = EventAccumulator(str(folder / "tensorboard"))

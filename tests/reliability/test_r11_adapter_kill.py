@@ -63,6 +63,7 @@ def test_r11_three_kills_change_nothing(run, expected, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_r11_twenty_kills_change_nothing(run, expected, tmp_path: Path) -> None:
     """A kill that comes after the end does not count, so it is drawn again in another folder."""
     killed = runs = 0

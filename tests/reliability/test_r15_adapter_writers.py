@@ -54,6 +54,7 @@ def timed(run, folder: Path, gate: Gate) -> None:
         raise FolderInUse(json.dumps({"seconds": time.monotonic() - started, "message": str(error)})) from None
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("times", [2, pytest.param(50, marks=pytest.mark.slow)])
 def test_r15_of_two_writers_one_works_and_the_other_says_who(times: int, run, quiet: str, tmp_path: Path) -> None:
     for number in range(times):

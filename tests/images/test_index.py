@@ -143,6 +143,26 @@ def test_copies_are_dropped_and_not_read_again(tmp_path: Path, key: Path, monkey
     assert len(list((tmp_path / "out" / "images").iterdir())) == 8
 
 
+@pytest.mark.slow
+def test_memory_hardly_grows_with_the_folder(key: Path, tmp_path: Path) -> None:
+    """At most 1 kB per image, each a patient of its own; what cannot shrink is names and ids."""
+    code = (
+        "import resource, sys; from pathlib import Path; from meddap_monai.images.index import *; "
+        "index(IndexConfig(source=Path(sys.argv[1]), key_file=Path(sys.argv[2]), modality='any'), Path(sys.argv[3])); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    rng, peaks = np.random.default_rng(0), []
+    for count in (2000, 10_000):
+        for number in range(count):
+            picture = tmp_path / f"in{count}" / "ab"[number % 2] / f"{number}.png"
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            blocks = rng.integers(0, 255, (6, 6), dtype=np.uint8)
+            Image.fromarray(np.kron(blocks, np.ones((4, 4), np.uint8))).save(picture, compress_level=1)
+        words = [sys.executable, "-c", code, tmp_path / f"in{count}", key, tmp_path / f"out{count}"]
+        peaks.append(int(subprocess.run(words, check=True, capture_output=True, text=True).stdout))
+    assert peaks[1] - peaks[0] < 8000 * 1.0, f"{peaks} kB"
+
+
 def test_killed_and_started_again_gives_equal_records(study: Path, key: Path, indexed: Path, tmp_path: Path) -> None:
     """R13: kill -9 at several times; a rerun gives byte-equal records."""
     code = (

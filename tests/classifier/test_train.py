@@ -256,6 +256,7 @@ def test_mixed_precision_on_a_cpu_trains_in_bfloat16_and_keeps_full_weights(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_a_compiled_network_learns_the_same(simulated_records: Path, tmp_path: Path) -> None:
     config = replace(TINY, steps=6, val_interval=3, optimiser="sgd", augmentation="none")

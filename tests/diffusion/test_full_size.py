@@ -1,4 +1,4 @@
-"""One real step of USLoRA on the full Stable Diffusion 1.x architecture (random weights, about 6 GB of memory)."""
+"""One real step of USLoRA on the full Stable Diffusion 1.x architecture (random weights, 5 GB of memory)."""
 
 from __future__ import annotations
 

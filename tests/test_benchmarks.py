@@ -43,12 +43,14 @@ def test_it_runs_and_writes_its_table(benchmark: ModuleType, tmp_path: Path, cap
 
 @pytest.mark.parametrize(
     ("base", "unet", "adapter"),
-    [("tiny", 272_804, 11_648), pytest.param("sd1", 859_520_964, 797_184, marks=pytest.mark.slow)],
+    [
+        ("tiny", 272_804, 11_648),
+        pytest.param("sd1", 859_520_964, 797_184, marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
+    ],
 )
 def test_training_is_compared_with_the_published_loop(
     capsys: pytest.CaptureFixture, base: str, unet: int, adapter: int
 ) -> None:
-    """On the full size about 12 GB of memory and 5 GB of disk."""
     once = ["--rounds", "1", "--seconds", "0", "--batch", "2", "--pixels", "64", "--side", "64"]
     load("adapter_training").main(["--base", base, *once])
     found = json.loads(capsys.readouterr().out)

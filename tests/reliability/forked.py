@@ -5,10 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+
+from tqdm import tqdm
 
 FORK = multiprocessing.get_context("fork")
 
@@ -18,6 +21,7 @@ def start(work: Callable[[], object], log: Path, **environment: str) -> multipro
 
     def run() -> None:
         os.environ.update(environment)
+        tqdm.set_lock(threading.RLock())  # the inherited one is shared with the parent: killed inside, it stays taken
         try:
             work()
         except BaseException:

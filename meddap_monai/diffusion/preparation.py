@@ -80,7 +80,8 @@ class Prepared:
     def draw(self) -> list[list[np.ndarray]]:
         """Return one row of pictures per class, from fixed seeds, for the present weights."""
         words = self.prompts()
-        vae = self.pipeline.vae.to(self.device, self.pipeline.unet.dtype)
+        # torch's own `to`: that of diffusers warns of a change of type whenever one is named, even the present one
+        vae = nn.Module.to(self.pipeline.vae, self.device, self.pipeline.unet.dtype)
         rows = []
         for number, name in enumerate(self.classes):
             count = self.config.samples_per_class

@@ -151,6 +151,15 @@ def test_half_precision_trains_close_to_full(tiny_base: Path, records: Path, tmp
     assert losses[0] != losses[1]
 
 
+def test_drawing_samples_says_nothing_of_types(
+    tiny_base: Path, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("diffusers.models.modeling_utils.logger.warning", said.append)
+    adapt(quick(steps=1, samples_per_class=1, sample_steps=1), tmp_path / "a", records=records, base=tiny_base)
+    assert said == []
+
+
 def test_parts_that_are_not_needed_are_freed(tiny_base: Path, records: Path, tmp_path: Path) -> None:
     everything = read_records(records, full=True)
     for settings, text, vae in (

@@ -15,6 +15,7 @@ import torch
 
 from meddap_monai.diffusion.autoencoder import AutoencoderConfig
 from meddap_monai.diffusion.loop import finite, set_rate
+from meddap_monai.diffusion.views import grey_tensor
 from meddap_monai.seeds import generator
 
 SIZE = 6
@@ -56,7 +57,7 @@ class CornerTraining:
         """Do step `step`."""
         draw = generator(self.seed, "pretrain/corners", step)
         chosen = torch.randint(len(self.pixels), (_BATCH,), generator=draw)
-        images = torch.from_numpy(self.pixels[chosen.numpy()]).to(self.device, torch.float32).div(127.5).sub(1)[:, None]
+        images = grey_tensor(self.pixels[chosen.numpy()], self.device)
         with torch.no_grad():
             latents = self.vae.encode(images.expand(-1, 3, -1, -1)).latent_dist.mode()
             size = torch.rand(_BATCH, 1, 1, 1, generator=draw) * self.config.latent_noise

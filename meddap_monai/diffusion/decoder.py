@@ -16,19 +16,35 @@ from torch.nn import functional
 
 from meddap_monai.diffusion.autoencoder import AutoencoderConfig, PatchPCA
 from meddap_monai.diffusion.loop import finite, learning_rate, set_rate
+from meddap_monai.diffusion.views import grey_tensor
 from meddap_monai.seeds import generator
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-def build_discriminator() -> nn.Module:
-    """Return a patch discriminator of grey pictures, about 0.2 M parameters, without normalisation."""
+def make_rival(seed: int, device: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Return a patch discriminator of grey pictures (0.2 M parameters, no normalisation) and its optimizer."""
     widths = (1, 32, 64, 96)
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
-        layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-    return nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        discriminator = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1)).to(device)
+    rival = torch.optim.AdamW(discriminator.parameters(), lr=0.0, betas=(0.5, 0.9), weight_decay=0.0)
+    return discriminator, rival
+
+
+def crops_of_step(step: int, side: int, crop: int, batch: int) -> tuple[int, int]:
+    """Return side and number of a step's crops.
+
+    Even steps take `batch` crops, odd ones as many pixels in whole pictures, at least one; pictures of `side` that are no
+    larger than a crop are always whole.
+    """
+    if step % 2 == 0 and side > crop:
+        return crop, batch
+    return side, max(1, batch * crop**2 // side**2)
 
 
 class AutoencoderTraining:
@@ -47,12 +63,9 @@ class AutoencoderTraining:
         """Hold the pictures (N, H, W) uint8 and make the optimizers."""
         self.vae, self.pca, self.config, self.seed = vae.to(device), pca, config, seed
         self.pixels, self.ids, self.device = pixels, ids, device
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.discriminator = build_discriminator().to(device)
+        self.discriminator, self.rival = make_rival(seed, device)
         trained = vae.decoder if pca is not None else vae
         self.optimizer = torch.optim.AdamW(trained.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=0.0)
-        self.rival = torch.optim.AdamW(self.discriminator.parameters(), lr=0.0, betas=(0.5, 0.9), weight_decay=0.0)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -89,7 +102,7 @@ class AutoencoderTraining:
         """Draw eight pictures above their reconstructions and write the share of gradient energy kept."""
         count = min(8, len(self.pixels))
         chosen = np.linspace(0, len(self.pixels) - 1, count).astype(int)
-        images = self._tensor(self.pixels[chosen])
+        images = grey_tensor(self.pixels[chosen], self.device)
         with torch.no_grad():
             made = self.vae.decode(self._encode(images)).sample.mean(1, keepdim=True)
         rows = torch.cat([torch.cat(list(part), dim=2) for part in (images, made.clamp(-1, 1))], dim=1)
@@ -99,19 +112,14 @@ class AutoencoderTraining:
 
     def _batch(self, step: int, draw: torch.Generator) -> tuple[torch.Tensor, list[str]]:
         config, side = self.config, self.pixels.shape[-1]
-        whole = step % 2 == 1 or side <= config.crop
-        count = max(1, config.batch * config.crop**2 // side**2) if whole else config.batch
+        crop, count = crops_of_step(step, side, config.crop, config.batch)
         chosen = torch.randint(len(self.pixels), (count,), generator=draw).tolist()
-        crop = side if whole else config.crop
         parts = []
         for number in chosen:
             corner = torch.randint((side - crop) // config.factor + 1, (2,), generator=draw) * config.factor
             top, left = corner.tolist()
             parts.append(self.pixels[number, top : top + crop, left : left + crop])
-        return self._tensor(np.stack(parts)), [self.ids[number] for number in chosen]
-
-    def _tensor(self, pixels: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(pixels).to(self.device, torch.float32).div(127.5).sub(1)[:, None]
+        return grey_tensor(np.stack(parts), self.device), [self.ids[number] for number in chosen]
 
     def _encode(self, images: torch.Tensor) -> torch.Tensor:
         if self.pca is not None:

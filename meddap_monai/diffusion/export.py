@@ -14,6 +14,7 @@ from PIL import Image
 from meddap_monai import store
 from meddap_monai.diffusion.base import base_hash
 from meddap_monai.diffusion.prompts import PromptTable
+from meddap_monai.diffusion.views import grey_tensor
 from meddap_monai.phantom import simulate_image
 from meddap_monai.provenance import write_train_hashes
 from meddap_monai.seeds import derive_seed
@@ -109,7 +110,7 @@ def reconstruction_sheet(job: PretrainJob, columns: int = 8) -> np.ndarray:
     names = ("benign", "malignant", "normal")
     seeds = [derive_seed(job.config.seed, "pretrain/card", number) for number in range(columns)]
     pixels = np.stack([simulate_image(names[number % 3], seed, size=(side, side)) for number, seed in enumerate(seeds)])
-    images = torch.from_numpy(pixels).float().div(127.5).sub(1)[:, None].expand(-1, 3, -1, -1)
+    images = grey_tensor(pixels).expand(-1, 3, -1, -1)
     vae = job.vae.to("cpu")
     made = vae.decode(vae.encode(images).latent_dist.mode()).sample.mean(1)
     back = ((made.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()

@@ -25,7 +25,7 @@ from meddap_monai.configuration import build, check_choice, check_range
 from meddap_monai.diffusion.base import base_folder, base_hash, load_base
 from meddap_monai.diffusion.denoiser import diffuse
 from meddap_monai.diffusion.loop import finite, learning_rate, set_rate
-from meddap_monai.diffusion.views import square
+from meddap_monai.diffusion.views import grey_tensor, square
 from meddap_monai.errors import BadBase, RecordsError
 from meddap_monai.provenance import check_provenance, train_hashes, write_train_hashes
 from meddap_monai.records import class_names, read_records
@@ -195,8 +195,7 @@ def _encode(pipeline: Any, records: list[dict[str, Any]]) -> tuple[torch.Tensor,
         pictures += [pixels, pixels[:, ::-1]]
     latents = []
     for start in range(0, len(pictures), 16):
-        images = torch.from_numpy(np.stack(pictures[start : start + 16])).float().div(127.5).sub(1)
-        images = images[:, None].expand(-1, pipeline.vae.config.in_channels, -1, -1)
+        images = grey_tensor(np.stack(pictures[start : start + 16])).expand(-1, pipeline.vae.config.in_channels, -1, -1)
         latents.append(pipeline.vae.encode(images).latent_dist.mode() * pipeline.vae.config.scaling_factor)
     labels = torch.tensor([record["label"] for record in records for _ in range(2)])
     return torch.cat(latents), labels

@@ -22,8 +22,16 @@ from torch import nn
 
 from meddap_monai import store
 from meddap_monai.configuration import check_range
-from meddap_monai.diffusion.decoder import build_discriminator, deceive, gradient_energy, judge, reconstruction_losses
+from meddap_monai.diffusion.decoder import (
+    crops_of_step,
+    deceive,
+    gradient_energy,
+    judge,
+    make_rival,
+    reconstruction_losses,
+)
 from meddap_monai.diffusion.loop import finite, follow, learning_rate, set_rate
+from meddap_monai.diffusion.views import grey_tensor
 from meddap_monai.seeds import derive_seed, generator
 
 if TYPE_CHECKING:
@@ -162,14 +170,11 @@ class PolishTraining:
 
     def _make_networks(self) -> None:
         vae = self.vae
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            self.discriminator = build_discriminator().to(self.device)
+        self.discriminator, self.rival = make_rival(self.seed, self.device)
         vae.requires_grad_(False)
         vae.decoder.requires_grad_(True)
         self.average = copy.deepcopy(vae.decoder).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(vae.decoder.parameters(), lr=0.0, betas=(0.5, 0.95), weight_decay=0.0)
-        self.rival = torch.optim.AdamW(self.discriminator.parameters(), lr=0.0, betas=(0.5, 0.9), weight_decay=0.0)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -223,9 +228,7 @@ class PolishTraining:
     def _encoded(self, step: int, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
         """Return pictures or crops of them, their latents with some noise, and the ids."""
         config, side = self.config, self.pixels.shape[-1]
-        whole = step % 2 == 1 or side <= config.crop
-        crop = side if whole else config.crop
-        count = max(1, config.batch * config.crop**2 // side**2) if whole else config.batch
+        crop, count = crops_of_step(step, side, config.crop, config.batch)
         chosen = torch.randint(len(self.pixels), (count,), generator=draw).tolist()
         corners = torch.randint((side - crop) // self.factor + 1, (count, 2), generator=draw).tolist()
         pixels, latents, width = [], [], crop // self.factor
@@ -236,7 +239,7 @@ class PolishTraining:
         found = torch.stack(latents).float()
         size = torch.rand(count, 1, 1, 1, generator=draw) * config.latent_noise
         noisy = found + size * torch.randn(found.shape, generator=draw)
-        return self._tensor(np.stack(pixels)), noisy.to(self.device), [self.ids[row] for row in chosen]
+        return grey_tensor(np.stack(pixels), self.device), noisy.to(self.device), [self.ids[row] for row in chosen]
 
     def _drawn(self, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return drawn latents, pictures of the same captions, and the mean power of those captions."""
@@ -244,14 +247,11 @@ class PolishTraining:
         kin = [self.kin[self.words[number]] for number in chosen]
         rows = [one[int(torch.randint(len(one), (1,), generator=draw))] for one in kin]
         power = torch.stack([self.power[self.words[number]] for number in chosen])
-        return self.drawn[chosen].float().to(self.device), self._tensor(self.pixels[rows]), power
+        return self.drawn[chosen].float().to(self.device), grey_tensor(self.pixels[rows], self.device), power
 
     def _mean_power(self, rows: list[int]) -> torch.Tensor:
-        parts = [self._tensor(self.pixels[rows[start : start + 64]]) for start in range(0, len(rows), 64)]
+        parts = [grey_tensor(self.pixels[rows[start : start + 64]], self.device) for start in range(0, len(rows), 64)]
         return torch.cat([cell_power(part) for part in parts]).mean(0)
-
-    def _tensor(self, pixels: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(pixels).to(self.device, torch.float32).div(127.5).sub(1)[:, None]
 
 
 def cell_power(images: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ from meddap_monai.diffusion.prompts import PromptTable, load_prompt_table, table
 from meddap_monai.diffusion.ranks import ALONE, Ranks, join_ranks
 from meddap_monai.diffusion.textencoder import TextEncoderConfig, TextEncoderTraining
 from meddap_monai.diffusion.tiny import build_text_encoder, vocabulary_words
-from meddap_monai.diffusion.views import Views, ViewsConfig, cut_views
+from meddap_monai.diffusion.views import Views, ViewsConfig, cut_views, grey_tensor
 from meddap_monai.errors import ConfigurationError, RecordsError
 from meddap_monai.records import Record, read_records
 
@@ -207,7 +208,7 @@ class PretrainJob:
                 draw_once(self.phases / "drawn.safetensors", self.pipeline(self.unet), captions, config)
             self.ranks.share()
             drawn = load_file(self.phases / "drawn.safetensors")["latents"]
-            polish = PolishTraining(self.vae, views, self.encode_views(), drawn, rows, config)
+            polish = PolishTraining(self.vae, views, self.latents, drawn, rows, config)
             self._run("polish", config.polish.steps, polish, interrupt)
             polish.finish()
         if config.autoencoder.corner_steps:
@@ -222,10 +223,11 @@ class PretrainJob:
         rows = {text: number for number, text in enumerate(texts)}
         captions = torch.tensor([rows[text] for text in views.captions])
         embeddings = self.embed(texts)
-        return Cache(self.encode_views(), captions, embeddings, views.groups, views.ids, views.changed)
+        return Cache(self.latents, captions, embeddings, views.groups, views.ids, views.changed)
 
-    def encode_views(self) -> torch.Tensor:
-        """Return the latents (N, C, h, w) float16 of every view."""
+    @cached_property
+    def latents(self) -> torch.Tensor:
+        """The latents (N, C, h, w) float16 of every view; to be asked for once the encoder is trained."""
         pixels = self.views.pixels
         return torch.cat([self._encode(pixels[start : start + 64]) for start in range(0, len(pixels), 64)])
 
@@ -237,7 +239,7 @@ class PretrainJob:
 
     @torch.no_grad()
     def _encode(self, pixels: np.ndarray) -> torch.Tensor:
-        images = torch.from_numpy(pixels).float().div(127.5).sub(1)[:, None]
+        images = grey_tensor(pixels)
         if self.pca is not None:
             return self.pca.encode(images).half()
         device = self.config.device

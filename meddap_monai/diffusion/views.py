@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -100,6 +101,11 @@ def cut_views(
             ids.append(record["id"])
             changed.append(adjective != "none")
     return Views(np.stack(pixels), captions, groups, ids, np.array(changed))
+
+
+def grey_tensor(pixels: np.ndarray, device: str = "cpu") -> torch.Tensor:
+    """Return pictures (N, H, W) uint8 as (N, 1, H, W) float32 in [-1, 1], which autoencoders take."""
+    return torch.from_numpy(pixels).to(device, torch.float32).div(127.5).sub(1)[:, None]
 
 
 def square(image: Image.Image, resolution: int) -> np.ndarray:

@@ -39,8 +39,8 @@ def make_rival(seed: int, device: str) -> tuple[nn.Module, torch.optim.Optimizer
 def crops_of_step(step: int, side: int, crop: int, batch: int) -> tuple[int, int]:
     """Return side and number of a step's crops.
 
-    Even steps take `batch` crops, odd ones as many pixels in whole pictures, at least one; pictures of `side` that are no
-    larger than a crop are always whole.
+    Even steps take `batch` crops, odd ones as many pixels in whole pictures, at least one. Pictures no larger than a
+    crop are always whole.
     """
     if step % 2 == 0 and side > crop:
         return crop, batch

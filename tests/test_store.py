@@ -181,12 +181,23 @@ def test_a_shard_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_signal_stops_at_the_next_check(tmp_path: Path) -> None:
     import signal
 
-    with store.InterruptFlag() as flag:
+    told = "checkpoint of step 7 written; run the same command again"
+    with pytest.raises(Interrupted, match=told), store.InterruptFlag() as flag:
         os.kill(os.getpid(), signal.SIGTERM)
         assert flag.is_set
-        with pytest.raises(Interrupted, match="checkpoint of step 7 written; run the same command again"):
-            flag.raise_if_set("checkpoint of step 7 written")
+        flag.raise_if_set("checkpoint of step 7 written")
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_signal_after_the_last_check_is_not_lost() -> None:
+    import signal
+
+    with pytest.raises(Interrupted, match="finished is kept; run the same command again"), store.InterruptFlag():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    with pytest.raises(ValueError, match="another reason"), store.InterruptFlag():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise ValueError("another reason")
 
 
 def test_the_lock_needs_no_heavy_import() -> None:

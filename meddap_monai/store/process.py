@@ -79,7 +79,8 @@ def _holder(descriptor: int) -> str:
 class InterruptFlag:
     """Turn SIGINT and SIGTERM into a flag, so that a loop stops at the end of its step or shard with a checkpoint.
 
-    Outside the main thread, where Python forbids handlers, the signals keep their usual meaning.
+    A signal that arrives after the last check raises `Interrupted` at the end of the ``with``. Outside the main thread,
+    where Python forbids handlers, the signals keep their usual meaning.
     """
 
     def __init__(self) -> None:
@@ -93,10 +94,12 @@ class InterruptFlag:
                 self._previous[number] = signal.signal(number, self._set)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Restore the handlers that were there before."""
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        """Restore the handlers that were there before; raise `Interrupted` for a signal after the last check."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if failed is None:
+            self.raise_if_set("what is finished is kept")
 
     def _set(self, _number: int, _frame: FrameType | None) -> None:
         self.is_set = True

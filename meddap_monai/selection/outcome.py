@@ -150,10 +150,8 @@ def _copy_summary(scored: Sequence[Record], check: CopyCheck) -> dict[str, Any]:
 
 
 def closest_pairs(check: CopyCheck, count: int = PAIRS) -> list[int]:
-    """Return the rows of the images nearest to a training image, in units of the thresholds."""
-    ratios = [
-        value / max(check.thresholds.values.get(name, np.inf), 1e-6) for name, value in check.nearest.distances.items()
-    ]
+    """Return the rows of the images nearest to a training image, nearest first, in units of the thresholds."""
+    ratios = [check.nearest.distances[name] / max(value, 1e-6) for name, value in check.thresholds.values.items()]
     return [int(row) for row in np.argsort(np.min(ratios, axis=0), kind="stable")[:count]]
 
 

@@ -9,8 +9,10 @@ from meddap_monai.errors import ConfigurationError
 from meddap_monai.phantom import simulate_image
 from meddap_monai.selection import neighbours
 from meddap_monai.selection.alignment import align, windows
-from meddap_monai.selection.copies import CopyConfig, Images, calibrate, find_nearest, flag
+from meddap_monai.selection.copies import CopyConfig, Images, Nearest, Thresholds, calibrate, find_nearest, flag
+from meddap_monai.selection.decide import check_copies
 from meddap_monai.selection.neighbours import Candidates, nearest_by_product, propose_candidates, resampling
+from meddap_monai.selection.outcome import closest_pairs
 from tests.selection.copying import KINDS, plant, thumbnail
 
 TWO = CopyConfig(distances=("correlation", "tiles"))
@@ -75,6 +77,14 @@ def test_features_are_measured_and_decide_only_when_asked(known: Images) -> None
     assert set(thresholds.values) == {"features"} and set(thresholds.real_distances) > {"features"}
     same = find_nearest(Images(known.thumbnails[::-1].copy(), values, [""] * 60), with_features, asked)
     assert flag(same.distances, thresholds.values).all()
+
+
+def test_the_closest_pairs_come_nearest_first_by_the_distances_that_decide() -> None:
+    """A distance without a threshold (features, here the other way round) has no say."""
+    names = ("correlation", "tiles", "features")
+    distances = dict(zip(names, np.array([[0.4, 0.1, 0.3], [2.0, 2.0, 0.3], [0.0, 0.9, 0.5]], np.float32), strict=True))
+    thresholds = Thresholds({"correlation": 0.05, "tiles": 0.1}, {}, 0.0, [])
+    assert closest_pairs(check_copies(Nearest(np.zeros(3, int), distances), thresholds, [])) == [1, 2, 0]
 
 
 def test_blocks_do_not_change_the_result(known: Images, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,7 +152,7 @@ def grid_figure(images: torch.Tensor, notes: Sequence[str], overlays: np.ndarray
 
 
 def last_convolution(network: nn.Module) -> str | None:
-    """Return the name of the last convolution whose output is larger than one pixel per channel; None without one."""
+    """Return the name of the last convolution of a network; None without one."""
     names = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
     return names[-1] if names else None
 
@@ -168,8 +168,13 @@ def class_activation(network: nn.Module, images: torch.Tensor, labels: Sequence[
     """
     network.eval()
     cam = GradCAM(network, target_layers=layer, postprocessing=_most_is_one)
+    images = images.detach().requires_grad_()  # or torch warns where the layer is the first, as in a ViT
     with torch.enable_grad(), _without_inplace(network):
         maps = [cam(images[place : place + 1], class_idx=int(label))[0, 0] for place, label in enumerate(labels)]
+    # MONAI keeps the last pass for ever: its graph and the hooks of the network hold each other outside Python's sight
+    cam.nn_module.activations.clear()
+    cam.nn_module.gradients.clear()
+    cam.nn_module.score = None
     return np.stack([torch.as_tensor(found).detach().cpu().numpy() for found in maps])
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import torch
 from torch import nn
@@ -29,3 +32,13 @@ def test_the_map_is_high_where_the_network_looked_and_the_network_is_left_as_it_
     assert found[1:5, 1:5].min() > 0.7 > 0.3 > found[10:, 10:].max()
     assert network[1].inplace
     assert np.isfinite(found).all()
+
+
+def test_a_network_that_was_drawn_does_not_stay_in_memory() -> None:
+    """A study draws dozens of them in one process."""
+    network = network_that_looks_for_light()
+    class_activation(network, torch.rand(1, 1, 16, 16), [1], "0")
+    gone = weakref.ref(network)
+    del network
+    gc.collect()
+    assert gone() is None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import traceback
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from meddap_monai.diffusion import injection
 from meddap_monai.diffusion.adapt_config import AdaptConfig
 from meddap_monai.diffusion.adapter_file import save_adapter
 from meddap_monai.diffusion.architectures import build_text_encoder, build_unet
+from meddap_monai.diffusion.base import load_base
 from meddap_monai.diffusion.formats import AdapterWeights
 from meddap_monai.diffusion.injection import LowRank
 from meddap_monai.diffusion.targets import target_modules
@@ -84,8 +84,6 @@ def card_of(pipeline: Any, method: str = "uslora") -> dict[str, Any]:
 
 def state_hash(pipeline: Any) -> str:
     """Return a hash of every weight of UNet and text encoder, by name."""
-    import hashlib
-
     digest = hashlib.sha256()
     for part in adapters.parts_of(pipeline).values():
         for name, tensor in part.state_dict().items():
@@ -101,26 +99,6 @@ def legacy_file(weights: AdapterWeights) -> dict[str, torch.Tensor]:
         tensors[f"{block}.processor.{leaf}_lora.down.weight"] = change.down
         tensors[f"{block}.processor.{leaf}_lora.up.weight"] = change.up
     return tensors
-
-
-def in_child(work: Callable[[], Any]) -> int:
-    """Run `work` in a forked process and return its number; exit status 0 means it returned, 3 an Interrupted."""
-    from meddap_monai.errors import Interrupted
-
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        os.setpgid(0, 0)
-        work()
-        status = 0
-    except Interrupted:
-        status = 3
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
 
 
 def sd14_unet() -> nn.Module:
@@ -141,12 +119,26 @@ def clip_text(width: int = 768, layers: int = 12, projection: bool = False) -> n
         return build_text_encoder(width, layers, projection)
 
 
+def tiny_unet(levels: tuple[str, str], **settings: Any) -> nn.Module:
+    """Return a random UNet on 8 x 8 latents; `levels` are its kinds of block from the widest level on."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=8,
+        down_block_types=[f"{kind}DownBlock2D" for kind in levels],
+        up_block_types=[f"{kind}UpBlock2D" for kind in reversed(levels)],
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        use_linear_projection=True,
+        **settings,
+    )
+
+
 def build_tiny_xl(folder: Path, tiny_base: Path) -> Path:
     """Write a tiny Stable Diffusion XL folder: two text encoders, pooled text and picture sizes as conditions."""
-    from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+    from diffusers import StableDiffusionXLPipeline
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    from meddap_monai.diffusion.base import load_base
 
     small: Any = load_base(tiny_base)
     settings = small.text_encoder.config.to_dict() | {"projection_dim": 32, "num_hidden_layers": 2}
@@ -154,16 +146,10 @@ def build_tiny_xl(folder: Path, tiny_base: Path) -> Path:
         torch.manual_seed(0)
         first = CLIPTextModel(CLIPTextConfig(**settings))
         second = CLIPTextModelWithProjection(CLIPTextConfig(**settings))
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            block_out_channels=(16, 32),
-            layers_per_block=1,
+        unet = tiny_unet(
+            ("", "CrossAttn"),
             cross_attention_dim=64,
             attention_head_dim=4,
-            norm_num_groups=8,
-            use_linear_projection=True,
             addition_embed_type="text_time",
             addition_time_embed_dim=8,
             projection_class_embeddings_input_dim=6 * 8 + 32,
@@ -183,24 +169,12 @@ def build_tiny_xl(folder: Path, tiny_base: Path) -> Path:
 
 def build_tiny_v2(folder: Path, tiny_base: Path) -> Path:
     """Write a tiny Stable Diffusion 2.x folder: v-prediction, linear projections, heads per block."""
-    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-
-    from meddap_monai.diffusion.base import load_base
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     small: Any = load_base(tiny_base)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            block_out_channels=(16, 32),
-            layers_per_block=1,
-            cross_attention_dim=32,
-            attention_head_dim=(2, 4),
-            norm_num_groups=8,
-            use_linear_projection=True,
-        )
+        unet = tiny_unet(("CrossAttn", ""), cross_attention_dim=32, attention_head_dim=(2, 4))
     scheduler = DDIMScheduler.from_config(small.scheduler.config, prediction_type="v_prediction")
     parts = small.components | {"unet": unet, "scheduler": scheduler}
     StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(folder)

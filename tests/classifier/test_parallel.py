@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.classifier.train import classify
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.store import read_stage
-from tests.reliability.forked import finish, start
+from tests.reliability.forked import read_logs, run_pair
 
 CONFIG = ClassifyConfig(
     network="vit_tiny",
@@ -32,20 +31,8 @@ CONFIG = ClassifyConfig(
 )
 
 
-def free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
-
-
 def together(config: ClassifyConfig, folder: Path, records: Path, logs: Path) -> list[int]:
-    port = free_port()
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [
-        start(lambda: classify(config, folder, records=records), logs / f"log{rank}", RANK=str(rank), **common)
-        for rank in range(2)
-    ]
-    return [finish(process) for process in processes]
+    return run_pair(lambda: classify(config, folder, records=records), logs)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +43,7 @@ def records(make_records: Callable[..., Path]) -> Path:
 def test_two_processes_train_what_one_does(records: Path, tmp_path: Path) -> None:
     alone = classify(CONFIG, tmp_path / "alone", records=records)
     codes = together(CONFIG, tmp_path / "both", records, tmp_path)
-    assert codes == [0, 0], [path.read_text() for path in tmp_path.glob("log*")]
+    assert codes == [0, 0], read_logs(tmp_path)
     states = [torch.load(folder / "model.pt", weights_only=True)["network"] for folder in (alone, tmp_path / "both")]
     for name, tensor in states[0].items():
         assert torch.allclose(tensor, states[1][name], atol=1e-5), name
@@ -67,8 +54,8 @@ def test_a_done_folder_is_skipped_by_both_and_a_foreign_one_refused_by_both(reco
     folder = classify(CONFIG, tmp_path / "model", records=records)
     assert together(CONFIG, folder, records, tmp_path) == [0, 0]
     assert together(replace(CONFIG, seed=5), folder, records, tmp_path) == [3, 3]
-    assert "configuration seed was 0, now 5" in (tmp_path / "log0").read_text()
-    assert "the first process could not open the output folder" in (tmp_path / "log1").read_text()
+    assert "configuration seed was 0, now 5" in read_logs(tmp_path)[0]
+    assert "the first process could not open the output folder" in read_logs(tmp_path)[1]
 
 
 def test_a_batch_that_cannot_be_divided_is_refused() -> None:

@@ -1,14 +1,14 @@
+"""Adapter training: what the stage writes, refuses, keeps and frees; batches, validation and checkpoints."""
+
 from __future__ import annotations
 
 import json
-import os
-import socket
 from pathlib import Path
 
 import jsonschema
 import pytest
 import torch
-from adapter_material import in_child, quick
+from adapter_material import quick
 from safetensors.torch import load_file
 
 from meddap_monai import resources, store
@@ -22,6 +22,7 @@ from meddap_monai.diffusion.objective import Objective
 from meddap_monai.diffusion.train import AdaptConfig, adapt
 from meddap_monai.errors import ConfigurationError, ForeignOutput, LeakedRecords, MissingPackage, RecordsError
 from meddap_monai.records import iter_records, read_records, write_records
+from tests.reliability.forked import read_logs, run_pair
 
 
 @pytest.fixture(scope="module")
@@ -207,25 +208,11 @@ def test_r17_out_of_memory_halves_and_finishes(
     assert all(torch.allclose(left[name], right[name], atol=2e-5) for name in left)
 
 
-def test_two_processes_reach_the_adapter_of_one(
-    tiny_base: Path, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_reach_the_adapter_of_one(tiny_base: Path, records: Path, tmp_path: Path) -> None:
     config = quick(steps=4, batch=4, learning_rate=1e-4)
     one = adapt(config, tmp_path / "one", records=records, base=tiny_base)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    for name, value in shared.items():
-        monkeypatch.setenv(name, value)
-    children = []
-    for rank in range(2):
-        monkeypatch.setenv("RANK", str(rank))
-        monkeypatch.setenv("LOCAL_RANK", str(rank))
-        children.append(in_child(lambda: adapt(config, tmp_path / "two", records=records, base=tiny_base)))
-    for name in (*shared, "RANK", "LOCAL_RANK"):
-        monkeypatch.delenv(name)
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+    codes = run_pair(lambda: adapt(config, tmp_path / "two", records=records, base=tiny_base), tmp_path)
+    assert codes == [0, 0], read_logs(tmp_path)
     left, right = (load_file(path / "adapter.safetensors") for path in (one, tmp_path / "two"))
     assert all(torch.allclose(left[name], right[name], atol=1e-5) for name in left)
     cards = [json.loads((path / "adapter.json").read_text()) for path in (one, tmp_path / "two")]

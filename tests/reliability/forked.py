@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
 import traceback
@@ -32,6 +33,24 @@ def start(work: Callable[[], object], log: Path, **environment: str) -> multipro
     process = FORK.Process(target=run, daemon=True)
     process.start()
     return process
+
+
+def run_pair(work: Callable[[], object], folder: Path) -> list[int]:
+    """Run `work` in two processes that know of each other as under `torchrun`; return their exit codes.
+
+    What they raise stands in ``log0`` and ``log1`` of the folder, see `read_logs`.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
+    pair = [start(work, folder / f"log{rank}", RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(2)]
+    return [finish(process) for process in pair]
+
+
+def read_logs(folder: Path) -> list[str]:
+    """Return what each of the two raised; empty for one that ended well."""
+    return [path.read_text() if (path := folder / f"log{rank}").exists() else "" for rank in range(2)]
 
 
 def kill_when(process: multiprocessing.Process, condition: Callable[[], bool], number: int = signal.SIGKILL) -> bool:

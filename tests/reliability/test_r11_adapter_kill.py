@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import signal
@@ -11,13 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from adapter_material import in_child, quick
+from adapter_material import quick
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from meddap_monai import store
 from meddap_monai.diffusion.checkpoint import NAME
 from meddap_monai.diffusion.train import adapt
 from meddap_monai.errors import DiskFull, ForeignOutput
+from tests.reliability.forked import finish, kill_when, start
 
 CONFIG = quick(steps=16, ema=0.9, caption_dropout=0.2)
 
@@ -45,10 +48,10 @@ def kill_until_done(run, folder: Path, draw: random.Random, longest: float, kill
     """Start the run, kill it at random times `kills` times, then let it finish; return how often it was killed."""
     killed = 0
     for _ in range(kills):
-        child = in_child(lambda: run(folder))
+        process = start(lambda: run(folder), folder.with_name("log"))
         time.sleep(draw.uniform(0.0, longest))
-        os.kill(child, signal.SIGKILL)
-        killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        process.kill()
+        killed += finish(process) == -signal.SIGKILL
         for file in folder.glob("*.safetensors"):
             load_file(file)
     run(folder)
@@ -76,16 +79,10 @@ def test_r11_twenty_kills_change_nothing(run, expected, tmp_path: Path) -> None:
 
 
 def test_r11_at_most_one_checkpoint_interval_is_lost(run, expected, tmp_path: Path) -> None:
-    child = in_child(lambda: run(tmp_path / "a"))
     checkpoint = tmp_path / "a" / NAME
-    while not checkpoint.exists():
-        time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    import json
-
-    from safetensors import safe_open
-
+    process = start(lambda: run(tmp_path / "a"), tmp_path / "log")
+    assert kill_when(process, checkpoint.exists)
+    finish(process)
     with safe_open(checkpoint, framework="pt") as file:
         assert json.loads(file.metadata()["progress"])["step"] % CONFIG.checkpoint_every == 0
     run(tmp_path / "a")
@@ -98,14 +95,12 @@ def test_r26_the_same_configuration_gives_the_same_bytes(run, expected, tmp_path
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_r27_a_signal_ends_the_step_and_resume_is_exact(run, expected, tmp_path: Path, number: int) -> None:
-    child = in_child(lambda: run(tmp_path / "a"))
-    while not (tmp_path / "a" / NAME).exists():
-        time.sleep(0.002)
-    os.kill(child, number)
+    process = start(lambda: run(tmp_path / "a"), tmp_path / "log")
+    assert kill_when(process, (tmp_path / "a" / NAME).exists, number)
     asked = time.monotonic()
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert finish(process) == 3
     assert time.monotonic() - asked < 10
-    assert status == 3, "the run ended with Interrupted"
+    assert "errors.Interrupted" in (tmp_path / "log").read_text()
     assert (tmp_path / "a" / NAME).exists()
     assert store.read_stage(tmp_path / "a")["state"] == "running"
     run(tmp_path / "a")

@@ -6,7 +6,6 @@ import hashlib
 import os
 import random
 import signal
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,10 @@ import pytest
 
 from meddap_monai import store
 from meddap_monai.diffusion.sample import GenerateConfig, generate
+from meddap_monai.diffusion.shard_maker import ShardMaker
 from meddap_monai.records import read_records
-from tests.reliability.forked import finish, kill_when, start
+from tests.reliability.forked import finish, kill_when, read_logs, run_pair, start
+from tests.reliability.writers import before, outlive, race
 
 CONFIG = GenerateConfig(counts=4, steps=3, scheduler="euler_ancestral", shard_size=2, batch=2, sheet_columns=2)
 
@@ -97,15 +98,15 @@ def test_what_a_killed_process_left_is_swept_away(
     assert not list(output.glob("shards/.*")) and contents(output) == quiet
 
 
-def test_no_partial_shard_is_ever_visible(
-    records: Path, tiny_base: Path, quiet: dict[str, str], tmp_path: Path
-) -> None:
-    output = tmp_path / "out"
+def test_no_partial_shard_is_ever_visible(records: Path, tiny_base: Path, tmp_path: Path) -> None:
+    output, seen = tmp_path / "out", set()
     process = start(lambda: generate(CONFIG, output, records=records, base=tiny_base), tmp_path / "log")
     while process.is_alive():
         for shard in output.glob("shards/[0-9]*"):
             assert len(list(shard.iterdir())) == 3
+            seen.add(shard.name)
     assert finish(process) == 0
+    assert seen
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -124,50 +125,41 @@ def test_a_signal_ends_the_step_and_the_run_goes_on(
     assert contents(output) == quiet
 
 
+def run_after(wait: Callable[[], None], output: Path, records: Path, base: Path) -> None:
+    """Generate in this (forked) process; `wait` is called before the first shard."""
+    before(ShardMaker, "run", wait)
+    generate(CONFIG, output, records=records, base=base)
+
+
 @pytest.mark.parametrize("times", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_of_two_writers_one_works_and_the_other_says_who(
     times: int, records: Path, tiny_base: Path, quiet: dict[str, str], tmp_path: Path
 ) -> None:
     for number in range(times):
-        output = tmp_path / str(number)
-        logs = [tmp_path / f"{number}-{name}" for name in "ab"]
-        pair = [
-            start(lambda output=output: generate(CONFIG, output, records=records, base=tiny_base), log) for log in logs
-        ]
-        codes = [finish(process) for process in pair]
-        if codes == [0, 0]:  # the first had finished before the second gave up waiting
-            assert store.read_stage(output)["state"] == "done"
-        else:
-            assert sorted(codes) == [0, 3]
-            text = logs[codes.index(3)].read_text()
-            assert "FolderInUse" in text and f"process {pair[codes.index(0)].pid} on" in text
+        output = race(lambda folder, wait: run_after(wait, folder, records, tiny_base), tmp_path / str(number))
         assert contents(output) == quiet
 
 
-def test_a_dead_holders_lock_is_taken_over(records: Path, tiny_base: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    process = start(lambda: generate(CONFIG, output, records=records, base=tiny_base), tmp_path / "log")
-    assert kill_when(process, lambda: shards_made(output) >= 1)
-    finish(process)
-    begun = time.monotonic()
-    with store.lock_folder(output):
-        assert time.monotonic() - begun < 2
+def test_a_dead_holders_lock_is_taken_over(
+    records: Path, tiny_base: Path, quiet: dict[str, str], tmp_path: Path
+) -> None:
+    output = outlive(lambda folder, wait: run_after(wait, folder, records, tiny_base), tmp_path / "killed")
+    generate(CONFIG, output, records=records, base=tiny_base)
+    assert contents(output) == quiet
 
 
 def test_two_processes_give_the_bytes_of_one(
     records: Path, tiny_base: Path, quiet: dict[str, str], tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    pair = pair_of_ranks(lambda: generate(CONFIG, output, records=records, base=tiny_base), tmp_path)
-    assert [finish(process) for process in pair] == [0, 0], read_logs(tmp_path)
+    codes = run_pair(lambda: generate(CONFIG, output, records=records, base=tiny_base), tmp_path)
+    assert codes == [0, 0], read_logs(tmp_path)
     assert contents(output) == quiet
 
 
 def test_one_failing_process_ends_both_with_its_reason(
     records: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from meddap_monai.diffusion.shard_maker import ShardMaker
-
     make = ShardMaker.make
 
     def failing(self, number, rows):
@@ -177,8 +169,7 @@ def test_one_failing_process_ends_both_with_its_reason(
 
     monkeypatch.setattr(ShardMaker, "make", failing)
     output = tmp_path / "out"
-    pair = pair_of_ranks(lambda: generate(CONFIG, output, records=records, base=tiny_base), tmp_path)
-    assert [finish(process) for process in pair] == [3, 3]
+    assert run_pair(lambda: generate(CONFIG, output, records=records, base=tiny_base), tmp_path) == [3, 3]
     logs = read_logs(tmp_path)
     assert "StageError: process 1: ValueError: shard 3 fails on purpose" in logs[0]
     assert "ValueError: shard 3 fails on purpose" in logs[1]
@@ -199,8 +190,7 @@ def test_a_process_without_its_base_does_not_leave_the_first_one_waiting(
 
     monkeypatch.setattr(sample, "load_base", failing)
     output = tmp_path / "out"
-    pair = pair_of_ranks(lambda: generate(CONFIG, output, records=records, base=tiny_base), tmp_path)
-    assert [finish(process) for process in pair] == [3, 3]
+    assert run_pair(lambda: generate(CONFIG, output, records=records, base=tiny_base), tmp_path) == [3, 3]
     assert "StageError: process 1: MemoryError: no room for the base" in read_logs(tmp_path)[0]
 
 
@@ -208,19 +198,6 @@ def test_ranks_learn_that_the_first_could_not_start(records: Path, tiny_base: Pa
     output = tmp_path / "out"
     output.mkdir()
     (output / "mine.txt").write_text("not of this package")
-    pair = pair_of_ranks(lambda: generate(CONFIG, output, records=records, base=tiny_base), tmp_path)
-    assert [finish(process) for process in pair] == [3, 3]
+    assert run_pair(lambda: generate(CONFIG, output, records=records, base=tiny_base), tmp_path) == [3, 3]
     logs = read_logs(tmp_path)
     assert "ForeignOutput" in logs[0] and "process 0 could not start" in logs[1]
-
-
-def pair_of_ranks(work: Callable[[], object], folder: Path) -> list:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return [start(work, folder / f"log{rank}", RANK=str(rank), **common) for rank in range(2)]
-
-
-def read_logs(folder: Path) -> list[str]:
-    return [path.read_text() if (path := folder / f"log{rank}").exists() else "" for rank in range(2)]

@@ -49,8 +49,10 @@ def curves_of_arms(table: Table, shared: bool, samples: int, seed: int, confiden
 def _band(points: np.ndarray, replicates: np.ndarray, seed: int, confidence: float) -> dict[str, list[float]]:
     """Mean over seeds ``(S, G)``; interval of replicates ``(S, B, G)`` over resampled seeds."""
     drawn = over_seeds(replicates, seed_draws(len(points), replicates.shape[1], seed))
-    low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    shown = {"mean": points.mean(axis=0), "low": low, "high": high}
+    ends = np.full((2, len(GRID)), np.nan)
+    known = np.isfinite(drawn).any(axis=0)  # nothing is, in a test set of one class
+    ends[:, known] = np.nanquantile(drawn[:, known], [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    shown = {"mean": points.mean(axis=0), "low": ends[0], "high": ends[1]}
     return {name: [round(float(y), 5) for y in line] for name, line in shown.items()}
 
 

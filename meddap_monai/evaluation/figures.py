@@ -52,8 +52,8 @@ def values_plot(arms: Mapping[str, Mapping[str, Any]], metric: str, names: Mappi
             found = arms[arm][metric]
             row = len(order) - 1 - place
             dots = [value for value in found["values"] if value is not None]
-            spread = np.linspace(-0.12, 0.12, len(dots)) if len(dots) > 1 else [0.0]
-            axes.scatter(dots, row + np.asarray(spread), s=14, color=colour(place), alpha=0.45, linewidths=0)
+            spread = np.linspace(-0.12, 0.12, len(dots)) if len(dots) > 1 else np.zeros(len(dots))
+            axes.scatter(dots, row + spread, s=14, color=colour(place), alpha=0.45, linewidths=0)
             if found["low"] is not None:
                 axes.plot([found["low"], found["high"]], [row, row], color=colour(place), linewidth=2.4)
             if found["mean"] is not None:
@@ -145,25 +145,21 @@ def map_plot(points: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], clas
 def lines_plot(
     lines: Mapping[str, Sequence[Mapping[str, Any]]], names: Mapping[str, str], x_label: str, label: str
 ) -> str:
-    """Draw curves with intervals: name -> points with ``x``, ``mean``, ``low``, ``high`` (learning curves)."""
+    """Draw curves with intervals: name -> points with ``x``, ``mean``, ``low``, ``high`` (learning curves).
+
+    A number that could not be computed is None and leaves a gap.
+    """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 4.2))
         axes = figure.add_subplot()
         for place, (name, points) in enumerate(lines.items()):
             x = [point["x"] for point in points]
-            axes.plot(
-                x, [point["mean"] for point in points], color=colour(place), marker="o", label=names.get(name, name)
-            )
-            axes.fill_between(
-                x,
-                [point["low"] for point in points],
-                [point["high"] for point in points],
-                color=colour(place),
-                alpha=0.15,
-                linewidth=0,
-            )
+            mean, low, high = (np.array([point[key] for point in points], dtype=float) for key in ("mean", "low", "high"))
+            axes.plot(x, mean, color=colour(place), marker="o", label=names.get(name, name))
+            axes.fill_between(x, low, high, color=colour(place), alpha=0.15, linewidth=0)
         axes.set_xlabel(x_label)
         axes.set_ylabel(label)
         axes.grid(color="#eeeeee")
-        axes.legend(frameon=False, fontsize=8)
+        if lines:
+            axes.legend(frameon=False, fontsize=8)
         return _svg(figure)

@@ -268,6 +268,18 @@ def test_one_run_without_unseen_still_makes_a_report(runs: list[Run], tmp_path: 
     assert "t-SNE" not in page
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
+def test_an_unseen_set_of_one_class_has_an_accuracy_and_no_auc(runs: list[Run], unseen: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "unseen"
+    folder.mkdir()
+    rows = [row for row in read_records(unseen, full=True) if row["class_name"] == "benign"]
+    write_records(folder / "records.jsonl", rows)
+    asked = EvaluateConfig(samples=40, hog=False)
+    page = evaluate(asked, tmp_path / "out", runs=runs, unseen=folder / "records.jsonl")
+    found = json.loads((page.parent / "report.json").read_text())["sets"]["unseen"]["arms"]["real"]
+    assert found["auc"]["mean"] is None and 0 <= found["accuracy"]["mean"] <= 1
+
+
 @pytest.mark.slow
 def test_the_page_opens_in_a_browser(report: Path, tmp_path: Path) -> None:
     """Headless chromium renders it: not blank, wide tables inside, no script, no request."""

@@ -153,8 +153,8 @@ def lines_plot(
         figure = Figure(figsize=(6.4, 4.2))
         axes = figure.add_subplot()
         for place, (name, points) in enumerate(lines.items()):
-            x = [point["x"] for point in points]
-            mean, low, high = (np.array([point[key] for point in points], dtype=float) for key in ("mean", "low", "high"))
+            keys = ("x", "mean", "low", "high")
+            x, mean, low, high = (np.array([point[key] for point in points], dtype=float) for key in keys)
             axes.plot(x, mean, color=colour(place), marker="o", label=names.get(name, name))
             axes.fill_between(x, low, high, color=colour(place), alpha=0.15, linewidth=0)
         axes.set_xlabel(x_label)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,9 @@ from safetensors.torch import load_file
 
 from meddap_monai.diffusion.denoiser import Cache, DenoiserConfig, DenoiserTraining, build_denoiser, build_scheduler
 from meddap_monai.diffusion.loop import follow
-from meddap_monai.diffusion.pretrain import PretrainJob, pretrain
+from meddap_monai.diffusion.pretrain import PretrainJob
 from meddap_monai.diffusion.views import ViewsConfig
-from tests.diffusion.test_pretrain import SMALL
+from tests.pretrain_material import SMALL
 
 TOY = DenoiserConfig(channels=(16, 32), heads=2, groups=8, steps=60, batch=8, warmup=5, learning_rate=3e-3, average=0.9)
 
@@ -112,40 +111,30 @@ def test_the_average_follows_slowly_and_young_ones_faster() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------- stage
-@pytest.fixture(scope="module")
-def records(make_records: Callable[..., Path]) -> Path:
-    return make_records({"train": 3, "val": 1}, size=32)
-
-
-@pytest.fixture(scope="module")
-def stage(records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pretrain(SMALL, tmp_path_factory.mktemp("pretrain") / "out", records=records).parent
-
-
-def test_the_base_holds_the_average_not_the_last_weights(stage: Path) -> None:
-    trained = torch.load(stage / "phases" / "unet.pt", weights_only=True)
-    written = load_file(stage / "base" / "unet" / "diffusion_pytorch_model.safetensors")
+def test_the_base_holds_the_average_not_the_last_weights(small_base: Path) -> None:
+    trained = torch.load(small_base.parent / "phases" / "unet.pt", weights_only=True)
+    written = load_file(small_base / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(written[name], tensor.half()) for name, tensor in trained["average"].items())
     assert any(not torch.equal(written[name], tensor.half()) for name, tensor in trained["unet"].items())
 
 
-def test_the_base_s_scheduler_knows_what_the_unet_predicts(stage: Path) -> None:
-    config = json.loads((stage / "base" / "scheduler" / "scheduler_config.json").read_text())
+def test_the_base_s_scheduler_knows_what_the_unet_predicts(small_base: Path) -> None:
+    config = json.loads((small_base / "scheduler" / "scheduler_config.json").read_text())
     assert config["prediction_type"] == SMALL.unet.prediction
     assert config["beta_end"] == SMALL.unet.beta_end
 
 
-def test_tensorboard_shows_losses_reconstructions_and_samples(stage: Path) -> None:
+def test_tensorboard_shows_losses_reconstructions_and_samples(small_base: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(stage / "tensorboard"))
+    events = EventAccumulator(str(small_base.parent / "tensorboard"))
     events.Reload()
     assert {"decoder/real above reconstructed", "unet/samples"} <= set(events.Tags()["images"])
     assert {"text/class", "autoencoder/l1", "autoencoder/spectrum", "unet/loss"} <= set(events.Tags()["scalars"])
 
 
-def test_every_view_is_cached_with_its_own_caption(records: Path, tmp_path: Path) -> None:
-    job = PretrainJob(SMALL, tmp_path, records)
+def test_every_view_is_cached_with_its_own_caption(few_records: Path, tmp_path: Path) -> None:
+    job = PretrainJob(SMALL, tmp_path, few_records)
     cache, captions = job.cache(), job.views.captions
     assert len(set(captions)) > 3
     assert len(cache.latents) == len(captions) == 9 * (SMALL.views.clean + SMALL.views.changed)
@@ -154,8 +143,8 @@ def test_every_view_is_cached_with_its_own_caption(records: Path, tmp_path: Path
     assert torch.equal(cache.embeddings[0], job.embed([""])[0])
 
 
-def test_without_captions_every_view_has_the_empty_prompt(records: Path, tmp_path: Path) -> None:
+def test_without_captions_every_view_has_the_empty_prompt(few_records: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL, views=ViewsConfig(clean=1, changed=0, captions="none"))
-    cache = PretrainJob(config, tmp_path, records).cache()
+    cache = PretrainJob(config, tmp_path, few_records).cache()
     assert len(cache.embeddings) == 1
     assert set(cache.captions.tolist()) == {0}

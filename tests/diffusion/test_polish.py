@@ -11,46 +11,31 @@ import numpy as np
 import pytest
 import torch
 
-from meddap_monai import store
 from meddap_monai.diffusion.autoencoder import AutoencoderConfig, build_autoencoder, fit_patch_pca
 from meddap_monai.diffusion.base import load_base
 from meddap_monai.diffusion.corpus import sharpen
 from meddap_monai.diffusion.decoder import gradient_energy
-from meddap_monai.diffusion.denoiser import DenoiserConfig
 from meddap_monai.diffusion.polish import PolishConfig, PolishTraining, cell_power, choose_views
-from meddap_monai.diffusion.pretrain import PretrainConfig, pretrain
-from meddap_monai.diffusion.textencoder import TextEncoderConfig
-from meddap_monai.diffusion.views import Views, ViewsConfig
+from meddap_monai.diffusion.pretrain import pretrain
+from meddap_monai.diffusion.views import Views
 from meddap_monai.errors import Interrupted
 from meddap_monai.phantom import simulate_image
-from tests.diffusion.test_pretrain_processes import logs, together
+from tests.pretrain_material import SMALL, weights
+from tests.reliability.forked import read_logs, run_pair
 
-SMALL = PretrainConfig(
-    resolution=32,
-    prompts=("breast",),
-    views=ViewsConfig(clean=2, changed=1),
-    autoencoder=AutoencoderConfig(channels=(8, 16, 16), latents=4, groups=4, steps=2, batch=2, crop=32, corner_steps=2),
-    text_encoder=TextEncoderConfig(width=32, layers=1, steps=2, batch=8),
-    unet=DenoiserConfig(channels=(16, 32), heads=2, groups=8, steps=2, batch=4, warmup=2),
+SHORT = dataclasses.replace(
+    SMALL,
+    autoencoder=dataclasses.replace(SMALL.autoencoder, steps=2, corner_steps=2),
+    text_encoder=dataclasses.replace(SMALL.text_encoder, steps=2),
+    unet=dataclasses.replace(SMALL.unet, steps=2),
     polish=PolishConfig(steps=5, drawn=3, sampling_steps=2, batch=2, crop=16),
-    checkpoint_every=2,
     picture_every=3,
-    half=False,
 )
 
 
 @pytest.fixture(scope="module")
-def records(make_records) -> Path:
-    return make_records({"train": 3, "val": 1}, size=32)
-
-
-@pytest.fixture(scope="module")
-def small_base(records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pretrain(SMALL, tmp_path_factory.mktemp("polish") / "out", records=records)
-
-
-def weights(base: Path) -> dict[str, str]:
-    return {path.parent.name: store.sha256_file(path) for path in base.rglob("*.safetensors")}
+def polished(few_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pretrain(SHORT, tmp_path_factory.mktemp("polish") / "out", records=few_records)
 
 
 def test_smooth_latents_come_out_sharper() -> None:
@@ -68,7 +53,7 @@ def test_smooth_latents_come_out_sharper() -> None:
     polish = PolishConfig(
         steps=80, drawn=24, batch=4, crop=32, batch_drawn=4, energy=0.3, average=0.9, learning_rate=2e-3
     )
-    settings = dataclasses.replace(SMALL, polish=polish)
+    settings = dataclasses.replace(SHORT, polish=polish)
     work = PolishTraining(vae, views, latents.half(), drawn.half(), np.arange(24), settings)
 
     def lack() -> float:
@@ -101,7 +86,7 @@ def test_every_group_is_drawn_equally_often() -> None:
 
 
 def test_r27_interrupted_while_polishing_then_resumed(
-    small_base: Path, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    polished: Path, few_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = PolishTraining.advance
 
@@ -112,31 +97,32 @@ def test_r27_interrupted_while_polishing_then_resumed(
 
     monkeypatch.setattr(PolishTraining, "advance", signalled)
     with pytest.raises(Interrupted, match="phase 'polish' stopped at step 3"):
-        pretrain(SMALL, tmp_path / "out", records=records)
+        pretrain(SHORT, tmp_path / "out", records=few_records)
     monkeypatch.setattr(PolishTraining, "advance", whole)
-    assert weights(pretrain(SMALL, tmp_path / "out", records=records)) == weights(small_base)
+    assert weights(pretrain(SHORT, tmp_path / "out", records=few_records)) == weights(polished)
 
 
-def test_two_processes_come_through_it(records: Path, tmp_path: Path) -> None:
+def test_two_processes_come_through_it(few_records: Path, tmp_path: Path) -> None:
     """The first process draws and trains, the second waits and loads."""
-    assert together(SMALL, tmp_path / "out", records) == [0, 0], logs(tmp_path)
+    codes = run_pair(lambda: pretrain(SHORT, tmp_path / "out", records=few_records), tmp_path)
+    assert codes == [0, 0], read_logs(tmp_path)
     assert (tmp_path / "out" / "base" / "model_index.json").is_file()
 
 
-def test_a_base_is_sharpened_and_keeps_the_rest(small_base: Path, records: Path, tmp_path: Path) -> None:
-    made = sharpen(SMALL, small_base, tmp_path / "out", records=records)
-    old, new = weights(small_base), weights(made)
+def test_a_base_is_sharpened_and_keeps_the_rest(polished: Path, few_records: Path, tmp_path: Path) -> None:
+    made = sharpen(SHORT, polished, tmp_path / "out", records=few_records)
+    old, new = weights(polished), weights(made)
     assert {name for name in old if old[name] != new[name]} == {"vae"}
-    before, after = (load_base(folder).vae.encoder.state_dict() for folder in (small_base, made))
+    before, after = (load_base(folder).vae.encoder.state_dict() for folder in (polished, made))
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert (made / "train_sha256.txt").read_text() == (small_base / "train_sha256.txt").read_text()
+    assert (made / "train_sha256.txt").read_text() == (polished / "train_sha256.txt").read_text()
 
 
-def test_without_steps_the_decoder_stays(small_base: Path, records: Path, tmp_path: Path) -> None:
+def test_without_steps_the_decoder_stays(polished: Path, few_records: Path, tmp_path: Path) -> None:
     quiet = dataclasses.replace(
-        SMALL,
+        SHORT,
         polish=PolishConfig(steps=0),
-        autoencoder=dataclasses.replace(SMALL.autoencoder, corner_steps=0),
+        autoencoder=dataclasses.replace(SHORT.autoencoder, corner_steps=0),
     )
-    assert weights(sharpen(quiet, small_base, tmp_path / "out", records=records)) == weights(small_base)
+    assert weights(sharpen(quiet, polished, tmp_path / "out", records=few_records)) == weights(polished)
     assert not (tmp_path / "out" / "phases" / "drawn.safetensors").exists()

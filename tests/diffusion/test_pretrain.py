@@ -27,34 +27,7 @@ from meddap_monai.diffusion.views import ViewsConfig, cut_views, square
 from meddap_monai.errors import ConfigurationError, Interrupted, NonFiniteLoss, RecordsError
 from meddap_monai.phantom import simulate_image
 from meddap_monai.records import read_records
-
-SMALL = PretrainConfig(
-    resolution=32,
-    prompts=("breast",),
-    views=ViewsConfig(clean=2, changed=1),
-    autoencoder=AutoencoderConfig(
-        channels=(8, 16, 16), latents=4, groups=4, steps=6, batch=2, crop=32, adversarial_from=0.5, corner_steps=4
-    ),
-    text_encoder=TextEncoderConfig(width=32, layers=1, steps=6, batch=8),
-    unet=DenoiserConfig(channels=(16, 32), heads=2, groups=8, steps=6, batch=4, warmup=2),
-    checkpoint_every=2,
-    picture_every=100,
-    half=False,
-)
-
-
-@pytest.fixture(scope="module")
-def records(make_records) -> Path:
-    return make_records({"train": 3, "val": 1}, size=32)
-
-
-@pytest.fixture(scope="module")
-def small_base(records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pretrain(SMALL, tmp_path_factory.mktemp("pretrain") / "out", records=records)
-
-
-def weights(base: Path) -> dict[str, str]:
-    return {path.parent.name: store.sha256_file(path) for path in base.rglob("*.safetensors")}
+from tests.pretrain_material import SMALL, weights
 
 
 # --------------------------------------------------------------------------------------------------------- autoencoder
@@ -156,8 +129,8 @@ def test_looks_keep_shape_and_range(adjective: str) -> None:
     assert 0 <= changed.min() <= changed.max() <= 1
 
 
-def test_views_are_captioned_and_repeat_themselves(records: Path) -> None:
-    rows = [r for r in read_records(records, full=True) if r["split"] == "train"]
+def test_views_are_captioned_and_repeat_themselves(few_records: Path) -> None:
+    rows = [r for r in read_records(few_records, full=True) if r["split"] == "train"]
     config = ViewsConfig(clean=2, changed=2, device_template={"simulated": 1})
     table = load_prompt_table("breast")
     one, two = (cut_views(rows, [table], 32, config, seed=5) for _ in range(2))
@@ -224,20 +197,20 @@ def test_the_result_opens_in_diffusers(small_base: Path) -> None:
     assert store.read_stage(small_base.parent)["state"] == "done"
 
 
-def test_hashes_are_those_of_the_training_images(small_base: Path, records: Path) -> None:
-    rows = read_records(records, full=True)
+def test_hashes_are_those_of_the_training_images(small_base: Path, few_records: Path) -> None:
+    rows = read_records(few_records, full=True)
     hashes = set((small_base / "train_sha256.txt").read_text().split())
     assert {r["sha256"] for r in rows if r["split"] == "train"} <= hashes
     assert not hashes & {r["sha256"] for r in rows if r["split"] == "val"}
 
 
-def test_r26_twice_gives_the_same_bytes(small_base: Path, records: Path, tmp_path: Path) -> None:
-    assert weights(pretrain(SMALL, tmp_path / "out", records=records)) == weights(small_base)
+def test_r26_twice_gives_the_same_bytes(small_base: Path, few_records: Path, tmp_path: Path) -> None:
+    assert weights(pretrain(SMALL, tmp_path / "out", records=few_records)) == weights(small_base)
 
 
 @pytest.mark.parametrize("phase", ["text", "autoencoder", "corners", "unet"])
 def test_r27_interrupted_in_any_phase_then_resumed(
-    phase: str, small_base: Path, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    phase: str, small_base: Path, few_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = PretrainJob._run
 
@@ -255,18 +228,18 @@ def test_r27_interrupted_in_any_phase_then_resumed(
 
     monkeypatch.setattr(PretrainJob, "_run", signalled)
     with pytest.raises(Interrupted, match=f"phase '{phase}' stopped at step 4"):
-        pretrain(SMALL, tmp_path / "out", records=records)
+        pretrain(SMALL, tmp_path / "out", records=few_records)
     monkeypatch.setattr(PretrainJob, "_run", whole)
-    assert weights(pretrain(SMALL, tmp_path / "out", records=records)) == weights(small_base)
+    assert weights(pretrain(SMALL, tmp_path / "out", records=few_records)) == weights(small_base)
 
 
-def test_r18_a_loss_that_is_not_finite_names_step_rate_and_samples(records: Path, tmp_path: Path) -> None:
+def test_r18_a_loss_that_is_not_finite_names_step_rate_and_samples(few_records: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL, unet=dataclasses.replace(SMALL.unet, learning_rate=1e38, warmup=1, steps=20))
     with pytest.raises(NonFiniteLoss, match=r"phase 'unet', step \d+: loss is nan.*learning rate .*samples train-"):
-        pretrain(config, tmp_path / "out", records=records)
+        pretrain(config, tmp_path / "out", records=few_records)
 
 
-def test_unconditional_with_a_learned_encoder(records: Path, tmp_path: Path) -> None:
+def test_unconditional_with_a_learned_encoder(few_records: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(
         SMALL,
         views=ViewsConfig(clean=1, changed=0, captions="none"),
@@ -274,7 +247,7 @@ def test_unconditional_with_a_learned_encoder(records: Path, tmp_path: Path) -> 
         text_encoder=dataclasses.replace(SMALL.text_encoder, steps=0),
         unet=dataclasses.replace(SMALL.unet, steps=2, empty_prompt=1.0, prediction="epsilon", loss="l1"),
     )
-    assert (pretrain(config, tmp_path / "out", records=records) / "model_index.json").is_file()
+    assert (pretrain(config, tmp_path / "out", records=few_records) / "model_index.json").is_file()
 
 
 def test_no_training_images(make_records, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from meddap_monai import cli, resources, store
 from meddap_monai.configuration import build
 from meddap_monai.diffusion.pretrain import PretrainConfig, pretrain
 from tests.diffusion.test_corpus import write_folder
-from tests.diffusion.test_pretrain import weights
+from tests.pretrain_material import weights
 
 ROOT = Path(__file__).parents[2]
 SMALLEST: dict[str, Any] = {

@@ -177,7 +177,8 @@ def _kmeans_parts(
     tried: dict[str, list[float]] = {"k": [], "silhouette": [], "inertia": []}
     options = [config.k] if config.k else range(2, config.largest_k + 1)
     fits = {}
-    for k in [min(option, len(values)) for option in options if option <= len(values) or config.k]:
+    most = len(np.unique(values, axis=0))  # equal images cannot be told apart
+    for k in [min(option, most) for option in options if option <= most or config.k]:
         fit = KMeans(k, max_iter=config.iterations, n_init=4, random_state=seed).fit(values)
         usable = 1 < len(np.unique(fit.labels_)) < len(values)
         fits[k] = fit
@@ -190,7 +191,7 @@ def _kmeans_parts(
     best = fits[best_k(tried, config.choose_k)]
     distance = best.transform(values)
     parts = []
-    for number in range(best.n_clusters):
+    for number in np.unique(best.labels_):
         own = np.flatnonzero(best.labels_ == number)
         parts.append((own[np.argsort(distance[own, number], kind="stable")][: config.nearest], len(own)))
     return parts, tried

@@ -62,6 +62,14 @@ def test_limits(limits: dict, kept: int) -> None:
     assert sum(one.passes for one in found) == kept
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("k", [0, 5])
+def test_equal_images_make_one_cluster(k: int) -> None:
+    values = np.repeat(np.eye(2, dtype=np.float32)[:1], 8, axis=0)
+    found, _ = find_clusters(ClusterConfig(k=k), values, records_of(8), ["benign"])
+    assert [(one.size, sorted(one.rows)) for one in found] == [(8, list(range(8)))]
+
+
 def test_coreset_covers_every_blob_before_it_repeats_one() -> None:
     values = blobs([(1, 0), (0, 1), (-1, 0), (0, -1)], 25)
     assert len({int(row) // 25 for row in coreset(values, 4)}) == 4

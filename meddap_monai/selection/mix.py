@@ -234,10 +234,15 @@ def duplicate(training: Sequence[Record], wanted: Counter[str]) -> list[Record]:
     """Return copies of real training records, as many per class as `wanted`, each image equally often.
 
     Copies get ids ending in ``-copy<number>`` and point to the same image.
+
+    Raises:
+        RecordsError: a class has no real training image to repeat.
     """
     copies: list[Record] = []
     for name, count in sorted(wanted.items()):
         pool = sorted((record for record in training if record["class_name"] == name), key=lambda item: item["id"])
+        if not pool:
+            raise RecordsError(f"mix: class {name!r}: no real training image to repeat; leave the class out")
         for number in range(count):
             turn, place = divmod(number, len(pool))
             copies.append(pool[place] | {"id": f"{pool[place]['id'][:68]}-copy{turn + 1}"})

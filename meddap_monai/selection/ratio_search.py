@@ -9,7 +9,7 @@ images per class the best mean alone is mostly luck, and the intervals say so.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from meddap_monai import store
 from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.configuration import check_range
-from meddap_monai.errors import ConfigurationError
+from meddap_monai.errors import ConfigurationError, RecordsError
 from meddap_monai.records import Record, read_records
 from meddap_monai.seeds import derive_seed
 
@@ -97,8 +97,16 @@ def search(
 
     Returns:
         The chosen candidate, and the table of ``search.json``.
+
+    Raises:
+        RecordsError: the validation images are of fewer than two classes, so they have no AUC.
     """
     validation = read_records(records, split="val", source="real")
+    if len({record["label"] for record in validation}) < 2:
+        raise RecordsError(
+            f"{records}: {len(validation)} validation image(s) of fewer than two classes, expected more to search on; "
+            "set mix#mode to ratio"
+        )
     tried = candidates(config)
     found: list[list[np.ndarray]] = []
     with tqdm(total=len(tried) * config.seeds, desc="ratio search", unit="classifier") as progress:
@@ -121,8 +129,6 @@ def search(
 def _train(
     config: SearchConfig, hybrid: Path, folder: Path, number: int, seed: int, validation: Sequence[Record]
 ) -> np.ndarray:
-    from dataclasses import replace
-
     from meddap_monai.classifier.predict import load_classifier
     from meddap_monai.classifier.train import classify
 

@@ -10,7 +10,7 @@ import pytest
 from meddap_monai import store
 from meddap_monai.errors import ConfigurationError, RecordsError
 from meddap_monai.records import read_records
-from meddap_monai.selection.mix import MixConfig, mix
+from meddap_monai.selection.mix import MixConfig, duplicate, mix
 from tests.selection.synthetic import CLASSES, write_generated
 
 
@@ -109,3 +109,8 @@ def test_errors(tmp_path: Path, simulated_records: Path, kept: Path, changes: di
 def test_an_arm_that_needs_synthetic_images_says_so(tmp_path: Path, simulated_records: Path) -> None:
     with pytest.raises(RecordsError, match="arm 'mixed' needs synthetic images"):
         mix(MixConfig(), tmp_path / "out", records=simulated_records)
+
+
+def test_a_class_without_a_real_training_image_cannot_be_repeated() -> None:
+    with pytest.raises(RecordsError, match="class 'benign': no real training image to repeat"):
+        duplicate([], Counter(benign=2))

@@ -93,3 +93,11 @@ def test_another_threshold_brings_back_what_was_dropped_but_no_copies(
 def test_a_score_that_was_not_used(tmp_path: Path, simulated_records: Path, kept: Path) -> None:
     with pytest.raises(RecordsError, match="has no score 'knn'; add the rule to select#rules#use"):
         mix(MixConfig(min_score=0.1, rule="knn"), tmp_path / "o", records=simulated_records, kept=kept)
+
+
+def test_val_of_one_class_cannot_choose(tmp_path: Path, simulated_records: Path, kept: Path) -> None:
+    rows = [r for r in read_records(simulated_records, full=True) if r["split"] != "val" or r["label"] == 0]
+    write_records(tmp_path / "records.jsonl", rows)
+    (tmp_path / "stage.json").write_text((simulated_records.parent / "stage.json").read_text())
+    with pytest.raises(RecordsError, match="of fewer than two classes, expected more to search on"):
+        mix(MixConfig(mode="search"), tmp_path / "out", records=tmp_path / "records.jsonl", kept=kept)

@@ -129,9 +129,9 @@ def _run(config: SelectConfig, output: Path, data: _Inputs, stage: store.Stage) 
         )
         progress.update()
         judged = judge(fitted.networks, images[0], config.filter)
-        cache = output / "features"
-        real = features.for_rules(config.features, fitted.judged, data.training, real_images[0], cache / "real.npy")
-        own = features.for_rules(config.features, judged, data.synthetic, images[0], cache / "synthetic.npy")
+        cache, name, device = output / "features", config.features, config.filter.device
+        real = features.for_rules(name, fitted.judged, data.training, real_images[0], cache / "real.npy", device)
+        own = features.for_rules(name, judged, data.synthetic, images[0], cache / "synthetic.npy", device)
         evidence = Evidence(
             data.labels(data.synthetic), judged, own.per_fold, data.labels(data.training), fitted.judged,
             real.per_fold, fitted.fold, fitted.temperature,

@@ -199,7 +199,7 @@ def test_monai_finds_every_property(
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", ["train", "inference", "evaluate", "multi_gpu_train"])
-def test_create_workflow_opens_each_configuration(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_create_workflow_opens_each_configuration(name: str, kind: str) -> None:
     """Opening is parsing and resolving; what a configuration initialises (process groups) is left out."""
     file = configs(name) / f"{kind}.yaml"
     if not file.exists():

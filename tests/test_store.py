@@ -178,7 +178,7 @@ def test_a_shard_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert (store.shard_path(tmp_path, 3) / "a.png").read_bytes() == b"x"
 
 
-def test_a_signal_stops_at_the_next_check(tmp_path: Path) -> None:
+def test_a_signal_stops_at_the_next_check() -> None:
     import signal
 
     told = "checkpoint of step 7 written; run the same command again"

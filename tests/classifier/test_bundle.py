@@ -65,7 +65,7 @@ def test_train_and_evaluate_write_a_model_and_a_table(trained: Path) -> None:
     )
 
 
-def test_inference_reads_a_folder_of_files(trained: Path, records: Path, tmp_path: Path) -> None:
+def test_inference_reads_a_folder_of_files(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     for number in range(3):
         Image.new("L", (50, 40), 60 * number).save(tmp_path / "files" / f"{number}.png")

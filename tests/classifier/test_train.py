@@ -320,9 +320,7 @@ def test_a_synthetic_image_outside_train_stops_the_run(simulated_records: Path, 
         classify(TINY, tmp_path / "model", records=records)
 
 
-def test_arms_of_a_seed_start_equal_and_see_the_real_images_in_one_order(
-    simulated_records: Path, tmp_path: Path
-) -> None:
+def test_arms_of_a_seed_start_equal_and_see_the_real_images_in_one_order(simulated_records: Path) -> None:
     from meddap_monai.classifier.data import plan_batches
 
     first, second = initial_network(TINY, 3), initial_network(replace(TINY, augmentation="none"), 3)

@@ -144,7 +144,7 @@ def test_another_base_is_refused(tiny_base: Path, records: Path, tmp_path: Path)
         load_latent_classifier(folder, build_tiny_base(tmp_path / "other", seed=3))
 
 
-def test_a_base_that_saw_validation_images_is_refused(tiny_base: Path, records: Path, tmp_path: Path) -> None:
+def test_a_base_that_saw_validation_images_is_refused(records: Path, tmp_path: Path) -> None:
     base = build_tiny_base(tmp_path / "base")
     seen = next(r for r in read_records(records, full=True) if r["split"] == "val")
     (base / "train_sha256.txt").write_text(seen["sha256"] + "\n")

@@ -97,7 +97,7 @@ def test_a_damaged_entry_is_made_again(pipeline, record: dict, tmp_path: Path) -
     assert cache.encoded == 2
 
 
-def test_a_missing_image_is_named(pipeline, tmp_path: Path) -> None:
+def test_a_missing_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage, match="nowhere.png"):
         views({"id": "a", "image": str(tmp_path / "nowhere.png"), "sha256": "0" * 64}, Framing(32, 32))
 

@@ -75,7 +75,7 @@ def test_fulora_on_both_text_encoders_of_sdxl() -> None:
     }
 
 
-def test_textual_inversion_refuses_two_text_encoders(tiny_base: Path) -> None:
+def test_textual_inversion_refuses_two_text_encoders() -> None:
     pipeline = Parts(text_encoder=clip_text(), text_encoder_2=clip_text())
     with pytest.raises(BadBase, match="two"):
         inversion.prepare(pipeline, AdaptConfig(method="textual_inversion"), {"benign": "benign"})

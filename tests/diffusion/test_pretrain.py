@@ -255,6 +255,6 @@ def test_no_training_images(make_records, tmp_path: Path) -> None:
         pretrain(SMALL, tmp_path / "out", records=make_records({"val": 1}, size=32))
 
 
-def test_resolution_must_halve(tmp_path: Path) -> None:
+def test_resolution_must_halve() -> None:
     with pytest.raises(ConfigurationError, match="resolution is 100, expected a multiple of 16"):
         PretrainConfig(resolution=100)

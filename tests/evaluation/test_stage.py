@@ -172,7 +172,7 @@ def test_pictures_of_the_page_are_pictures(report: Path) -> None:
     assert all(Image.open(io.BytesIO(base64.b64decode(item))).size[0] > 8 for item in found)
 
 
-def test_maps_show_training_synthetic_and_unseen_images_by_class(report: Path, records: Path) -> None:
+def test_maps_show_training_synthetic_and_unseen_images_by_class(report: Path) -> None:
     maps = json.loads((report.parent / "report.json").read_text())["maps"]
     assert [(found["arm"], found["seed"]) for found in maps] == [("real", 0), ("real_synthetic_classical", 0)]
     for found in maps:

@@ -56,7 +56,7 @@ def test_grey_in_colour(colour: str, channels: int, clip: Path) -> None:
     assert np.array_equal(pixels[0, 0], IMAGE)
 
 
-def test_colour_stays_colour(tmp_path: Path) -> None:
+def test_colour_stays_colour() -> None:
     flow = np.stack([IMAGE] * 3, -1)
     flow[40:60, 40:60] = (200, 0, 0)
     assert not reduce_colour(flow, "keep")[1] and reduce_colour(np.stack([IMAGE] * 3, -1), "keep")[1]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import raw_dicom as raw
-from raw_dicom import COLUMNS, GREY, ROWS, compressed, dicom, short, text
+from raw_dicom import GREY, compressed, dicom, short, text
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,3 @@ def every_case() -> list[Case]:
     """All of them, in the families of docs/reliability.md."""
     families = (not_dicom, truncated, headers, types, pixels, codecs, bombs, objects)
     return [case for family in families for case in family()]
-
-
-SHAPE = (1, 1, ROWS, COLUMNS)

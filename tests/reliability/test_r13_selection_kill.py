@@ -81,7 +81,7 @@ def test_select_killed_at(
 def test_a_finished_fold_is_not_trained_again(tmp_path: Path, simulated_records: Path, generated: Path) -> None:
     folder = tmp_path / "out"
     process = start(lambda: select(SELECT, folder, records=simulated_records, generated=generated), tmp_path / "log")
-    kill_when(process, (folder / "filter" / "fold_1.safetensors").exists)
+    assert kill_when(process, (folder / "filter" / "fold_1.safetensors").exists)
     finish(process)
     before = (folder / "filter" / "fold_0.safetensors").stat().st_mtime_ns
     select(SELECT, folder, records=simulated_records, generated=generated)

@@ -101,7 +101,7 @@ def test_a_cached_item_is_not_changed(image: MetaTensor) -> None:
     assert not torch.equal(one, two), "random transforms run after the cache"
 
 
-def test_a_shadow_darkens_below_its_beginning(image: MetaTensor) -> None:
+def test_a_shadow_darkens_below_its_beginning() -> None:
     flat = torch.full((1, 100, 100), 100.0)
     shadow = transforms.RandAcousticShadow(count=(1, 1), depth=(0.5, 0.5), loss=(0.8, 0.8), prob=1.0)
     changed = torch.as_tensor(shadow.set_random_state(seed=2)(flat))

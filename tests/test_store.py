@@ -209,3 +209,5 @@ def test_json_is_sorted_and_ends_with_a_newline(tmp_path: Path) -> None:
     path = store.write_json(tmp_path / "a.json", {"b": (1, 2), "a": Path("x")})
     assert path.read_text() == '{\n  "a": "x",\n  "b": [\n    1,\n    2\n  ]\n}\n'
     assert json.loads(path.read_text()) == {"a": "x", "b": [1, 2]}
+    path = store.write_json(tmp_path / "b.json", {"a": float("nan"), "b": [float("-inf"), 0.5]})
+    assert json.loads(path.read_text()) == {"a": None, "b": [None, 0.5]}, "JSON knows neither"

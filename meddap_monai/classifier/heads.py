@@ -99,7 +99,7 @@ def build_extractor(config: ClassifyConfig, classes: int) -> nn.Module:
 
 def train_head(config: ClassifyConfig, output: Path, material: Material) -> dict[str, Any]:
     """Fit a head on the training records, write ``model.pt`` and ``metrics.json``; return what stage.json shows."""
-    from meddap_monai.classifier.train import finite, write_model
+    from meddap_monai.classifier.train import write_model
 
     extractor = build_extractor(config, len(material.classes)).to(config.device)
     factors = {"real": config.real_loss_weight, "synthetic": config.synthetic_loss_weight}
@@ -116,7 +116,7 @@ def train_head(config: ClassifyConfig, output: Path, material: Material) -> dict
     parts: dict[str, Any] = {name: torch.from_numpy(values) for name, values in fitted_on.items()}
     parts["extractor"] = {name: tensor.cpu() for name, tensor in extractor.state_dict().items()}
     write_model(output, config, material.classes, temperature, head=parts)
-    validation = finite(all_metrics(probabilities, truth))
+    validation = all_metrics(probabilities, truth)
     results = {
         "validation": validation,
         "confusion": confusion(probabilities, truth).tolist(),

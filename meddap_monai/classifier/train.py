@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -235,7 +234,7 @@ def _finish(
         "step": progress.step if config.choose == "last" else progress.best_step,
         "steps": progress.step,
         "temperature": temperature,
-        "validation": finite(all_metrics(probabilities, labels)),
+        "validation": all_metrics(probabilities, labels),
         "confusion": confusion(probabilities, labels).tolist(),
         "history": progress.history,
     }
@@ -262,8 +261,3 @@ def write_model(
         "temperature": temperature,
     }
     checkpoint.save_tensors(output / predict.MODEL, document | parts)
-
-
-def finite(values: dict[str, float]) -> dict[str, float | None]:
-    """Return values with NaN as None, which JSON knows."""
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}

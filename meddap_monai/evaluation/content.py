@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -35,14 +34,9 @@ def build_report(
     sections: Mapping[str, Path],
     stages: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """Return everything the report says, as JSON values."""
+    """Return everything the report says, as JSON values (but for NaN, which `store.write_json` writes as null)."""
     judged = {
         name: judging.judge(table, name == "unseen", config.samples, config.seed) for name, table in tables.items()
-    }
-    hidden = {
-        name: judging.judge(table, name == "unseen", config.samples, config.seed, mask=True)
-        for name, table in tables.items()
-        if _lacks_classes(table)
     }
     compared = {
         name: judging.compare_all(found, _compared(config), config.confidence, config.seed)
@@ -54,20 +48,8 @@ def build_report(
         for name, rows in compared.items()
         for verdict in judging.verdicts(rows, judged[name], name, config.metric, config.level)
     ]
-    sets = {}
-    for name, table in tables.items():
-        sets[name] = {
-            **_describe(name, table),
-            "arms": judging.summarise(judged[name], config.confidence, config.seed),
-            "masked": judging.summarise(hidden[name], config.confidence, config.seed) if name in hidden else None,
-            "details": judging.details(table),
-            "comparisons": [row | {"found": asdict(row["found"])} for row in compared[name]],
-            "subgroups": subgroup_table(table, name == "unseen", config.samples, config.seed, config.confidence),
-            "curves": curves_of_arms(table, name == "unseen", config.samples, config.seed, config.confidence),
-        }
-        sets[name]["learning"] = learning_curves(sets[name]["arms"], train_sizes(runs), config.metric)
     reference = arm_names.counterpart(arm_names.REFERENCE, "", list(judged["own"].seeds))
-    report = {
+    return {
         "title": config.title,
         "question": config.question,
         "rule": RULE.format(
@@ -86,13 +68,41 @@ def build_report(
         "verdicts": found_verdicts,
         "training": _training_cost(runs),
         "draw": class_counts(read_records(runs[0].records, full=True)),
-        "sets": sets,
+        "sets": _sets(config, runs, tables, judged, compared),
         "sections": read_sections(sections),
         "stages": sum_stages([*stages, *sections.values()]),
         "command": config.command,
         "versions": store.versions(),
     }
-    return without_nan(report)
+
+
+def _sets(
+    config: EvaluateConfig,
+    runs: Sequence[Run],
+    tables: Mapping[str, judging.Table],
+    judged: Mapping[str, judging.Judged],
+    compared: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> dict[str, dict[str, Any]]:
+    """Return test set -> what was found on it; ``masked`` is None where no class is absent."""
+    sizes = train_sizes(runs)
+    sets = {}
+    for name, table in tables.items():
+        shared, masked = name == "unseen", None
+        if _lacks_classes(table):
+            hidden = judging.judge(table, shared, config.samples, config.seed, mask=True)
+            masked = judging.summarise(hidden, config.confidence, config.seed)
+        found = judging.summarise(judged[name], config.confidence, config.seed)
+        sets[name] = {
+            **_describe(name, table),
+            "arms": found,
+            "masked": masked,
+            "details": judging.details(table),
+            "comparisons": [{**row, "found": asdict(row["found"])} for row in compared[name]],
+            "subgroups": subgroup_table(table, shared, config.samples, config.seed, config.confidence),
+            "curves": curves_of_arms(table, shared, config.samples, config.seed, config.confidence),
+            "learning": learning_curves(found, sizes, config.metric),
+        }
+    return sets
 
 
 def train_sizes(runs: Sequence[Run]) -> dict[str, float]:
@@ -189,14 +199,3 @@ def _describe(name: str, table: judging.Table) -> dict[str, Any]:
         "counts": counts,
         "absent": [label for label in first.classes if label not in present],
     }
-
-
-def without_nan(value: Any) -> Any:
-    """Return nested values with NaN and infinities as None, which JSON knows."""
-    if isinstance(value, Mapping):
-        return {str(key): without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(item) for item in value]
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else None
-    return value

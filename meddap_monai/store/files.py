@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -158,13 +159,15 @@ def write_json(path: Path | str, document: Any) -> Path:
 
 
 def plain(value: Any) -> Any:
-    """Return `value` with dataclasses, paths and tuples turned into what JSON knows."""
+    """Return `value` with dataclasses, paths and tuples turned into what JSON knows; NaN and infinities become None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return str(value) if isinstance(value, Path) else value
 
 

@@ -16,7 +16,7 @@ from monai.metrics import FIDMetric, MultiScaleSSIMMetric
 
 from meddap_monai.classifier.data import in_order, make_dataset, make_loader, to_float
 from meddap_monai.classifier.features import Penultimate, extract
-from meddap_monai.classifier.predict import Classifier, softmax, uncached
+from meddap_monai.classifier.predict import Classifier, uncached
 from meddap_monai.records import Record
 from meddap_monai.seeds import derive_seed
 
@@ -148,11 +148,10 @@ def set_distances(
         if len(records) < 2:
             continue
         found = features_of(model, records)
-        data = make_dataset(records, uncached(model.config))
-        images = to_float(torch.stack([data[place]["image"] for place in range(len(records))]))
         low, high = kernel_interval(found, target, seed)
         precision, recall = precision_recall(found, target)
-        chosen = softmax(model.logits(records)).argmax(axis=1)
+        pixels = model.pixels(records)
+        chosen = model.logits_of_pixels(pixels).argmax(axis=1)
         rows.append(
             asdict(
                 SetDistance(
@@ -165,7 +164,7 @@ def set_distances(
                     kid_high=high,
                     precision=precision,
                     recall=recall,
-                    ms_ssim=diversity(images, seed),
+                    ms_ssim=diversity(to_float(pixels), seed),
                     agreement=float(
                         np.mean([model.classes[c] == r["class_name"] for c, r in zip(chosen, records, strict=True)])
                     ),

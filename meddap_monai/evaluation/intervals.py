@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from meddap_monai.seeds import derive_seed
+from meddap_monai.selection.intervals import wilson
+
+__all__ = ["Interval", "group_weights", "interval", "over_seeds", "seed_draws", "wilson"]
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,3 @@ def interval(mean: float, replicates: np.ndarray, confidence: float = 0.95) -> I
         return Interval(mean, float("nan"), float("nan"), float("nan"))
     low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(mean, float(low), float(high), float(found.std(ddof=1)) if len(found) > 1 else float("nan"))
-
-
-def wilson(hits: int, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return the Wilson score interval of a share (Wilson 1927); (0, 1) when nothing was counted."""
-    if count == 0:
-        return 0.0, 1.0
-    share = hits / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))

@@ -16,7 +16,6 @@ from meddap_monai import store
 from meddap_monai.evaluation import arms as arm_names
 from meddap_monai.evaluation import figures
 from meddap_monai.evaluation.comparisons import HARMS, HELPS, NOTHING
-from meddap_monai.evaluation.judge import Table
 from meddap_monai.evaluation.pictures import collect_pictures
 from meddap_monai.evaluation.weighted import METRICS
 from meddap_monai.evaluation.weighted import NAMES as WORDS
@@ -24,11 +23,16 @@ from meddap_monai.evaluation.weighted import NAMES as WORDS
 MAIN_METRICS = ("auc", "macro_f1", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "precision")
 
 
-def write_report(
-    output: Path, report: dict[str, Any], _tables: Mapping[str, Table], config: Any, sections: Mapping[str, Path]
-) -> None:
-    """Write ``report.json``, ``results.csv``, ``results.md`` and ``report.html``."""
-    report = report | {"pictures": collect_pictures(sections, config.pictures)}
+def write_report(output: Path, report: dict[str, Any], pictures: int, sections: Mapping[str, Path]) -> None:
+    """Write ``report.json``, ``results.csv``, ``results.md`` and ``report.html``.
+
+    Args:
+        output: folder of the evaluation.
+        report: what it says, see `build_report`.
+        pictures: per class and source.
+        sections: stage name -> folder that the pictures are taken from.
+    """
+    report = report | {"pictures": collect_pictures(sections, pictures)}
     store.write_json(output / "report.json", report)
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     store.write_atomic(output / "results.csv", results_csv(report))

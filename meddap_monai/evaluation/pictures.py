@@ -36,7 +36,7 @@ def collect_pictures(sections: Mapping[str, Path], per_class: int) -> list[dict[
 
 
 def _dropped_pictures(sections: Mapping[str, Path], made: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    if "select" not in sections or not limit:
+    if "select" not in sections:
         return []
     by_id = {row["id"]: row for row in made}
     images: list[dict[str, str]] = []

@@ -14,7 +14,7 @@ from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.classifier.train import classify
 from meddap_monai.errors import ConfigurationError, LeakedRecords
 from meddap_monai.evaluation import arms as arm_names
-from meddap_monai.evaluation.content import build_report, likeness, maps, without_nan
+from meddap_monai.evaluation.content import build_report, likeness, maps
 from meddap_monai.evaluation.page import write_report
 from meddap_monai.evaluation.predictions import DecodedOnce, Predictions, Run, predict_run, test_rows
 from meddap_monai.evaluation.settings import EvaluateConfig
@@ -63,9 +63,9 @@ def evaluate(
             everything = [*runs, *(_hog_runs(config, output, runs) if config.hog else [])]
             tables = predict_all(config, output, everything, unseen, guards)
             report = build_report(config, everything, tables, sections, stages)
-            report["generative"] = without_nan(likeness(config, runs, tables["own"], sections))
+            report["generative"] = likeness(config, runs, tables["own"], sections)
             report["maps"] = maps(config, runs, tables, sections)
-            write_report(output, report, tables, config, sections)
+            write_report(output, report, config.pictures, sections)
             counts = {"in": len(everything), "out": len(everything), "rejected": 0}
             first = next(iter(tables["own"].values()))
             stage.finish(counts, classes=next(iter(first.values())).classes, verdicts=report["verdicts"])

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from base_quality import classifier, features, thumbnails, with_flips
 from diffusers import DDIMScheduler
+from judging import components, features, fit, read_set
 from PIL import Image
 
 from meddap_monai import store
@@ -29,7 +29,6 @@ from meddap_monai.diffusion.base import base_card, base_hash, load_base
 from meddap_monai.diffusion.guidance import VARIANTS, ClassifierGuide
 from meddap_monai.diffusion.latentclassifier import default_config, load_latent_classifier, train_latent_classifier
 from meddap_monai.diffusion.prompts import load_prompt_table
-from meddap_monai.diffusion.views import square
 from meddap_monai.evaluation.generative import kernel_distance
 from meddap_monai.evaluation.intervals import wilson
 from meddap_monai.records import Record, class_names, read_records, split_by_group, write_records
@@ -53,7 +52,7 @@ def main() -> None:
     pipeline: Any = load_base(given.base)
     card = base_card(given.base)
     guiding, judging = halves(given)
-    judge = Judge(load(guiding, card["resolution"]), load(judging, card["resolution"]))
+    judge = Judge(read_set(guiding, card["resolution"]), read_set(judging, card["resolution"]))
     names = judge.names
     wanted = np.repeat(names, given.per_class)
     tables = [load_prompt_table(name) for name in card["prompts"]]
@@ -108,15 +107,6 @@ def halves(given: argparse.Namespace) -> tuple[list[Record], list[Record]]:
     return parts["train"], parts["val"]
 
 
-def load(records: list[Record], side: int) -> dict[str, np.ndarray]:
-    """Return pixels (N, side, side) uint8 and class names."""
-    pixels = []
-    for record in records:
-        with Image.open(record["image"]) as image:
-            pixels.append(square(image, side))
-    return {"pixels": np.stack(pixels), "class": np.array([record["class_name"] for record in records])}
-
-
 class Judge:
     """An independent classifier of the wanted classes, and a reference for diversity and KID.
 
@@ -127,10 +117,9 @@ class Judge:
 
     def __init__(self, test: dict[str, np.ndarray], train: dict[str, np.ndarray]) -> None:
         self.names = sorted(str(name) for name in set(train["class"]))
-        self.model = classifier().fit(features(with_flips(train["pixels"])), np.tile(train["class"], 2))
+        self.model = fit(train)
         raw = features(train["pixels"])
-        self.mean = raw.mean(0)
-        self.basis = np.linalg.svd(raw - self.mean, full_matrices=False)[2][:64].T
+        self.mean, self.basis = components(raw)
         count = min(int((train["class"] == name).sum()) for name in self.names)
         chosen = np.concatenate([np.flatnonzero(train["class"] == name)[:count] for name in self.names])
         self.reference = (raw[chosen] - self.mean) @ self.basis
@@ -152,6 +141,16 @@ class Judge:
             "diversity": float(np.mean(apart)),
             "kid": kernel_distance((described - self.mean) @ self.basis, self.reference),
         }
+
+
+def thumbnails(pixels: np.ndarray) -> np.ndarray:
+    """Return unit-length 32 px thumbnails without their mean, (N, 1024)."""
+    small = np.stack(
+        [np.asarray(Image.fromarray(p).resize((32, 32), Image.Resampling.BOX), np.float64) for p in pixels]
+    )
+    flat = small.reshape(len(small), -1)
+    flat -= flat.mean(1, keepdims=True)
+    return flat / np.linalg.norm(flat, axis=1, keepdims=True).clip(1e-9)
 
 
 def guide_of(variant: str, given: argparse.Namespace) -> Any:

@@ -1,0 +1,209 @@
+"""Figures of sets of pictures that need no downloaded network: a linear classifier on HOG, spectra, distances, copies.
+
+A set is a mapping of arrays over its N pictures: ``pixels (N, side, side) uint8``, ``class (N,)`` names and, where they
+are known, ``group (N,)`` names of patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from skimage.feature import hog
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from meddap_monai.diffusion.views import square
+from meddap_monai.evaluation.generative import frechet_distance, kernel_distance
+from meddap_monai.evaluation.intervals import wilson
+from meddap_monai.records import Record
+from meddap_monai.selection.copies import CopyConfig, Images, calibrate, find_nearest, flag
+from meddap_monai.selection.pixels import to_thumbnails
+
+EXTRACTOR = "HOG, 64 px, 8 px cells, 9 orientations, 2 x 2 blocks (1764 numbers), 64 principal components of real train"
+
+
+def read_set(records: Sequence[Record], side: int) -> dict[str, Any]:
+    """Return the pictures of records, cut square, with class and group names."""
+    pixels = []
+    for record in records:
+        with Image.open(record["image"]) as image:
+            pixels.append(square(image, side))
+    return {
+        "pixels": np.stack(pixels),
+        "class": np.array([record["class_name"] for record in records]),
+        "group": np.array([record["patient"] for record in records]),
+    }
+
+
+def features(pixels: np.ndarray) -> np.ndarray:
+    """Return HOG features (N, 1764) of pictures."""
+    small = [np.asarray(Image.fromarray(p).resize((64, 64), Image.Resampling.BILINEAR)) / 255.0 for p in pixels]
+    return np.stack([hog(p, orientations=9, pixels_per_cell=(8, 8), cells_per_block=(2, 2)) for p in small])
+
+
+def classifier() -> Any:
+    """Return HOG's companion: standardised logistic regression, classes weighed equally."""
+    return make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000, class_weight="balanced"))
+
+
+def fit(data: Any) -> Any:
+    """Return the classifier fitted on a set and its mirror images."""
+    mirrored = np.concatenate([data["pixels"], data["pixels"][:, :, ::-1]])
+    return classifier().fit(features(mirrored), np.tile(data["class"], 2))
+
+
+def components(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean of features (N, D) and their first 64 principal components (D, 64)."""
+    mean = raw.mean(0)
+    return mean, np.linalg.svd(raw - mean, full_matrices=False)[2][:64].T
+
+
+def of_classes(data: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Return the part of a set that is of these classes."""
+    chosen = np.isin(data["class"], names)
+    return {key: value[chosen] for key, value in data.items()}
+
+
+def agreement(train: Any, held: Any, synthetic: Any, classes: list[str]) -> dict[str, Any]:
+    """Return, per class, how often a classifier of real training images says the (prompted) class."""
+    model = fit(train)
+    says = {
+        "held_out": model.predict(features(held["pixels"])),
+        "synthetic": model.predict(features(synthetic["pixels"])),
+    }
+    found = {}
+    for name in classes:
+        real = float((says["held_out"][held["class"] == name] == name).mean())
+        made = float((says["synthetic"][synthetic["class"] == name] == name).mean())
+        found[name] = {"real": real, "synthetic": made, "count": int((held["class"] == name).sum())}
+    means = {key: float(np.mean([found[name][key] for name in classes])) for key in ("real", "synthetic")}
+    return {"per_class": found, "balanced": means}
+
+
+def usefulness(train: Any, held: Any, synthetic: Any, classes: list[str]) -> dict[str, Any]:
+    """Return balanced accuracy on held-out real images: trained on real, and on synthetic only."""
+    found = {}
+    for task, names in _tasks(classes):
+        scores = {
+            source: _accuracy(data, held, names) for source, data in {"real": train, "synthetic": synthetic}.items()
+        }
+        found[task] = scores | {"difference": scores["synthetic"] - scores["real"]}
+    return found
+
+
+def synthetic_accuracy(train: Any, held: Any, synthetic: Any, classes: list[str]) -> dict[str, Any]:
+    """Return balanced accuracy of classifiers trained on real training images, on synthetic and on held-out real ones.
+
+    A generator's figure: near 1, pictures are as their prompts say; above the real one, they are easier than reality.
+    """
+    asked = {"synthetic": synthetic, "real held out": held}
+    return {
+        task: {source: _accuracy(train, data, names) for source, data in asked.items()}
+        for task, names in _tasks(classes)
+    }
+
+
+def _tasks(classes: list[str]) -> Iterator[tuple[str, list[str]]]:
+    yield "all", classes
+    if {"benign", "malignant"} <= set(classes):
+        yield "benign or malignant", ["benign", "malignant"]
+
+
+def _accuracy(known: Any, asked: Any, names: list[str]) -> float:
+    """Return the balanced accuracy on `asked` of a classifier of `known`, both cut down to some classes."""
+    asked = of_classes(asked, names)
+    said = fit(of_classes(known, names)).predict(features(asked["pixels"]))
+    return float(balanced_accuracy_score(asked["class"], said))
+
+
+def energy(held: Any, train: Any, synthetic: Any, classes: list[str]) -> dict[str, Any]:
+    """Return, per class, synthetic over real: gradient energy, high-frequency energy, mean and spread."""
+    real = {key: np.concatenate([held[key], train[key]]) for key in ("pixels", "class")}
+    found = {}
+    for name in classes:
+        ours, theirs = (_energies(data["pixels"][data["class"] == name]) for data in (synthetic, real))
+        found[name] = {key: ours[key] / theirs[key] for key in ours}
+    return found
+
+
+def _energies(pixels: np.ndarray) -> dict[str, float]:
+    image = pixels.astype(np.float64) / 255
+    spectrum = np.abs(np.fft.fft2(image - image.mean((1, 2), keepdims=True))) ** 2
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(image.shape[1]), np.fft.fftfreq(image.shape[2]), indexing="ij"))
+    return {
+        "horizontal gradient": float(np.abs(np.diff(image, axis=2)).mean()),
+        "vertical gradient": float(np.abs(np.diff(image, axis=1)).mean()),
+        "high frequency": float(spectrum[:, frequency > 0.25].mean()),
+        "mean": float(image.mean()),
+        "spread": float(image.std((1, 2)).mean()),
+    }
+
+
+def distances(train: Any, held: Any, synthetic: Any) -> dict[str, Any]:
+    """Return FID and KID to held-out real images, beside those of real training images."""
+    mean, basis = components(features(train["pixels"]))
+    reference = (features(held["pixels"]) - mean) @ basis
+    found = {}
+    for name, data in {"real train": train, "synthetic": synthetic}.items():
+        value = (features(data["pixels"][_like(data, held)]) - mean) @ basis
+        found[name] = {
+            "fid": float(frechet_distance(value, reference)),
+            "kid": float(kernel_distance(value, reference)),
+        }
+    return found
+
+
+def _like(data: Any, held: Any) -> np.ndarray:
+    """Return indices that repeat `data`'s classes in the held-out proportions."""
+    chosen = []
+    names, counts = np.unique(held["class"], return_counts=True)
+    available = {name: np.flatnonzero(data["class"] == name) for name in names}
+    factor = min(len(available[name]) / count for name, count in zip(names, counts, strict=True))
+    for name, count in zip(names, counts, strict=True):
+        chosen.append(available[name][: max(1, int(factor * count))])
+    return np.concatenate(chosen)
+
+
+def copies(train: Any, held: Any, synthetic: Any, classes: list[str]) -> dict[str, Any]:
+    """Return how many pictures lie nearer to a training image than 99 % of the real images of other patients do.
+
+    Distances, alignment (mirrored and cropped views too) and thresholds are those of the stage ``select``.
+    """
+    config = CopyConfig()
+    bank = Images(to_thumbnails(train["pixels"][:, None]), None, [str(name) for name in train["group"]])
+    limits = calibrate(bank, config)
+    found: dict[str, Any] = {
+        "thresholds": limits.values,
+        "real train": {"flagged": limits.share, "same pictures": len(limits.same_pictures)},
+    }
+    sets = {"synthetic": synthetic, "real held out": held}
+    sets |= {f"synthetic {name}": of_classes(synthetic, [name]) for name in classes}
+    for name, data in sets.items():
+        asked = Images(to_thumbnails(data["pixels"][:, None]), None, [""] * len(data["pixels"]))
+        distances = find_nearest(asked, bank, config).distances
+        hits, count = int(flag(distances, limits.values).sum()), len(data["pixels"])
+        found[name] = {"flagged": hits, "of": count, "share": hits / count, "interval": list(wilson(hits, count))}
+        for kind, values in distances.items():
+            found[name][kind] = {f"p{q}": float(np.percentile(values, q)) for q in (0, 5, 50)}
+    return found
+
+
+def real_or_synthetic(train: Any, held: Any, synthetic: Any, classes: list[str]) -> dict[str, float]:
+    """Return, per class with enough images, the AUC of telling real from synthetic by HOG."""
+    real = {key: np.concatenate([held[key], train[key]]) for key in ("pixels", "class")}
+    found = {}
+    for name in classes:
+        theirs, ours = (data["pixels"][data["class"] == name] for data in (real, synthetic))
+        count = min(len(theirs), len(ours))
+        stack = np.concatenate([theirs[:count], ours[:count]])
+        labels = np.repeat([0, 1], count)
+        folds = StratifiedKFold(5, shuffle=True, random_state=0)
+        chance = cross_val_predict(classifier(), features(stack), labels, cv=folds, method="predict_proba")[:, 1]
+        found[name] = float(roc_auc_score(labels, chance))
+    return found

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.metrics import EpochMetric
 from monai.transforms import MapTransform
-from PIL import Image
 from torch import nn
 
 from meddap_monai import store
 from meddap_monai.classifier.checkpoint import save_tensors
-from meddap_monai.classifier.data import frame
-from meddap_monai.classifier.inference import InferConfig, read_frames, source_files
+from meddap_monai.classifier.data import frame, normalise
+from meddap_monai.classifier.inference import InferConfig, picture_of, read_frames, source_files
 from meddap_monai.classifier.metrics import macro_auc
 from meddap_monai.errors import LeakedRecords, NonFiniteLoss
 from meddap_monai.records import Record, read_records
@@ -86,9 +82,7 @@ class LoadForClassifierd(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             path = Path(item[key])
-            pixels = read_frames(path, self.reading)[0]
-            array = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
-            picture = Image.fromarray(array).convert("L" if self.channels == 1 else "RGB")
+            picture = picture_of(read_frames(path, self.reading)[0], self.channels)
             item[key] = frame(picture, self.size, self.fit).float() / 255
             item[f"{key}_path"] = str(path)
         return item
@@ -108,11 +102,7 @@ class Standardised(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits ``(B, K)`` of images ``(B, C, H, W)`` float in 0..1."""
-        if self.how == "range":
-            return self.network(images * 2 - 1)
-        mean = images.mean(dim=(1, 2, 3), keepdim=True)
-        deviation = images.std(dim=(1, 2, 3), keepdim=True)
-        return self.network((images - mean) / deviation.clamp_min(1e-3))
+        return self.network(normalise(images, self.how))
 
 
 class MacroAuc(EpochMetric):
@@ -202,8 +192,5 @@ class PredictionTable:
             self.rows.append([str(name), chosen, *[f"{value:.6f}" for value in scores.tolist()]])
 
     def _write(self) -> None:
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(["file", "class", *[f"p_{name}" for name in self.classes]])
-        table.writerows(self.rows)
-        store.write_atomic(self.path, text.getvalue(), mode=0o600)
+        head = ["file", "class", *[f"p_{name}" for name in self.classes]]
+        store.write_atomic(self.path, store.csv_text(head, self.rows), mode=0o600)

@@ -29,16 +29,22 @@ class Penultimate(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return ``(B, D)`` features of ``(B, C, H, W)`` images."""
-        linears = [module for module in self.network.modules() if isinstance(module, nn.Linear)]
-        if not linears:
-            return self.network(images)
-        seen: list[torch.Tensor] = []
-        hook = linears[-1].register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-        try:
-            self.network(images)
-        finally:
-            hook.remove()
-        return seen[0].flatten(1)
+        logits, features = with_penultimate(self.network, images)
+        return logits if features is None else features
+
+
+def with_penultimate(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return logits ``(B, K)`` and what enters the last linear layer, ``(B, D)``, None without such a layer."""
+    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not linears:
+        return network(images), None
+    seen: list[torch.Tensor] = []
+    hook = linears[-1].register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    try:
+        logits = network(images)
+    finally:
+        hook.remove()
+    return logits, seen[0].flatten(1)
 
 
 class Hog(nn.Module):

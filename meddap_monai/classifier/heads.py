@@ -20,7 +20,6 @@ from torch import nn
 
 from meddap_monai import store
 from meddap_monai.classifier import predict
-from meddap_monai.classifier.data import in_order, make_dataset, make_loader
 from meddap_monai.classifier.features import Hog, Penultimate, extract
 from meddap_monai.classifier.metrics import all_metrics, confusion
 from meddap_monai.classifier.networks import build_network
@@ -136,8 +135,7 @@ def _training(extractor: nn.Module, rows: Any, config: ClassifyConfig) -> tuple[
 
 
 def _features(extractor: nn.Module, rows: Any, config: ClassifyConfig, augmented: bool = False) -> np.ndarray:
-    data = make_dataset(rows, predict.uncached(config))
-    return extract(extractor, make_loader(data, in_order(len(data), 64)), config, augmented)
+    return extract(extractor, predict.one_pass(rows, config), config, augmented)
 
 
 def restore_head(config: ClassifyConfig, classes: int, parts: dict[str, Any]) -> Head:

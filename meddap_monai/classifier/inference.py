@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,10 +82,9 @@ def infer(config: InferConfig, models: Sequence[Path | str], source: Path | str,
         values = [f"{value:.6f}" for value in (mean[best], *mean, float(each.std(axis=0).max()))]
         found.append([name, len(frames), classes[best], *values])
     head = ["file", "frames", "class", "confidence", *[f"p_{name}" for name in classes], "spread"]
-    store.write_atomic(
-        output.with_name(output.name + ".rejected.csv"), _table(["file", "reason"], rejected), mode=0o600
-    )
-    return store.write_atomic(output, _table(head, found), mode=0o600)
+    beside = output.with_name(output.name + ".rejected.csv")
+    store.write_atomic(beside, store.csv_text(["file", "reason"], rejected), mode=0o600)
+    return store.write_atomic(output, store.csv_text(head, found), mode=0o600)
 
 
 def load_ensemble(models: Sequence[Path | str], device: str = "cpu") -> list[Classifier]:
@@ -142,25 +139,17 @@ def read_frames(path: Path, config: InferConfig) -> np.ndarray:
     return read_plain(path, frames=config.frames)[0]
 
 
+def picture_of(pixels: np.ndarray, channels: int) -> Image.Image:
+    """Return pixels ``(C, H, W)`` uint8, grey or colour, as a grey (`channels` 1) or colour picture."""
+    array = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    return Image.fromarray(array).convert("L" if channels == 1 else "RGB")
+
+
 @torch.inference_mode()
 def predict_frames(model: Classifier, frames: np.ndarray, calibrated: bool = True) -> np.ndarray:
     """Return ``(F, K)`` probabilities of frames ``(F, C, H, W)`` uint8."""
     config = model.config
-    mode = "L" if config.channels == 1 else "RGB"
-    pictures = [
-        Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))).convert(
-            mode
-        )
-        for pixels in frames
-    ]
+    pictures = [picture_of(pixels, config.channels) for pixels in frames]
     images = torch.stack([frame(picture, config.size, config.fit) for picture in pictures]).to(config.device)
     logits = model.network.eval()(normalise(to_float(images), config.normalise)).double().cpu().numpy()
     return softmax(logits / (model.temperature if calibrated else 1.0))
-
-
-def _table(head: list[str], rows: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(head)
-    table.writerows(rows)
-    return text.getvalue()

@@ -15,10 +15,10 @@ from monai.visualize import GradCAM
 from sklearn import metrics as sk
 from torch import nn
 
-from meddap_monai.classifier.data import collate, in_order, make_dataset, make_loader, normalise, to_float
+from meddap_monai.classifier.data import normalise, to_float
 from meddap_monai.classifier.features import Penultimate, extract
 from meddap_monai.classifier.metrics import ECE_BINS, confidence_bins, confusion
-from meddap_monai.classifier.predict import uncached
+from meddap_monai.classifier.predict import one_pass
 from meddap_monai.classifier.projector import write_projector
 from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.records import Record
@@ -74,8 +74,7 @@ def surest_errors(probabilities: np.ndarray, labels: np.ndarray, limit: int) -> 
 
 
 def _pixels(rows: Sequence[Record], config: ClassifyConfig) -> torch.Tensor:
-    data = make_dataset(rows, uncached(config))
-    return collate([data[place] for place in range(len(rows))])["image"]
+    return torch.cat([batch["image"] for batch in one_pass(rows, config)])
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
@@ -219,7 +218,6 @@ def _cams(
 def _projector(config: ClassifyConfig, output: Path, material: Material, network: nn.Module) -> None:
     """Write embeddings of training and validation images with class, source and split for TensorBoard's projector."""
     rows = [*material.training[:EMBEDDED], *material.validation[:EMBEDDED]]
-    data = make_dataset(rows, uncached(config))
-    features = extract(Penultimate(network), make_loader(data, in_order(len(rows), 64)), config)
+    features = extract(Penultimate(network), one_pass(rows, config), config)
     labels = [[row["class_name"], row["source"], row["split"]] for row in rows]
     write_projector(output / "tensorboard", features, labels, ["class", "source", "split"], "images")

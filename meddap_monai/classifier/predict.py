@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import DataLoader
 from scipy.optimize import minimize_scalar
 from torch import nn
 
@@ -40,13 +41,11 @@ class Classifier:
 
     def logits(self, rows: Sequence[Record], batch: int = 64) -> np.ndarray:
         """Return ``(N, K)`` float64 logits of records, in their order."""
-        data = make_dataset(rows, uncached(self.config))
-        return predict_logits(self.network, make_loader(data, in_order(len(data), batch)), self.config)
+        return predict_logits(self.network, one_pass(rows, self.config, batch), self.config)
 
     def pixels(self, rows: Sequence[Record]) -> torch.Tensor:
         """Return the images of records as this classifier decodes them: ``(N, C, size, size)`` uint8."""
-        data = make_dataset(rows, uncached(self.config))
-        return torch.stack([torch.as_tensor(data[place]["image"]) for place in range(len(data))])
+        return torch.cat([batch["image"] for batch in one_pass(rows, self.config)])
 
     @property
     def decoding(self) -> tuple[int, int, str]:
@@ -66,6 +65,11 @@ class Classifier:
 def uncached(config: ClassifyConfig) -> ClassifyConfig:
     """Return the configuration for a single pass over images."""
     return replace(config, cache="none", num_workers=0)
+
+
+def one_pass(rows: Sequence[Record], config: ClassifyConfig, batch: int = 64) -> DataLoader:
+    """Return a loader over records in their order, each decoded once; batches as of `collate`."""
+    return make_loader(make_dataset(rows, uncached(config)), in_order(len(rows), batch))
 
 
 @torch.inference_mode()

@@ -224,8 +224,7 @@ def _finish(
     config: ClassifyConfig, output: Path, material: Material, network: nn.Module, progress: checkpoint.Progress
 ) -> dict[str, Any]:
     """Calibrate on validation, write the model and its metrics, draw the pictures."""
-    held = make_dataset(material.validation, predict.uncached(config))
-    logits = predict.predict_logits(network, make_loader(held, in_order(len(held), 64)), config)
+    logits = predict.predict_logits(network, predict.one_pass(material.validation, config), config)
     labels = np.array([row["label"] for row in material.validation])
     temperature = predict.fit_temperature(logits, labels)
     write_model(output, config, material.classes, temperature, network=cpu_state(network))

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from monai.metrics import FIDMetric, MultiScaleSSIMMetric
 
-from meddap_monai.classifier.data import in_order, make_dataset, make_loader, to_float
+from meddap_monai.classifier.data import to_float
 from meddap_monai.classifier.features import Penultimate, extract
-from meddap_monai.classifier.predict import Classifier, uncached
+from meddap_monai.classifier.predict import Classifier, one_pass
 from meddap_monai.records import Record
 from meddap_monai.seeds import derive_seed
 
@@ -176,8 +176,7 @@ def set_distances(
 
 def features_of(model: Classifier, records: Sequence[Record]) -> np.ndarray:
     """Return ``(N, D)`` float32: what the classifier's network hands to its last linear layer, per record."""
-    data = make_dataset(records, uncached(model.config))
-    return extract(Penultimate(model.network), make_loader(data, in_order(len(data), 64)), model.config)
+    return extract(Penultimate(model.network), one_pass(records, model.config), model.config)
 
 
 def half_by_group(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:

@@ -7,8 +7,6 @@ learning curves.
 
 from __future__ import annotations
 
-import csv
-import io
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -136,7 +134,7 @@ def run_grid(
         place = output / "evaluate" / runs[0][0].place
         evaluate(config.evaluate, place, runs=[run for _, run in runs], unseen=unseen, overwrite=overwrite)
         rows += [{"network": network, "fraction": fraction} | row for row in results_rows(read_report(place))]
-    store.write_atomic(output / "grid.csv", _csv(rows))
+    store.write_atomic(output / "grid.csv", store.csv_text(rows[0], (row.values() for row in rows)))
     store.write_atomic(output / "grid.md", grid_markdown(rows))
     for test_set in sorted({row["test_set"] for row in rows}):
         for network in config.networks:
@@ -229,14 +227,6 @@ def _by_column(cells: Sequence[Cell], runs: Sequence[Run]) -> dict[tuple[str, fl
     for cell, run in zip(cells, runs, strict=True):
         columns[(cell.network, cell.fraction)].append((cell, run))
     return columns
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    return text.getvalue()
 
 
 def grid_markdown(rows: Sequence[dict[str, Any]], metrics: Sequence[str] = MAIN_METRICS) -> str:

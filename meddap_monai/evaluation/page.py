@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -170,14 +168,9 @@ def results_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def results_csv(report: Mapping[str, Any]) -> str:
     """Return `results_rows` as CSV."""
-    text = io.StringIO()
     rows = results_rows(report)
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(
-        {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows
-    )
-    return text.getvalue()
+    lines = ([f"{value:.6g}" if isinstance(value, float) else value for value in row.values()] for row in rows)
+    return store.csv_text(rows[0], lines)
 
 
 def results_markdown(report: Mapping[str, Any]) -> str:

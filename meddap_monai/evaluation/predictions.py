@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,12 +151,12 @@ def label_numbers(rows: Sequence[Record], classes: Sequence[str], who: str) -> n
 
 
 def _write_table(path: Path, rows: Sequence[Record], probabilities: np.ndarray, classes: Sequence[str]) -> None:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["id", "patient", "class_name", *[f"p_{name}" for name in classes]])
-    for row, values in zip(rows, probabilities, strict=True):
-        table.writerow([row["id"], row["patient"], row["class_name"], *[f"{value:.9g}" for value in values]])
-    store.write_atomic(path, text.getvalue())
+    head = ["id", "patient", "class_name", *[f"p_{name}" for name in classes]]
+    lines = (
+        [row["id"], row["patient"], row["class_name"], *[f"{value:.9g}" for value in values]]
+        for row, values in zip(rows, probabilities, strict=True)
+    )
+    store.write_atomic(path, store.csv_text(head, lines))
 
 
 def _read_table(path: Path, rows: Sequence[Record], classes: Sequence[str]) -> np.ndarray | None:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from meddap_monai.classifier.data import normalise, plan_batches, to_float
 from meddap_monai.classifier.engine import Criterion, TrainingStep, build_optimiser, build_trainer
+from meddap_monai.classifier.features import with_penultimate
 from meddap_monai.classifier.networks import build_network
 from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.configuration import check_range
@@ -224,19 +225,13 @@ def with_features(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tenso
     Raises:
         ConfigurationError: the network has no linear layer, so it has no penultimate features.
     """
-    layers = [part for part in network.modules() if isinstance(part, nn.Linear)]
-    if not layers:
+    logits, features = with_penultimate(network, images)
+    if features is None:
         raise ConfigurationError(
             f"select#filter#network: {type(network).__name__} ends in no linear layer, so it has no penultimate "
             "features; choose a ResNet, DenseNet, EfficientNet or ViT"
         )
-    caught: list[torch.Tensor] = []
-    hook = layers[-1].register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
-    try:
-        logits = network(images)
-    finally:
-        hook.remove()
-    return logits, caught[0].flatten(1)
+    return logits, features
 
 
 def _views(batch: torch.Tensor, count: int) -> list[torch.Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,20 +45,18 @@ def _dropped_table(scored: Sequence[Record], decision: Decision) -> str:
     names = list(decision.scores)
     distances = list(decision.copies.nearest.distances) if decision.copies else []
     head = ["id", "image", "class_name", "adjective", "rule", "all_reasons", *names, "nearest_id", *distances]
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(head)
+    lines = []
     for record, reasons in zip(scored, decision.reasons, strict=True):
         selection = record["selection"]
         if selection["kept"]:
             continue
         nearest = selection.get("nearest", {"id": "", "distances": {}})
-        table.writerow(
+        lines.append(
             [record["id"], Path(record["image"]).name, record["class_name"], adjective(record), reasons[0]]
             + [";".join(reasons), *(selection["scores"][name] for name in names), nearest["id"]]
             + [nearest["distances"][name] for name in distances]
         )
-    return text.getvalue()
+    return store.csv_text(head, lines)
 
 
 def adjective(record: Record) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import math
 from collections.abc import Sequence
@@ -39,11 +37,7 @@ def summarise_reading(folder: Path) -> dict[str, Any]:
         "read": {name: len(answers) for name, answers in readers.items()},
     }
     store.write_json(folder / "table.json", table)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    store.write_atomic(folder / "table.csv", text.getvalue())
+    store.write_atomic(folder / "table.csv", store.csv_text(COLUMNS, ([row[name] for name in COLUMNS] for row in rows)))
     return table
 
 

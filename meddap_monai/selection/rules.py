@@ -135,7 +135,7 @@ def by_centroid(evidence: Evidence, config: RuleConfig) -> Verdict:
     rows = np.arange(len(evidence.labels))
     own = similarity[rows, evidence.labels]
     others = similarity.copy()
-    others[rows, evidence.labels] = -np.inf
+    others[rows, evidence.labels] = -1.0  # no cosine is less; a class without others keeps a finite margin
     margin = own - others.max(axis=1)
     return Verdict({"centroid": margin, "centroid_similarity": own}, margin > 0, own)
 

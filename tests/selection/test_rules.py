@@ -38,6 +38,13 @@ def test_every_rule_removes_wrong_labels_and_keeps_right_ones(name: str) -> None
     assert all(np.isfinite(values).all() for values in verdict.scores.values())
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_has_finite_scores_where_there_is_one_class(name: str) -> None:
+    verdict = RULES[name](evidence(classes=1, wrong=0), RuleConfig(alpha=0.1, guard=0.05))
+    assert verdict.keep.mean() >= 0.85
+    assert all(np.isfinite(values).all() for values in verdict.scores.values())
+
+
 @pytest.mark.parametrize("name", ["mahalanobis", "knn"])
 def test_guards_remove_what_resembles_no_real_image(name: str) -> None:
     found = evidence(wrong=0)

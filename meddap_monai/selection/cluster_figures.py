@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from meddap_monai import store
 from meddap_monai.records import Record
-from meddap_monai.selection.figures import draw_mosaic, new_figure, show_in_projector
+from meddap_monai.selection.figures import draw_mosaic, new_figure, show_in_projector, write_figure
 from meddap_monai.selection.pixels import read_squares, to_thumbnails
 
 if TYPE_CHECKING:
@@ -44,8 +43,7 @@ def write_cluster_figures(
         figures["choice_of_k"] = draw_choice(tried)
     with SummaryWriter(str(folder / "tensorboard")) as board:
         for name, figure in figures.items():
-            with store.atomic_path(folder / "figures" / f"{name}.png") as temporary:
-                figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
+            write_figure(folder / "figures" / f"{name}.png", figure)
             board.add_figure(name, figure)
     show_in_projector(folder / "tensorboard", training, to_thumbnails(read_squares(training, 32), 32), values)
 

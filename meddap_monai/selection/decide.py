@@ -100,7 +100,7 @@ def selection_field(decision: Decision, row: int, rules: RuleConfig, copies: Cop
     return found
 
 
-def require_every_class(decision: Decision, synthetic: Sequence[Record], rules: RuleConfig, where: str) -> None:
+def require_every_class(decision: Decision, synthetic: Sequence[Record], where: str) -> None:
     """Stop when nothing is left of a class that was generated.
 
     Raises:
@@ -116,7 +116,7 @@ def require_every_class(decision: Decision, synthetic: Sequence[Record], rules: 
         told = ", ".join(f"{count} by {reason}" for reason, count in reasons.most_common())
         raise EmptyClass(
             f"{where}: class {name!r}: 0 of {asked[name]} synthetic images kept ({told}), expected at least 1. "
-            f"{_advice(decision, rows, rules, reasons)}; dropped.csv and figures/ show every image and its scores"
+            f"{_advice(decision, rows, reasons)}; dropped.csv and figures/ show every image and its scores"
         )
 
 
@@ -129,7 +129,7 @@ _KEYS = {
 }
 
 
-def _advice(decision: Decision, rows: list[int], rules: RuleConfig, reasons: Counter[str]) -> str:
+def _advice(decision: Decision, rows: list[int], reasons: Counter[str]) -> str:
     worst = reasons.most_common(1)[0][0]
     if worst == COPY:
         return (

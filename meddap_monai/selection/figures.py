@@ -29,7 +29,7 @@ def write_figures(
     real_thumbnails: np.ndarray,
     decision: Decision,
     classes: Sequence[str],
-) -> list[Path]:
+) -> None:
     """Write the pictures as PNG files under ``figures/`` and into TensorBoard under ``tensorboard/``.
 
     Args:
@@ -47,9 +47,8 @@ def write_figures(
         figures[f"histogram_{rule}"] = draw_histograms(synthetic, decision, rule)
         figures[f"borderline_{rule}"] = draw_borderline(synthetic, thumbnails, decision, rule, classes)
     if decision.copies is not None:
-        figures["closest_pairs"] = draw_pairs(synthetic, thumbnails, real_thumbnails, decision.copies)
+        figures["closest_pairs"] = draw_pairs(thumbnails, real_thumbnails, decision.copies)
         figures["copy_distances"] = draw_distances(decision.copies)
-    written = []
     with SummaryWriter(str(folder / "tensorboard")) as board:
         for rule, verdict in decision.verdicts.items():
             for name in classes:
@@ -57,12 +56,8 @@ def write_figures(
                 if own.any():
                     board.add_histogram(f"{rule}/{name}", verdict.scores[rule][own])
         for name, figure in figures.items():
-            path = folder / "figures" / f"{name}.png"
-            with store.atomic_path(path) as temporary:
-                figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
+            write_figure(folder / "figures" / f"{name}.png", figure)
             board.add_figure(name, figure)
-            written.append(path)
-    return written
 
 
 def show_in_projector(folder: Path, records: Sequence[Record], thumbnails: np.ndarray, values: np.ndarray) -> None:
@@ -90,6 +85,12 @@ def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Fi
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as a PNG file, atomically and without the date or version of what drew it."""
+    with store.atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
 
 
 def draw_acceptance(synthetic: Sequence[Record], decision: Decision, classes: Sequence[str]) -> Figure:
@@ -165,9 +166,7 @@ def _nearest_to_edge(order: np.ndarray, chosen: np.ndarray, smallest: bool) -> l
     return [int(row) for row in ranked[:AROUND]]
 
 
-def draw_pairs(
-    synthetic: Sequence[Record], thumbnails: np.ndarray, real_thumbnails: np.ndarray, check: CopyCheck
-) -> Figure:
+def draw_pairs(thumbnails: np.ndarray, real_thumbnails: np.ndarray, check: CopyCheck) -> Figure:
     """Draw the synthetic images nearest to a training image above that training image."""
     above: list[tuple[np.ndarray, str] | None] = []
     below: list[tuple[np.ndarray, str] | None] = []

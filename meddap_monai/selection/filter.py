@@ -149,7 +149,7 @@ def _run(config: SelectConfig, output: Path, data: _Inputs, stage: store.Stage) 
             both = np.concatenate([real_images[1], images[1]]), np.concatenate([real.joined, own.joined])
             show_in_projector(output / "tensorboard", [*data.training, *data.synthetic], *both)
         progress.update()
-    require_every_class(decision, data.synthetic, config.rules, str(output))
+    require_every_class(decision, data.synthetic, str(output))
     kept = int(decision.kept.sum())
     removed = Counter(reasons[0] for reasons in decision.reasons if reasons)
     counts = {"in": len(scored), "out": kept, "rejected": len(scored) - kept}

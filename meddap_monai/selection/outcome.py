@@ -73,9 +73,9 @@ def summarise(scored: Sequence[Record], decision: Decision, classes: Sequence[st
         classes: names in the order of labels.
     """
     summary: dict[str, Any] = {
-        "classes": {name: _counts(scored, decision, [r["class_name"] == name for r in scored]) for name in classes},
+        "classes": {name: _counts(decision, [record["class_name"] == name for record in scored]) for name in classes},
         "adjectives": {
-            name: _counts(scored, decision, [adjective(record) == name for record in scored])
+            name: _counts(decision, [adjective(record) == name for record in scored])
             for name in sorted({adjective(record) for record in scored})
         },
         "acceptance": acceptance_curves(scored, decision, classes),
@@ -85,7 +85,7 @@ def summarise(scored: Sequence[Record], decision: Decision, classes: Sequence[st
     return summary
 
 
-def _counts(scored: Sequence[Record], decision: Decision, chosen: Sequence[bool]) -> dict[str, Any]:
+def _counts(decision: Decision, chosen: Sequence[bool]) -> dict[str, Any]:
     rows = np.flatnonzero(chosen)
     kept = int(decision.kept[rows].sum())
     low, high = wilson(kept, len(rows))

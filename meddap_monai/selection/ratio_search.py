@@ -196,7 +196,7 @@ def _row(candidate: Candidate, means: np.ndarray, spread: np.ndarray, number: in
 def _draw(table: dict[str, Any], output: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
-    from meddap_monai.selection.figures import new_figure
+    from meddap_monai.selection.figures import new_figure, write_figure
 
     rows = table["candidates"]
     figure, axes = new_figure(1, 1, 1.2 * len(rows) + 2, 3.4)
@@ -206,7 +206,6 @@ def _draw(table: dict[str, Any], output: Path) -> None:
         axis.plot(place, row["auc"], "o", color="tab:orange" if row["name"] == table["chosen"] else "tab:blue")
     axis.set_xticks(list(places), [row["name"].replace("_", "\n") for row in rows], fontsize=6)
     axis.set(ylabel="macro AUC on val", title=f"chosen: {table['chosen']} ({table['images']} images)")
-    with store.atomic_path(output / "search.png") as temporary:
-        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
+    write_figure(output / "search.png", figure)
     with SummaryWriter(str(output / "tensorboard")) as board:
         board.add_figure("search", figure)

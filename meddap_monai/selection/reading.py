@@ -93,7 +93,7 @@ def _draw(records: Sequence[Record], count: int, seed: int, source: str) -> list
 
 
 class Reading:
-    """One reader's session: the images in this reader's order, and the answers on disk.
+    """What one reader reads: the images in this reader's order, and the answers on disk.
 
     Args:
         output: folder of the reading, shared by its readers.

@@ -71,7 +71,7 @@ class ReviewServer(ThreadingHTTPServer):
     """The local server of one reading; its address holds a secret, so that no other page or user can read along.
 
     Attributes:
-        reading: the session it serves.
+        reading: what it serves.
         address: what to open in a browser.
     """
 

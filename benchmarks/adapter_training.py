@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -27,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import processor_name
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -242,7 +242,7 @@ def summary(
             rows[key]["share_of_peak"] = round(share, 3)
     ours = {key: other for key, (other, _) in opened.items() if isinstance(other, OurLoop)}
     return {
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+        "machine": {"processor": processor_name(), "threads": torch.get_num_threads()},
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "versions": store.versions(),
         "work": {

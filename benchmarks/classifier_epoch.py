@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import platform
 import statistics
 import tempfile
 import time
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Events
+from machine import processor_name
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedTrainer
 from monai.transforms import (
@@ -121,7 +121,7 @@ def main() -> None:
         for _ in range(chosen.repeats):
             times["plain"] += epoch_seconds(plain_trainer(rows, config, chosen.epochs), steps)
             times["ours"] += epoch_seconds(our_trainer(rows, config), steps)
-    print(f"machine: {platform.processor() or platform.machine()}, 1 thread; {versions()}")
+    print(f"machine: {processor_name()}, 1 thread; {versions()}")
     print(f"work: {steps * 16} images of 200 x 256 to {chosen.size} px, {chosen.network}, batch 16, augmented")
     for name, found in times.items():
         print(f"{name}: median {statistics.median(found):.2f} s an epoch, {min(found):.2f} to {max(found):.2f} s")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import platform
 import resource
 import statistics
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from machine import processor_name
 
 from meddap_monai.images.dicom import read_ultrasound
 from meddap_monai.images.index import IndexConfig, index
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
     arguments = parser.parse_args()
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(f"{processor_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print(f"pydicom {pydicom.__version__}, numpy {np.__version__}, {arguments.files} files of 640 x 480, half RGB")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -6,9 +6,7 @@ fused, PNG files written too. Rounds alternate between the two, so that a busy m
 
     python benchmarks/generation.py --images 1000 --output generation.json
 
-Quality is judged against real images (``--records``; without it against simulated ones) in two extractors that neither
-loop can profit from: HOG features, and latents of the base's autoencoder. "KID no worse" means that the 95 % bootstrap
-interval of the difference includes 0 or favours ours.
+Quality is judged against real images (``--records``; without it against simulated ones), see `generation_quality`.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -29,8 +26,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import torch
+from generation_quality import compare, hog_features, latent_features
+from machine import processor_name
 from PIL import Image
-from skimage.feature import hog
 from tqdm import tqdm
 
 from meddap_monai import store
@@ -204,7 +202,7 @@ def measure_quality(makers: dict[str, Maker], options: argparse.Namespace, class
         scale = reference.std(0).mean()
         centre = reference.mean(0)
         features = {loop: (extract(images) - centre) / scale for loop, images in sets.items()}
-        found[name] = compare(features, (reference - centre) / scale)
+        found[name] = compare(features, (reference - centre) / scale, PUBLISHED)
     return found
 
 
@@ -246,59 +244,6 @@ def reference_images(options: argparse.Namespace, classes: list[str]) -> list[np
     return [np.asarray(fit(image, side, side)) for image in found]
 
 
-def hog_features(images: list[np.ndarray]) -> np.ndarray:
-    small = [np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.BILINEAR)) for image in images]
-    return np.stack([hog(image, orientations=9, pixels_per_cell=(8, 8), cells_per_block=(2, 2)) for image in small])
-
-
-@torch.no_grad()
-def latent_features(images: list[np.ndarray], vae: Any) -> np.ndarray:
-    found = []
-    for start in range(0, len(images), 32):
-        pixels = torch.from_numpy(np.stack(images[start : start + 32])).float()[:, None].expand(-1, 3, -1, -1)
-        latents = vae.encode(pixels / 127.5 - 1).latent_dist.mode()
-        found.append(torch.nn.functional.adaptive_avg_pool2d(latents, 4).flatten(1))
-    return torch.cat(found).numpy()
-
-
-def compare(features: dict[str, np.ndarray], reference: np.ndarray, samples: int = 500) -> dict[str, Any]:
-    """Return FID, KID and the bootstrap of KID(loop) - KID(published), with one resampling of the reference for all."""
-    from meddap_monai.evaluation.generative import frechet_distance
-
-    draw = np.random.default_rng(0)
-    weights = {name: _resamplings(draw, len(rows), samples) for name, rows in features.items()}
-    of_reference = _resamplings(draw, len(reference), samples)
-    replicates, rows = {}, {}
-    for name, found in features.items():
-        once = kernel_distance(found, reference, np.ones((1, len(found))), np.ones((1, len(reference))))
-        replicates[name] = kernel_distance(found, reference, weights[name], of_reference)
-        rows[name] = {"kid": float(once[0]), "fid": frechet_distance(found, reference)}
-    for name, row in rows.items():
-        low, high = np.quantile(replicates[name] - replicates[PUBLISHED], (0.025, 0.975))
-        row |= {"kid_difference_low": float(low), "kid_difference_high": float(high), "no_worse": bool(low <= 0)}
-    return rows
-
-
-def _resamplings(draw: np.random.Generator, count: int, samples: int) -> np.ndarray:
-    return draw.multinomial(count, np.full(count, 1 / count), size=samples).astype(np.float64)
-
-
-def kernel_distance(x: np.ndarray, y: np.ndarray, weights_x: np.ndarray, weights_y: np.ndarray) -> np.ndarray:
-    """Return KID (Binkowski et al. 2018) per row of weights; an image is never paired with itself."""
-
-    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return (a @ b.T / a.shape[1] + 1) ** 3
-
-    def within(a: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        pairs = kernel(a, a)
-        np.fill_diagonal(pairs, 0)
-        total = weights.sum(1) ** 2 - (weights**2).sum(1)
-        return np.einsum("bi,bi->b", weights @ pairs, weights) / total
-
-    between = np.einsum("bi,bi->b", weights_x @ kernel(x, y), weights_y) / (weights_x.sum(1) * weights_y.sum(1))
-    return within(x, weights_x) + within(y, weights_y) - 2 * between
-
-
 # ----------------------------------------------------------------------------------------------------------- report
 def machine(options: argparse.Namespace) -> dict[str, Any]:
     return {
@@ -313,12 +258,6 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
         "reference": "simulated" if options.records is None else "real records",
         "versions": store.versions(),
     }
-
-
-def processor_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def table(document: dict[str, Any]) -> str:

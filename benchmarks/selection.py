@@ -13,10 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import platform
-import resource
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +24,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from selection_speed import speed
+
 from meddap_monai.classifier.predict import fit_temperature
-from meddap_monai.phantom import simulate_image
+from meddap_monai.phantom import CLASSES, simulate_image
 from meddap_monai.records import Record, draw_split, pixel_hash
 from meddap_monai.selection.copies import CopyConfig, Images, calibrate, find_nearest, flag
 from meddap_monai.selection.crossfit import FilterConfig, assign_folds, judge, train_fold
@@ -36,70 +35,6 @@ from meddap_monai.selection.intervals import wilson
 from meddap_monai.selection.pixels import read_squares
 from meddap_monai.selection.rules import RULES, Evidence, RuleConfig
 from tests.selection.copying import KINDS, plant, thumbnail
-
-CLASSES = ["benign", "malignant", "normal"]
-
-
-def machine(threads: int) -> str:
-    """Return the machine and versions in one line."""
-    return f"{platform.machine()}, {threads} thread(s), torch {torch.__version__}, Python {platform.python_version()}"
-
-
-# ------------------------------------------------------------------------------------------------------------- speed
-def speed(options: argparse.Namespace) -> dict[str, Any]:
-    """Time calibration, copy check and rules for `count` real and `count` synthetic images, arrays in memory."""
-    count, rng = options.count, np.random.default_rng(0)
-    base = np.stack([thumbnail(simulate_image(CLASSES[n % 3], n, size=(64, 64))) for n in range(500)])
-    shift = rng.integers(-20, 21, (2, count))
-
-    def spread(rows: np.ndarray, moves: np.ndarray) -> np.ndarray:
-        return np.stack([np.roll(base[row], move, axis=(0, 1)) for row, move in zip(rows, moves, strict=True)])
-
-    real = spread(rng.integers(500, size=count), np.stack([shift[0], shift[1]], axis=1))
-    own = spread(rng.integers(500, size=count), np.stack([shift[1], shift[0]], axis=1))
-    features = rng.standard_normal((2, count, 320)).astype(np.float32)
-    features /= np.linalg.norm(features, axis=-1, keepdims=True)
-    known = Images(real, features[0], [f"p{n}" for n in range(count)])
-    asked = Images(own, features[1], [""] * count)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    clock = [(time.perf_counter(), time.process_time())]
-    thresholds = calibrate(known, CopyConfig())
-    clock.append((time.perf_counter(), time.process_time()))
-    nearest = find_nearest(asked, known, CopyConfig())
-    clock.append((time.perf_counter(), time.process_time()))
-    evidence = _invented_evidence(count, rng)
-    clock.append((time.perf_counter(), time.process_time()))
-    for rule in RULES.values():
-        rule(evidence, RuleConfig())
-    clock.append((time.perf_counter(), time.process_time()))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    wall, cpu = np.diff(np.array(clock), axis=0).T
-    parts = {"calibration": 0, "copy check": 1, "all rules": 3}
-    found: dict[str, Any] = {f"{name}, s": f"{wall[n]:.1f} wall, {cpu[n]:.1f} processor" for name, n in parts.items()}
-    total = [sum(kind[n] for n in parts.values()) for kind in (wall, cpu)]
-    found |= {
-        "images": f"{count} synthetic against {count} real",
-        "together, s": f"{total[0]:.1f} wall, {total[1]:.1f} processor",
-        "peak memory, MB": f"{peak / 1024:.0f} (before: {before / 1024:.0f})",
-        "flagged": int(flag(nearest.distances, thresholds.values).sum()),
-    }
-    print(f"{machine(options.threads)}\n\n| work | value |\n| --- | --- |")
-    print("\n".join(f"| {name} | {value} |" for name, value in found.items()))
-    return found
-
-
-def _invented_evidence(count: int, rng: np.random.Generator) -> Evidence:
-    from meddap_monai.selection.crossfit import Judged
-
-    def judged(truth: np.ndarray) -> Judged:
-        features = (np.eye(64)[truth] + 0.3 * rng.standard_normal((5, len(truth), 64))).astype(np.float32)
-        features /= np.linalg.norm(features, axis=-1, keepdims=True)
-        logits = 3 * np.eye(3)[truth] + rng.standard_normal((5, 2, len(truth), 3))
-        return Judged(logits.astype(np.float32), features)
-
-    labels = np.arange(count) % 3
-    one, two = judged(labels), judged(labels)
-    return Evidence(labels, one, one.features, labels, two, two.features, np.arange(count) // 3 % 5, 1.0)
 
 
 # ------------------------------------------------------------------------------------------------------ wrong labels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 from types import ModuleType
@@ -13,15 +13,7 @@ import torch
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    return load("generation_full_size")
-
-
-def load(name: str) -> ModuleType:
-    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("generation_full_size")
 
 
 def test_the_full_network_does_the_known_work(benchmark: ModuleType) -> None:
@@ -52,7 +44,7 @@ def test_training_is_compared_with_the_published_loop(
     capsys: pytest.CaptureFixture, base: str, unet: int, adapter: int
 ) -> None:
     once = ["--rounds", "1", "--seconds", "0", "--batch", "2", "--pixels", "64", "--side", "64"]
-    load("adapter_training").main(["--base", base, *once])
+    importlib.import_module("adapter_training").main(["--base", base, *once])
     found = json.loads(capsys.readouterr().out)
     assert (found["work"]["unet_parameters"], found["work"]["adapter_parameters"]) == (unet, adapter)
     published, ours = found["speeds"].values()

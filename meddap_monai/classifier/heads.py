@@ -6,11 +6,13 @@ loading fits it again.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -83,7 +85,10 @@ def fit_head(config: ClassifyConfig, features: np.ndarray, labels: np.ndarray, w
     head = build_head(config)
     name = head.steps[-1][0]
     plain = np.all(weights == weights[0]) or config.head == "mlp"
-    return head.fit(features, labels) if plain else head.fit(features, labels, **{f"{name}__sample_weight": weights})
+    options = {} if plain else {f"{name}__sample_weight": weights}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the number of iterations is part of the published setting
+        return head.fit(features, labels, **options)
 
 
 def build_extractor(config: ClassifyConfig, classes: int) -> nn.Module:

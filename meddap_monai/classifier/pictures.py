@@ -113,7 +113,8 @@ def curves_figure(probabilities: np.ndarray, labels: np.ndarray, classes: Sequen
     for plot, x, y in ((axes[0, 0], "1 - specificity", "sensitivity"), (axes[0, 1], "sensitivity", "precision")):
         plot.set_xlabel(x)
         plot.set_ylabel(y)
-        plot.legend()
+        if plot.get_legend_handles_labels()[0]:  # none where all images are of one class
+            plot.legend()
     return figure
 
 

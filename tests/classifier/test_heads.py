@@ -17,6 +17,7 @@ from meddap_monai.classifier.train import classify
 from meddap_monai.records import read_records, write_records
 
 
+@pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
     ("network", "head"),
     [("hog", "logistic"), ("resnet10_tiny", "svc"), ("resnet10_tiny", "mlp"), ("vit_tiny", "logistic")],

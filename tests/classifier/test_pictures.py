@@ -6,10 +6,11 @@ import gc
 import weakref
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
-from meddap_monai.classifier.pictures import class_activation, last_convolution
+from meddap_monai.classifier.pictures import class_activation, curves_figure, last_convolution
 
 
 def network_that_looks_for_light() -> nn.Module:
@@ -42,3 +43,9 @@ def test_a_network_that_was_drawn_does_not_stay_in_memory() -> None:
     del network
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_images_of_one_class_have_no_curves() -> None:
+    figure = curves_figure(np.full((4, 2), 0.5), np.zeros(4, int), ["benign", "malignant"])
+    assert all(axes.get_legend() is None for axes in figure.axes)

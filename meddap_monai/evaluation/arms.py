@@ -9,6 +9,16 @@ SECOND_REFERENCE = "real"
 HOG = "hog"
 CONTROLS = ("duplicated", "shuffled")
 
+TRAINED = {
+    "real": ("real", "none"),
+    "real_classical": ("real", "classical"),
+    "real_synthetic": ("mixed", "none"),
+    "real_synthetic_classical": ("mixed", "classical"),
+    "duplicated": ("duplicated", "none"),
+    "shuffled": ("shuffled", "none"),
+}
+"""Arms that a study or a grid trains -> (`mix#arm`, `classify#augmentation`); `evaluate` adds `hog`."""
+
 MEANING = {
     "real": "real images only",
     "real_classical": "real images, classical augmentation",

@@ -24,6 +24,7 @@ from meddap_monai.classifier.train import classify
 from meddap_monai.configuration import check_choice, check_range
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation import figures
+from meddap_monai.evaluation.arms import TRAINED
 from meddap_monai.evaluation.page import MAIN_METRICS, results_rows
 from meddap_monai.evaluation.predictions import Run
 from meddap_monai.evaluation.settings import EvaluateConfig
@@ -32,16 +33,6 @@ from meddap_monai.evaluation.weighted import NAMES
 from meddap_monai.records import Record, class_names, read_records, write_records
 from meddap_monai.seeds import derive_seed
 from meddap_monai.selection.mix import MixConfig, mix
-
-GRID_ARMS = {
-    "real": ("real", "none"),
-    "real_classical": ("real", "classical"),
-    "real_synthetic": ("mixed", "none"),
-    "real_synthetic_classical": ("mixed", "classical"),
-    "duplicated": ("duplicated", "none"),
-    "shuffled": ("shuffled", "none"),
-}
-"""Arm -> (arm of `mix`, augmentation)."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +49,7 @@ class GridConfig:
     """What is crossed with what.
 
     Attributes:
-        arms: names of `GRID_ARMS`.
+        arms: names of `meddap_monai.evaluation.arms.TRAINED`.
         networks: names of networks.
         fractions: shares of the real training groups, 1 is all; smaller ones are inside larger ones. The synthetic
             images of a draw were learnt from all of its training images: at smaller shares the arms with synthetic
@@ -79,7 +70,7 @@ class GridConfig:
 
     def __post_init__(self) -> None:
         for arm in self.arms:
-            check_choice(arm, GRID_ARMS, "grid#arms")
+            check_choice(arm, TRAINED, "grid#arms")
         for fraction in self.fractions:
             check_range(fraction, 0.01, 1.0, "grid#fractions")
         check_range(self.processes, 1, 256, "grid#processes")
@@ -152,7 +143,7 @@ def plan_cells(config: GridConfig, draws: Sequence[Draw]) -> list[Cell]:
     """
     if not draws:
         raise ConfigurationError("grid: got no draws, expected one per seed")
-    needy = [arm for arm in config.arms if GRID_ARMS[arm][0] != "real"]
+    needy = [arm for arm in config.arms if TRAINED[arm][0] != "real"]
     for draw in draws:
         if needy and draw.kept is None:
             raise ConfigurationError(
@@ -169,7 +160,7 @@ def plan_cells(config: GridConfig, draws: Sequence[Draw]) -> list[Cell]:
 
 def train_cell(config: GridConfig, output: Path, cell: Cell, overwrite: bool = False) -> Run:
     """Mix and train one cell; what is done is skipped."""
-    content, augmentation = GRID_ARMS[cell.arm]
+    content, augmentation = TRAINED[cell.arm]
     seed = cell.draw.seed
     share = output / "shares" / f"{cell.fraction:g}" / f"seed_{seed}"
     records = take_share(cell.draw.records, share, cell.fraction, seed, overwrite)

@@ -16,23 +16,13 @@ from meddap_monai.diffusion.pretrain import PretrainConfig
 from meddap_monai.diffusion.sample import GenerateConfig
 from meddap_monai.diffusion.train import AdaptConfig
 from meddap_monai.errors import ConfigurationError
+from meddap_monai.evaluation.arms import TRAINED as ARMS
 from meddap_monai.evaluation.stage import EvaluateConfig
 from meddap_monai.images.index import IndexConfig
 from meddap_monai.selection.cluster import ClusterConfig
 from meddap_monai.selection.filter import SelectConfig
 from meddap_monai.selection.mix import MixConfig
 from meddap_monai.study.simulated import SimulatedConfig
-
-ARMS: dict[str, tuple[str, dict[str, str]]] = {
-    "real": ("real", {"augmentation": "none"}),
-    "real_classical": ("real", {"augmentation": "classical"}),
-    "real_synthetic": ("mixed", {"augmentation": "none"}),
-    "real_synthetic_classical": ("mixed", {"augmentation": "classical"}),
-    "duplicated": ("duplicated", {"augmentation": "none"}),
-    "shuffled": ("shuffled", {"augmentation": "none"}),
-}
-"""Arm -> (`mix#arm`, what it changes in `classify`). `duplicated` and `shuffled` are controls. The
-sanity arm, histograms of oriented gradients with logistic regression, is added by `evaluate`."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +47,7 @@ class StudyConfig:
     draw: DrawConfig | None = field(default_factory=DrawConfig)
     """None: keep the splits of `index`."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    arms: tuple[str, ...] = tuple(arm for arm in ARMS if arm not in ("synthetic", "hog"))
+    arms: tuple[str, ...] = tuple(ARMS)
     base: str = "embedded"
     cluster: ClusterConfig | None = None
     pretrain: PretrainConfig | None = None

@@ -183,7 +183,6 @@ class Track:
 
     def _merge(self, parts: list[Path]) -> Path:
         """Put the images of several adapters into one records file."""
-
         alone = self.shared.crew.alone
         return self._stage(
             "generate",
@@ -206,7 +205,7 @@ class Track:
         return (str(made), []) if (made / "unet").is_dir() else (base, [made])
 
     def _arm(self, study: StudyConfig, arm: str, kept: Path | None) -> Run | None:
-        content, changes = ARMS[arm]
+        content, augmentation = ARMS[arm]
         inputs = None if content == "real" else kept
         asked = MixConfig() if content == "real" else study.mix
         blend = dataclasses.replace(asked, arm=content, seed=self.seed)
@@ -217,7 +216,7 @@ class Track:
             inputs,
             leaf=content,
         )
-        train = dataclasses.replace(study.classify, seed=self.seed, **changes)  # type: ignore[arg-type]
+        train = dataclasses.replace(study.classify, seed=self.seed, augmentation=augmentation)
         fresh = False
 
         def make(to: Path) -> Path:

@@ -82,7 +82,7 @@ def classify(config: ClassifyConfig, output: Path, *, records: Path, overwrite: 
             write_train_hashes(output, [row for row in everything if row["split"] == "train"], everything)
             counts = {"in": len(everything), "out": 1, "rejected": 0, "train": len(material.training)}
             counts |= {f"train_{row}": n for row, n in _by_source(material.training).items()}
-            stage.finish(counts, classes=material.classes, **results)
+            stage.finish(counts, classes=material.classes, device=config.device, **results)
     return output
 
 

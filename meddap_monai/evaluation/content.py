@@ -16,7 +16,7 @@ from meddap_monai.evaluation import judge as judging
 from meddap_monai.evaluation.comparisons import LEAST_SEEDS, RULE
 from meddap_monai.evaluation.curves import curves_of_arms
 from meddap_monai.evaluation.generative import measure
-from meddap_monai.evaluation.material import class_counts, read_sections, records_of, sum_stages
+from meddap_monai.evaluation.material import class_counts, device_of, read_sections, records_of, sum_stages
 from meddap_monai.evaluation.predictions import Run
 from meddap_monai.evaluation.settings import EvaluateConfig
 from meddap_monai.evaluation.subgroups import subgroup_table
@@ -134,7 +134,7 @@ def _training_cost(runs: Sequence[Run]) -> dict[str, Any]:
     trained = [run for run in runs if arm_names.base_arm(run.arm) != arm_names.HOG]
     stages = [store.read_stage(run.model) for run in trained]
     seconds = sum(float(stage.get("seconds") or 0) for stage in stages)
-    devices = sorted({str((stage.get("configuration") or {}).get("device", "cpu")) for stage in stages})
+    devices = sorted({device_of(stage) for stage in stages})
     return {"runs": len(trained), "cost": {"seconds": seconds, "device": ", ".join(devices), "out": len(trained)}}
 
 

@@ -55,7 +55,7 @@ def _sum(name: str, members: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str,
     for folder, document in members:
         counts.update({key: document["counts"].get(key, 0) for key in ("in", "out", "rejected")})
         why.update(reasons(folder))
-    devices = sorted({_device(document) for _, document in members})
+    devices = sorted({device_of(document) for _, document in members})
     return {
         "stage": name,
         "runs": len(members),
@@ -67,9 +67,14 @@ def _sum(name: str, members: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str,
     }
 
 
-def _device(stage: dict[str, Any]) -> str:
-    """Where a stage ran; what chose its device itself had only one to choose from where torch knows no other."""
-    asked = str((stage.get("configuration") or {}).get("device", "cpu"))
+def device_of(stage: Mapping[str, Any]) -> str:
+    """Return where a stage ran, from its ``stage.json``: as it says itself, or as it or its filter was asked to.
+
+    What chose its device itself had only one to choose from where torch knows no other.
+    """
+    configuration = stage.get("configuration") or {}
+    given = stage.get("device") or configuration.get("device") or (configuration.get("filter") or {}).get("device")
+    asked = str(given or "cpu")
     without_gpu = str((stage.get("versions") or {}).get("torch", "")).endswith("+cpu")
     return "cpu" if asked == "auto" and without_gpu else asked
 
@@ -92,7 +97,7 @@ def _section(folder: Path, stage: dict[str, Any]) -> dict[str, Any]:
         "stage": stage.get("stage", ""),
         "counts": stage.get("counts", {}),
         "seconds": stage.get("seconds"),
-        "device": str((stage.get("configuration") or {}).get("device", "cpu")),
+        "device": device_of(stage),
         "classes": class_counts(records),
         "patients": len({row["patient"] for row in records if row["source"] == "real"}),
         "reasons": reasons(folder),
@@ -103,7 +108,7 @@ def _section(folder: Path, stage: dict[str, Any]) -> dict[str, Any]:
 
 def _shown(stage: dict[str, Any]) -> dict[str, Any]:
     """Keys of a finished stage that are neither bookkeeping nor long: what the stage itself wanted to say."""
-    known = {"stage", "configuration", "inputs", "versions", "state", "counts", "seconds", "classes", "history"}
+    known = {"stage", "configuration", "inputs", "versions", "state", "counts", "seconds", "classes", "device"}
     return {key: value for key, value in stage.items() if key not in known and len(json.dumps(value)) < 2000}
 
 

@@ -15,7 +15,7 @@ from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.classifier.train import classify
 from meddap_monai.errors import ConfigurationError, ForeignOutput, LeakedRecords, RecordsError
 from meddap_monai.evaluation.content import learning_curves
-from meddap_monai.evaluation.material import reasons, sum_stages
+from meddap_monai.evaluation.material import device_of, reasons, sum_stages
 from meddap_monai.records import read_records, write_records
 from meddap_monai.report import EvaluateConfig, Run, evaluate, redraw
 
@@ -135,6 +135,21 @@ def test_costs_and_reasons_are_added_up_over_all_seeds(synthetic: dict[str, Path
     assert rows["select"]["reasons"] == {"copy of a training image": 2, "label confidence": 2}
     assert rows["select"]["counts"]["rejected"] == 4
     assert rows["select"]["copies"]["copies"] == 2 and rows["select"]["copies"]["of"] == 24
+
+
+@pytest.mark.parametrize(
+    ("stage", "device"),
+    [
+        ({"configuration": {"device": "cpu"}, "device": "cuda"}, "cuda"),
+        ({"configuration": {"device": "auto"}, "versions": {"torch": "2.13.0+cpu"}}, "cpu"),
+        ({"configuration": {"device": "auto"}, "versions": {"torch": "2.13.0"}}, "auto"),
+        ({"configuration": {"filter": {"device": "cuda:1"}}}, "cuda:1"),
+        ({}, "cpu"),
+    ],
+)
+def test_where_a_stage_ran(stage: dict, device: str) -> None:
+    """A classifier's configuration is kept without its device, which does not change the result."""
+    assert device_of(stage) == device
 
 
 def test_reasons_that_differ_by_an_id_only_are_one_reason(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,14 +62,13 @@ def infer(config: InferConfig, models: Sequence[Path | str], source: Path | str,
         `output`.
 
     Raises:
-        ConfigurationError: no model, no such source, or models of different classes.
+        ConfigurationError: no model, no such source, no file in it, or models of different classes.
     """
     source, output = Path(source), Path(output)
     ensemble = load_ensemble(models, config.device)
     classes = ensemble[0].classes
     found, rejected = [], []
-    files = list(source_files(source))
-    for path in tqdm(files, desc="infer", unit="file", disable=None):
+    for path in tqdm(source_files(source), desc="infer", unit="file", disable=None):
         name = str(path.relative_to(source) if path != source else path.name)
         try:
             frames = read_frames(path, config)
@@ -105,21 +104,25 @@ def load_ensemble(models: Sequence[Path | str], device: str = "cpu") -> list[Cla
     return ensemble
 
 
-def source_files(source: Path) -> Iterator[Path]:
-    """Yield the files below a folder in a fixed order, hidden ones left out; a file yields itself.
+def source_files(source: Path) -> list[Path]:
+    """Return the files below a folder in a fixed order, hidden ones left out; of a file, itself.
 
     Raises:
         ConfigurationError: nothing is there.
     """
     if source.is_file():
-        yield source
-        return
+        return [source]
     if not source.is_dir():
         raise ConfigurationError(f"infer: {source} does not exist; give a folder or a file")
-    for path in sorted(source.rglob("*")):
-        inside = path.relative_to(source).parts
-        if not any(part.startswith(".") for part in inside) and (path.is_symlink() or not path.is_dir()):
-            yield path
+    files = [
+        path
+        for path in sorted(source.rglob("*"))
+        if not any(part.startswith(".") for part in path.relative_to(source).parts)
+        and (path.is_symlink() or not path.is_dir())
+    ]
+    if not files:
+        raise ConfigurationError(f"infer: {source} holds no file, expected DICOM files or images")
+    return files
 
 
 def read_frames(path: Path, config: InferConfig) -> np.ndarray:

@@ -82,6 +82,7 @@ def test_calibration_changes_confidence_and_not_the_class(models: list[Path], tm
     [
         (lambda models, folder: ([], folder), "got no model"),
         (lambda models, folder: (models, folder / "nowhere"), "does not exist"),
+        (lambda models, folder: (models, folder), "holds no file, expected DICOM files or images"),
     ],
 )
 def test_wrong_arguments_are_refused(models: list[Path], tmp_path: Path, choose: Callable, message: str) -> None:

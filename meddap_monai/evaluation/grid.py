@@ -88,7 +88,11 @@ class Cell:
     @property
     def place(self) -> str:
         """Folder of its network and share, without separators of foreign names."""
-        return f"{self.network.replace(':', '-').replace('/', '-')}/{self.fraction:g}"
+        return f"{_file_name(self.network)}/{self.fraction:g}"
+
+
+def _file_name(network: str) -> str:
+    return network.replace(":", "-").replace("/", "-")
 
 
 def run_grid(
@@ -130,8 +134,7 @@ def run_grid(
     for test_set in sorted({row["test_set"] for row in rows}):
         for network in config.networks:
             drawn = learning_curve(rows, network, test_set, config.evaluate.metric)
-            name = f"learning_curve-{network.replace(':', '-').replace('/', '-')}-{test_set}.svg"
-            store.write_atomic(output / name, drawn)
+            store.write_atomic(output / f"learning_curve-{_file_name(network)}-{test_set}.svg", drawn)
     return output
 
 

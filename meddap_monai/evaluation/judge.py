@@ -133,10 +133,8 @@ def verdicts(
 ) -> list[dict[str, Any]]:
     """Return the verdict of every arm with synthetic images on one test set; `correct` must have run."""
     arms = arm_names.in_order(judged.seeds)
-    available = {
-        base: arm_names.counterpart(base, "", arms) for base in (arm_names.REFERENCE, arm_names.SECOND_REFERENCE)
-    }
-    main = arm_names.REFERENCE if available[arm_names.REFERENCE] else arm_names.SECOND_REFERENCE
+    classical = arm_names.counterpart(arm_names.REFERENCE, "", arms)
+    main = arm_names.REFERENCE if classical else arm_names.SECOND_REFERENCE
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     result = []
     for row in rows:

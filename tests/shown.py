@@ -16,6 +16,7 @@ NEEDED = {
     r"^make (demo|test)$": "a fresh environment, which make fills from a package index",
     r"python -m meddap_monai\.diffusion\.corpus": "BUS-BRA and the fetal planes",
     r"--config configs/busi\.yaml": "BUSI and BUS-BRA",
+    r"--config configs/fetal\.yaml": "the fetal planes of Spain and Africa",
     r"--config (meddap_busi|fulora_fetal|histodiffusion|ort_dreambooth)\b(?!.*smoke)": "the study's images, and a GPU",
     r"configs/meddap_busi\.yaml'\]": "the study's images, and a GPU",
 }

@@ -106,6 +106,7 @@ def test_label_and_patient_are_the_sources(mode: str, records: Path, tiny_base: 
     config = GenerateConfig(mode=mode, strength=0.5, counts=2, **FEW)
     found = read_records(generate(config, tmp_path / "out", records=records, base=tiny_base), full=True)
     sources = {record["id"]: record for record in iter_records(records)}
+    assert len(found) == 6
     for record in found:
         source = sources[record["synthetic"]["source_id"]]
         assert source["split"] == "train" and record["synthetic"]["mode"] == mode
@@ -122,7 +123,9 @@ def test_masks_say_what_is_painted_again(records: Path, tiny_base: Path, tmp_pat
     for region in ("lesion", "background"):
         config = GenerateConfig(mode="inpaint", region=region, masks=masks, counts={"benign": 2}, strength=1.0, **FEW)
         painted = (mask > 0) == (region == "lesion")
-        for record in iter_records(generate(config, tmp_path / region, records=records, base=tiny_base)):
+        found = read_records(generate(config, tmp_path / region, records=records, base=tiny_base), full=True)
+        assert len(found) == 2
+        for record in found:
             source = records.parent / "images" / f"{record['synthetic']['source_id']}.png"
             old, new = (np.asarray(Image.open(path)) for path in (source, record["image"]))
             assert (old[~painted] == new[~painted]).all()

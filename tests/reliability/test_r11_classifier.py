@@ -69,6 +69,7 @@ def killed_and_resumed(records: Path, folder: Path, kills: int, seed: int) -> No
         code = finish(process)
         if not was_killed:
             assert code == 0
+            assert number, "no kill hit"
             return
         assert code == -signal.SIGKILL
         step = reached(folder)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from meddap_monai import store
 from meddap_monai.classifier.networks import build_network
-from meddap_monai.classifier.predict import fit_temperature
+from meddap_monai.classifier.predict import fit_temperature, softmax
 from meddap_monai.provenance import check_provenance, write_train_hashes
 from meddap_monai.records import Record
 from meddap_monai.seeds import derive_seed
@@ -38,23 +38,17 @@ class FittedFilter:
 
     def measure(self, labels: np.ndarray, classes: Sequence[str]) -> dict[str, object]:
         """Return how good the filter is, out of fold: accuracy, balanced accuracy, AUC and the confusion matrix."""
-        from meddap_monai.classifier.metrics import macro_auc
-        from meddap_monai.classifier.predict import softmax
+        from meddap_monai.classifier.metrics import all_metrics, confusion
 
         logits = self.judged.out_of_fold(self.fold).astype(np.float64)
-        found = logits.argmax(axis=1)
-        confusion = np.zeros((len(classes), len(classes)), int)
-        np.add.at(confusion, (labels, found), 1)
-        present = confusion.sum(axis=1) > 0
-        recall = np.diag(confusion)[present] / confusion.sum(axis=1)[present]
+        probabilities = softmax(logits / self.temperature)
+        found = all_metrics(probabilities, labels)
         return {
             "images": len(labels),
             "folds": len(self.networks),
             "temperature": round(self.temperature, 6),
-            "accuracy": round(float((found == labels).mean()), 6),
-            "balanced_accuracy": round(float(recall.mean()), 6),
-            "auc": round(float(macro_auc(softmax(logits / self.temperature), labels)), 6),
-            "confusion": confusion.tolist(),
+            **{name: round(found[name], 6) for name in ("accuracy", "balanced_accuracy", "auc")},
+            "confusion": confusion(probabilities, labels).tolist(),
         }
 
 
@@ -87,18 +81,10 @@ def fit_filter(
     networks = []
     for number in tqdm(range(int(fold.max()) + 1), desc="filter", unit="fold"):
         rows = np.flatnonzero(fold != number).tolist()
-        path = folder / f"fold_{number}.safetensors"
         run_seed = derive_seed(seed, "select/filter", number) % 2**31
-        if path.is_file():
-            network = build_network(config.network, len(classes), config.channels, config.size).to(config.device)
-            network.load_state_dict(load_file(path, device=config.device))
-            networks.append(network.eval())
-            continue
-        network = train_fold(config, [training[row] for row in rows], images[rows], len(classes), run_seed)
-        state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-        with store.atomic_path(path) as temporary:
-            save_file(state, temporary)
-        networks.append(network)
+        own = [training[row] for row in rows]
+        path = folder / f"fold_{number}.safetensors"
+        networks.append(_network(config, own, images[rows], len(classes), path, run_seed))
     judged = judge(networks, images, config)
     labels = np.array([record["label"] for record in training])
     temperature = fit_temperature(judged.out_of_fold(fold).astype(np.float64), labels)
@@ -110,3 +96,18 @@ def fit_filter(
     }
     store.write_json(folder / "filter.json", document | {"out_of_fold": fitted.measure(labels, classes)})
     return fitted
+
+
+def _network(
+    config: FilterConfig, records: Sequence[Record], images: np.ndarray, classes: int, path: Path, seed: int
+) -> nn.Module:
+    """Return the network of one fold from its file, or train it and write the file; see `train_fold`."""
+    if path.is_file():
+        network = build_network(config.network, classes, config.channels, config.size).to(config.device)
+        network.load_state_dict(load_file(path, device=config.device))
+        return network.eval()
+    network = train_fold(config, records, images, classes, seed)
+    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    with store.atomic_path(path) as temporary:
+        save_file(state, temporary)
+    return network

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import json
 import random
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,13 @@ import pytest
 import torch
 
 from meddap_monai import store
+from meddap_monai.classifier import train
 from meddap_monai.classifier.checkpoint import NAME as CHECKPOINT
 from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.classifier.train import classify
 from meddap_monai.errors import DiskFull
 from tests.reliability.forked import finish, kill_when, start
+from tests.reliability.writers import before, race
 
 CONFIG = ClassifyConfig(
     network="resnet10_tiny",
@@ -127,18 +127,10 @@ def test_full_disk_keeps_the_old_checkpoint_and_the_run_goes_on(
     assert store.sha256_file(folder / "model.pt") == store.sha256_file(whole / "model.pt")
 
 
-def test_two_writers_one_works_and_the_other_names_the_holder(records: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    config = replace(CONFIG, steps=400)
-    first = start(lambda: classify(config, folder, records=records), tmp_path / "first")
-    while not (folder / "stage.json").exists():
-        assert first.is_alive()
-        time.sleep(0.01)
-    begun = time.monotonic()
-    second = start(lambda: classify(config, folder, records=records), tmp_path / "second")
-    assert finish(second) == 3
-    assert time.monotonic() - begun < 4
-    assert f"process {first.pid} on" in (tmp_path / "second").read_text()
-    first.kill()
-    first.join()
-    assert json.loads((folder / "stage.json").read_text())["state"] == "running"
+def test_two_writers_one_works_and_the_other_names_the_holder(records: Path, whole: Path, tmp_path: Path) -> None:
+    def write(folder: Path, wait: Callable[[], None]) -> None:
+        before(train, "read_material", wait)
+        classify(CONFIG, folder, records=records)
+
+    folder = race(write, tmp_path / "race")
+    assert store.sha256_file(folder / "model.pt") == store.sha256_file(whole / "model.pt")

@@ -116,11 +116,7 @@ class RandDiffusionSamples(RandDiffusionAugment, MultiSampleTrait):
             self.randomize()
         if not self.replaces(label):
             return [img]
-        return [img, *(self.synthetic(img, label, seed) for seed in self.seeds())]
-
-    def seeds(self) -> list[int]:
-        """Return one seed per added image; those of one draw differ, and choose different images of a bank."""
-        return [(self.seed + number) % _SEEDS for number in range(self.num_samples)]
+        return [img, *(self.synthetic(img, label, seed) for seed in seeds_from(self.seed, self.num_samples))]
 
 
 class RandDiffusionAugmentd(RandomizableTransform, MapTransform):
@@ -167,10 +163,10 @@ class RandDiffusionAugmentd(RandomizableTransform, MapTransform):
 
     def _replaced(self, data: Mapping[Hashable, Any], label: Any, seed: int) -> dict[Hashable, Any]:
         item = dict(data)
-        for key in self.key_iterator(item):
-            item[key] = self.augment.synthetic(item[key], label, seed)
-        if "source" in item:
-            item["source"] = "synthetic"
+        for key in self.key_iterator(data):
+            item[key] = self.augment.synthetic(data[key], label, seed)
+            if "source" in item:
+                item["source"] = "synthetic"
         return item
 
 
@@ -193,12 +189,17 @@ class RandDiffusionSamplesd(RandDiffusionAugmentd, MultiSampleTrait):
         label = item_label(data, self.label_key, self.class_key)
         if not self.augment.replaces(label):
             return [dict(data)]
-        seeds = [(self.augment.seed + number) % _SEEDS for number in range(self.num_samples)]
+        seeds = seeds_from(self.augment.seed, self.num_samples)
         return [dict(data), *(self._replaced(data, label, seed) for seed in seeds)]
 
 
 RandDiffusionAugmentD = RandDiffusionAugmentDict = RandDiffusionAugmentd
 RandDiffusionSamplesD = RandDiffusionSamplesDict = RandDiffusionSamplesd
+
+
+def seeds_from(first: int, count: int) -> list[int]:
+    """Return one seed per added image; those of one draw differ, and choose different images of a bank."""
+    return [(first + number) % _SEEDS for number in range(count)]
 
 
 def open_source(bank: ImageBank | str | Path | None, generator: OnlineGenerator | Mapping[str, Any] | None) -> Source:

@@ -72,14 +72,8 @@ class Validations:
     def __init__(
         self, evaluator: Any, network: nn.Module, progress: Progress, config: ClassifyConfig, curves: Curves
     ) -> None:
-        self.evaluator, self.network, self.progress, self.config, self.curves = (
-            evaluator,
-            network,
-            progress,
-            config,
-            curves,
-        )
-        self.losses: list[float] = []
+        self.evaluator, self.network, self.progress = evaluator, network, progress
+        self.config, self.curves = config, curves
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""

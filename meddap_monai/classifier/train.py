@@ -74,7 +74,7 @@ def classify(config: ClassifyConfig, output: Path, *, records: Path, overwrite: 
         if config.head != "none":
             from meddap_monai.classifier.heads import train_head
 
-            results = train_head(config, output, material)
+            results = {} if world.rank else train_head(config, output, material)
         else:
             results = _train_network(config, output, material, world)
         if stage is not None:

@@ -28,6 +28,7 @@ ELSEWHERE = {
     r"^meddap study --config \w+ --config smoke": "tests/test_studies.py",
     r"^meddap review": "tests/selection/test_review.py",
     r"--config_file configs/train.yaml +--train#": "tests/transforms/test_diffusion.py",
+    r"^python benchmarks/adapter_training\.py": "tests/test_benchmarks.py",
 }
 """Commands whose work another test does. Pattern -> that test. All others are run by `test_commands.py`."""
 

@@ -27,6 +27,7 @@ ELSEWHERE = {
     r"^meddap demo": "tests/test_packaging.py",
     r"^meddap study --config \w+ --config smoke": "tests/test_studies.py",
     r"^meddap review": "tests/selection/test_review.py",
+    r"^meddap grid": "tests/evaluation/test_commands.py",
     r"--config_file configs/train.yaml +--train#": "tests/transforms/test_diffusion.py",
     r"^python benchmarks/adapter_training\.py": "tests/test_benchmarks.py",
 }

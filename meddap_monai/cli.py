@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as error:
         print(f"meddap: {error}", file=sys.stderr)
         return 130
+    except KeyboardInterrupt:  # in a stage of short steps, which has no moment of its own to stop at
+        print("meddap: interrupted; whole files are kept, run the same command again to go on", file=sys.stderr)
+        return 130
     except (MeddapError, FileNotFoundError, PermissionError) as error:
         print(f"meddap: {type(error).__name__}: {error}", file=sys.stderr)
         return 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,14 @@ def test_what_is_wrong_is_one_sentence_and_exit_code_2(
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_ctrl_c_in_a_stage_without_steps_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meddap_monai.study.run_stage", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert main(["select", "--records", "r.jsonl", "--generated", "g.jsonl", "--output", str(tmp_path)]) == 130
+    assert "interrupted" in capsys.readouterr().err
 
 
 def test_an_overlay_must_name_full_ids(tmp_path: Path) -> None:

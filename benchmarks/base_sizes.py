@@ -30,7 +30,8 @@ from meddap_monai import resources, store
 from meddap_monai.configuration import build
 from meddap_monai.diffusion.base import load_base
 from meddap_monai.diffusion.corpus import CorpusConfig, gather
-from meddap_monai.diffusion.pretrain import PretrainConfig, pretrain
+from meddap_monai.diffusion.pretrain import pretrain
+from meddap_monai.diffusion.pretrain_config import PretrainConfig
 from meddap_monai.diffusion.prompts import load_prompt_table
 from meddap_monai.phantom import SCANNERS
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from meddap_monai import store
 from meddap_monai.diffusion.autoencoder import AutoencoderConfig
 from meddap_monai.diffusion.denoiser import DenoiserConfig
-from meddap_monai.diffusion.pretrain import PretrainConfig
+from meddap_monai.diffusion.pretrain_config import PretrainConfig
 from meddap_monai.diffusion.textencoder import TextEncoderConfig
 from meddap_monai.diffusion.views import ViewsConfig
 

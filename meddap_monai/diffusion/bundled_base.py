@@ -14,7 +14,8 @@ from meddap_monai.configuration import build
 from meddap_monai.diffusion.base import load_base
 from meddap_monai.diffusion.denoiser import build_denoiser
 from meddap_monai.diffusion.latent_cache import Framing, views
-from meddap_monai.diffusion.pretrain import PretrainConfig, pretrain
+from meddap_monai.diffusion.pretrain import pretrain
+from meddap_monai.diffusion.pretrain_config import PretrainConfig
 from meddap_monai.diffusion.prompts import load_prompt_table
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.records import Record, read_records

@@ -28,7 +28,7 @@ from meddap_monai.provenance import train_hashes
 from meddap_monai.records import Record, pixel_hash, read_records, write_records
 
 if TYPE_CHECKING:
-    from meddap_monai.diffusion.pretrain import PretrainConfig
+    from meddap_monai.diffusion.pretrain_config import PretrainConfig
 
 SIMULATED = ("benign", "malignant", "normal")
 
@@ -169,7 +169,8 @@ def _as_seen(row: Record, seen: frozenset[str]) -> Record:
 
 def main() -> None:
     """Gather and pre-train; a second call goes on where the first one stopped."""
-    from meddap_monai.diffusion.pretrain import PretrainConfig, pretrain
+    from meddap_monai.diffusion.pretrain import pretrain
+    from meddap_monai.diffusion.pretrain_config import PretrainConfig
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--busbra", type=Path, required=True, help="folder of the BUS-BRA images with index.csv")

@@ -37,7 +37,7 @@ from meddap_monai.seeds import derive_seed, generator
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from meddap_monai.diffusion.pretrain import PretrainConfig
+    from meddap_monai.diffusion.pretrain_config import PretrainConfig
     from meddap_monai.diffusion.views import Views
 
 CELLS = 8

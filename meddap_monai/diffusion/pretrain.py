@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,78 +18,25 @@ import torch
 from safetensors.torch import load_file
 
 from meddap_monai import store
-from meddap_monai.configuration import check_choice, check_range
-from meddap_monai.diffusion.autoencoder import AutoencoderConfig, PatchPCA, build_autoencoder, fit_patch_pca
+from meddap_monai.diffusion.autoencoder import PatchPCA, build_autoencoder, fit_patch_pca
 from meddap_monai.diffusion.corners import CornerTraining
 from meddap_monai.diffusion.decoder import AutoencoderTraining
-from meddap_monai.diffusion.denoiser import (
-    Cache,
-    DenoiserConfig,
-    DenoiserTraining,
-    build_denoiser,
-    build_scheduler,
-)
+from meddap_monai.diffusion.denoiser import Cache, DenoiserTraining, build_denoiser, build_scheduler
 from meddap_monai.diffusion.export import export_base, sample_sheet
 from meddap_monai.diffusion.loop import Phase, run_phase
-from meddap_monai.diffusion.polish import PolishConfig, PolishTraining, choose_views, draw_once
+from meddap_monai.diffusion.polish import PolishTraining, choose_views, draw_once
+from meddap_monai.diffusion.pretrain_config import PretrainConfig
 from meddap_monai.diffusion.prompts import PromptTable, load_prompt_table, table_names
 from meddap_monai.diffusion.ranks import ALONE, Ranks, join_ranks
-from meddap_monai.diffusion.textencoder import TextEncoderConfig, TextEncoderTraining
+from meddap_monai.diffusion.textencoder import TextEncoderTraining
 from meddap_monai.diffusion.tiny import build_text_encoder, vocabulary_words
-from meddap_monai.diffusion.views import Views, ViewsConfig, cut_views, grey_tensor
-from meddap_monai.errors import ConfigurationError, RecordsError
+from meddap_monai.diffusion.views import Views, cut_views, grey_tensor
+from meddap_monai.errors import RecordsError
 from meddap_monai.records import Record, read_records
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
     from transformers import CLIPTextModel, CLIPTokenizer
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """What to train and for how long.
-
-    Attributes:
-        seed: everything random derives from it.
-        resolution: side of the pictures in pixels, a multiple of the autoencoder's factor.
-        prompts: prompt tables that caption the records; their classes must not share names.
-        views: crops and captions.
-        autoencoder: shape and training of the autoencoder.
-        text_encoder: shape and training of the text encoder.
-        unet: shape and training of the UNet.
-        polish: further training of the decoder, on what the UNet draws.
-        device: "cpu" or "cuda".
-        half: compute the UNet in bfloat16 autocast.
-        checkpoint_every: steps between checkpoints.
-        picture_every: steps between pictures in TensorBoard.
-        sources: lines for the card: data, licence, citation.
-    """
-
-    seed: int = 0
-    resolution: int = 128
-    prompts: tuple[str, ...] = ("breast", "fetal")
-    views: ViewsConfig = field(default_factory=ViewsConfig)
-    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
-    unet: DenoiserConfig = field(default_factory=DenoiserConfig)
-    polish: PolishConfig = field(default_factory=PolishConfig)
-    device: str = "cpu"
-    half: bool = True
-    checkpoint_every: int = 250
-    picture_every: int = 500
-    sources: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check what only the whole configuration can tell."""
-        check_choice(self.device, ("cpu", "cuda"), "pretrain.device")
-        check_range(self.resolution, 8, 2048, "pretrain.resolution")
-        check_range(self.checkpoint_every, 1, 1_000_000_000, "pretrain.checkpoint_every")
-        factor = self.autoencoder.factor * 2 ** (len(self.unet.channels) - 1)
-        if self.resolution % factor:
-            raise ConfigurationError(
-                f"pretrain.resolution is {self.resolution}, expected a multiple of {factor}, which the autoencoder and "
-                "the UNet halve it by"
-            )
 
 
 def pretrain(config: PretrainConfig, output: Path, *, records: Path, overwrite: bool = False) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 from meddap_monai.bundle.ids import look_up
 from meddap_monai.classifier.train import ClassifyConfig
 from meddap_monai.configuration import build, check_choice, check_keys, is_empty
-from meddap_monai.diffusion.pretrain import PretrainConfig
+from meddap_monai.diffusion.pretrain_config import PretrainConfig
 from meddap_monai.diffusion.sample import GenerateConfig
 from meddap_monai.diffusion.train import AdaptConfig
 from meddap_monai.errors import ConfigurationError

@@ -13,7 +13,8 @@ from typing import Any
 
 from meddap_monai import store
 from meddap_monai.classifier.train import classify
-from meddap_monai.diffusion.pretrain import PretrainConfig, pretrain
+from meddap_monai.diffusion.pretrain import pretrain
+from meddap_monai.diffusion.pretrain_config import PretrainConfig
 from meddap_monai.diffusion.sample import GenerateConfig, generate
 from meddap_monai.diffusion.train import AdaptConfig, adapt
 from meddap_monai.errors import ConfigurationError

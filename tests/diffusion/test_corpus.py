@@ -13,7 +13,7 @@ from meddap_monai import resources
 from meddap_monai.configuration import build
 from meddap_monai.diffusion.base import base_card
 from meddap_monai.diffusion.corpus import CorpusConfig, gather
-from meddap_monai.diffusion.pretrain import PretrainConfig
+from meddap_monai.diffusion.pretrain_config import PretrainConfig
 from meddap_monai.records import class_names, read_records
 from meddap_monai.store import plain
 

@@ -19,7 +19,8 @@ from meddap_monai.diffusion.corners import SIZE, CornerTraining
 from meddap_monai.diffusion.decoder import reconstruction_losses
 from meddap_monai.diffusion.denoiser import DenoiserConfig, build_denoiser, build_scheduler, diffuse
 from meddap_monai.diffusion.looks import LOOKS, apply_look
-from meddap_monai.diffusion.pretrain import PretrainConfig, PretrainJob, pretrain
+from meddap_monai.diffusion.pretrain import PretrainJob, pretrain
+from meddap_monai.diffusion.pretrain_config import PretrainConfig
 from meddap_monai.diffusion.prompts import load_prompt_table
 from meddap_monai.diffusion.textencoder import TextEncoderConfig, TextEncoderTraining
 from meddap_monai.diffusion.tiny import build_text_encoder, vocabulary_words

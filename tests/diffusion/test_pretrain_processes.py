@@ -12,7 +12,8 @@ import torch
 
 from meddap_monai import store
 from meddap_monai.diffusion.denoiser import DenoiserTraining
-from meddap_monai.diffusion.pretrain import PretrainConfig, pretrain
+from meddap_monai.diffusion.pretrain import pretrain
+from meddap_monai.diffusion.pretrain_config import PretrainConfig
 from tests.pretrain_material import SMALL, weights
 from tests.reliability.forked import read_logs, run_pair
 

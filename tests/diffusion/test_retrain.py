@@ -16,7 +16,8 @@ import yaml
 
 from meddap_monai import cli, resources, store
 from meddap_monai.configuration import build
-from meddap_monai.diffusion.pretrain import PretrainConfig, pretrain
+from meddap_monai.diffusion.pretrain import pretrain
+from meddap_monai.diffusion.pretrain_config import PretrainConfig
 from tests.diffusion.test_corpus import write_folder
 from tests.pretrain_material import weights
 

@@ -15,7 +15,8 @@ import torch
 from meddap_monai import store
 from meddap_monai.diffusion.autoencoder import AutoencoderConfig
 from meddap_monai.diffusion.denoiser import DenoiserConfig
-from meddap_monai.diffusion.pretrain import PretrainConfig, pretrain
+from meddap_monai.diffusion.pretrain import pretrain
+from meddap_monai.diffusion.pretrain_config import PretrainConfig
 from meddap_monai.diffusion.textencoder import TextEncoderConfig
 from meddap_monai.diffusion.views import ViewsConfig
 from meddap_monai.errors import DiskFull, ForeignOutput

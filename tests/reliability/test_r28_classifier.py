@@ -55,6 +55,7 @@ def many_records(folder: Path, training: int) -> Path:
         (400, "memory"),
         pytest.param(400, "disk", marks=pytest.mark.slow),
         pytest.param(10_000, "memory", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
+        pytest.param(10_000, "disk", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
     ],
 )
 def test_memory_and_open_files_stay(images: int, cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,8 +38,8 @@ from meddap_monai.phantom import SCANNERS
 SIZES = {
     "128 px, factor 8, 16 channels": {"resolution": 128, "channels": [16, 32, 64, 64], "latents": 16},
     "128 px, factor 8, 8 channels": {"resolution": 128, "channels": [16, 32, 64, 64], "latents": 8},
-    "96 px, factor 8, 16 channels": {"resolution": 96, "channels": [16, 32, 64, 64], "latents": 16},
     "64 px, factor 4, 4 channels": {"resolution": 64, "channels": [16, 64, 64], "latents": 4},
+    "96 px, factor 8, 16 channels": {"resolution": 96, "channels": [16, 32, 64, 64], "latents": 16},
 }
 SHOWN = 128
 """Side in pixels at which all are compared."""

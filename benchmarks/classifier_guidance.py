@@ -129,7 +129,7 @@ class Judge:
         self.real["kid"] = kernel_distance((features(test["pixels"][few]) - self.mean) @ self.basis, self.reference)
 
     def says(self, pixels: np.ndarray, wanted: np.ndarray) -> dict[str, Any]:
-        """Return the agreement (mean over classes, 95 % Wilson interval for classes of one size, per class), diversity, KID."""
+        """Return the agreement (mean over classes of one size, 95 % Wilson interval, per class), diversity and KID."""
         described = features(pixels)
         right = self.model.predict(described) == wanted
         per_class = {name: float(right[wanted == name].mean()) for name in self.names}

@@ -3,7 +3,7 @@
 Each base has the same text encoder and widths of the UNet, `--unet-steps` steps of 16 at 16 x 16 latents (more steps of
 fewer latents, for equal work) and `--decoder-steps` steps of equally many pixels. Agreement and usefulness are judged
 by HOG at 64 px, which treats every size alike. Energies are synthetic over real, once at the base's own side and once
-after both were brought to 128 px, as a user who asks for 128 px sees them.
+at 128 px, synthetic images enlarged, against real images of that size.
 
     python benchmarks/base_sizes.py --busbra FOLDER --fetal FOLDER --output runs/sizes
 
@@ -102,13 +102,14 @@ def judge(base: Path, config: PretrainConfig, records: Path, output: Path, given
     ]
     synthetic = {"pixels": np.concatenate(made), "class": np.repeat(classes, given.per_class)}
     _save_sheet(output / "samples.png", made)
-    shown = [{**data, "pixels": _resized(data["pixels"])} for data in (held, train, synthetic)]
+    whole_train, whole_held = real_sets(records, SCANNERS["own"].model, SHOWN)
+    shown = synthetic | {"pixels": _resized(synthetic["pixels"])}
     return {
         "agreement": agreement(train, held, synthetic, classes)["balanced"],
         "usefulness": usefulness(train, held, synthetic, classes),
         "distance": distances(train, held, synthetic),
         "energy": energy(held, train, synthetic, classes),
-        "energy_shown": energy(*shown, classes),
+        "energy_shown": energy(whole_held, whole_train, shown, classes),
     }
 
 

@@ -159,6 +159,7 @@ def verdicts(
                 "low": row["found"].low,
                 "high": row["found"].high,
                 "detectable": row["found"].detectable,
+                "seeds": pairs,
             }
         )
     return result

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from meddap_monai import store
 from meddap_monai.evaluation import arms as arm_names
 from meddap_monai.evaluation import figures
-from meddap_monai.evaluation.comparisons import HARMS, HELPS, NOTHING
+from meddap_monai.evaluation.comparisons import HARMS, HELPS, LEAST_SEEDS, NOTHING
 from meddap_monai.evaluation.pictures import collect_pictures
 from meddap_monai.evaluation.weighted import METRICS
 from meddap_monai.evaluation.weighted import NAMES as WORDS
@@ -71,6 +71,8 @@ def answer(verdicts: Sequence[Mapping[str, Any]]) -> str:
     """Return the headline's answer in one sentence."""
     if not verdicts:
         return "Nothing to decide: no arm with synthetic images was compared with a reference arm."
+    if all(row["seeds"] < LEAST_SEEDS for row in verdicts):
+        return f"Too few seeds for a verdict: it needs {LEAST_SEEDS}."
     count = {word: sum(row["verdict"] == word for row in verdicts) for word in (HELPS, HARMS, NOTHING)}
     total = len(verdicts)
     if count[HELPS] == total:

@@ -21,6 +21,7 @@ from meddap_monai.evaluation.comparisons import (
     verdict,
     wilcoxon_p,
 )
+from meddap_monai.evaluation.page import answer
 
 CLEAR = Comparison(0.05, 0.02, 0.08, 0.015, 0.042, 0.001, 0.002, 0.002, 0.003)
 
@@ -112,3 +113,17 @@ def test_the_counterpart_of_a_variant_is_of_that_variant(wanted: str, arm: str, 
 def test_only_arms_with_synthetic_images_ask_for_a_verdict(arm: str, candidate: bool) -> None:
     assert arms.is_candidate(arm) is candidate
     assert arms.meaning(arm)
+
+
+@pytest.mark.parametrize(
+    ("words", "seeds", "sentence"),
+    [
+        ([], 5, "Nothing to decide"),
+        ([HELPS, HELPS], 5, "Yes, in every comparison"),
+        ([NOTHING, NOTHING], 5, "No evidence that they do, and none that they harm"),
+        ([HELPS, HARMS, NOTHING], 5, "helps in 1, harms in 1, no evidence in 1 of 3"),
+        ([NOTHING, NOTHING], 2, "Too few seeds for a verdict: it needs 5"),
+    ],
+)
+def test_the_headline_says_no_more_than_the_verdicts(words: list[str], seeds: int, sentence: str) -> None:
+    assert sentence in answer([{"verdict": word, "seeds": seeds} for word in words])

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SHOWN = 12
 EMBEDDED = 500
+"""Images of training, and of validation, that the projector shows at most."""
 
 
 def draw_pictures(
@@ -218,7 +219,12 @@ def _cams(
 
 def _projector(config: ClassifyConfig, output: Path, material: Material, network: nn.Module) -> None:
     """Write embeddings of training and validation images with class, source and split for TensorBoard's projector."""
-    rows = [*material.training[:EMBEDDED], *material.validation[:EMBEDDED]]
+    rows = [*evenly(material.training, EMBEDDED), *evenly(material.validation, EMBEDDED)]
     features = extract(Penultimate(network), one_pass(rows, config), config)
     labels = [[row["class_name"], row["source"], row["split"]] for row in rows]
     write_projector(output / "tensorboard", features, labels, ["class", "source", "split"], "images")
+
+
+def evenly(rows: Sequence[Record], most: int) -> Sequence[Record]:
+    """Return at most `most` rows, evenly from first to last: real and synthetic ones in proportion."""
+    return rows[:: max(1, -(-len(rows) // most))]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from meddap_monai.classifier.pictures import class_activation, curves_figure, last_convolution
+from meddap_monai.classifier.pictures import class_activation, curves_figure, evenly, last_convolution
 
 
 def network_that_looks_for_light() -> nn.Module:
@@ -49,3 +49,11 @@ def test_a_network_that_was_drawn_does_not_stay_in_memory() -> None:
 def test_images_of_one_class_have_no_curves() -> None:
     figure = curves_figure(np.full((4, 2), 0.5), np.zeros(4, int), ["benign", "malignant"])
     assert all(axes.get_legend() is None for axes in figure.axes)
+
+
+def test_the_projector_shows_synthetic_images_behind_many_real_ones() -> None:
+    rows = [{"source": "real"}] * 900 + [{"source": "synthetic"}] * 600
+    shown = evenly(rows, 500)
+    assert len(shown) == 500
+    assert sum(row["source"] == "synthetic" for row in shown) == 200
+    assert evenly(rows[:3], 500) == rows[:3]

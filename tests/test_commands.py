@@ -176,7 +176,7 @@ def overrides(world: World, words: list[str], page: str) -> dict[str, Any]:
     name = re.search(r"bundles/(\w+)/", f"{files} {page}")
     assert name is not None
     if "study" in name[1] and "inference.yaml" in files:
-        return {}
+        return {"models": ["runs/study/seed_0/classify/real_synthetic"]}  # the small studies have no other such arm
     found = small(name[1], world.folder, world.folder / "x" / "y", world.base)
     places = ("dataset_dir", "output_dir", "ckpt_dir", "index#source")
     found = {key: value for key, value in found.items() if key not in places}

@@ -29,8 +29,8 @@ from judging import (
     real_or_synthetic,
     synthetic_accuracy,
     usefulness,
+    write_sheet,
 )
-from PIL import Image
 
 from meddap_monai import store
 from meddap_monai.diffusion.base import base_card, load_base
@@ -152,9 +152,7 @@ def save_sheets(folder: Path, classes: list[str], made: dict[str, np.ndarray], t
     rows = {"base_samples": [made[name][:10] for name in classes]}
     rows["base_real"] = [train["pixels"][train["class"] == name][:10] for name in classes]
     for name, parts in rows.items():
-        sheet = np.concatenate([np.concatenate(list(part), axis=1) for part in parts])
-        with store.atomic_path(folder / f"{name}.png") as temporary:
-            Image.fromarray(sheet).save(temporary, format="PNG")
+        write_sheet(folder / f"{name}.png", parts)
 
 
 def print_report(report: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import yaml
 from base_quality import generate, real_sets, table_of
-from judging import agreement, distances, energy, usefulness
+from judging import agreement, distances, energy, usefulness, write_sheet
 from PIL import Image
 
 from meddap_monai import resources, store
@@ -101,7 +101,7 @@ def judge(base: Path, config: PretrainConfig, records: Path, output: Path, given
         for number, name in enumerate(classes)
     ]
     synthetic = {"pixels": np.concatenate(made), "class": np.repeat(classes, given.per_class)}
-    _save_sheet(output / "samples.png", made)
+    write_sheet(output / "samples.png", (_resized(part[:8]) for part in made))
     whole_train, whole_held = real_sets(records, SCANNERS["own"].model, SHOWN)
     shown = synthetic | {"pixels": _resized(synthetic["pixels"])}
     return {
@@ -115,12 +115,6 @@ def judge(base: Path, config: PretrainConfig, records: Path, output: Path, given
 
 def _resized(pixels: np.ndarray) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(p).resize((SHOWN, SHOWN), Image.Resampling.BICUBIC)) for p in pixels])
-
-
-def _save_sheet(path: Path, made: list[np.ndarray]) -> None:
-    sheet = np.concatenate([np.concatenate(list(_resized(part[:8])), axis=1) for part in made])
-    with store.atomic_path(path) as temporary:
-        Image.fromarray(sheet).save(temporary, format="PNG")
 
 
 def print_table(report: dict[str, Any]) -> None:

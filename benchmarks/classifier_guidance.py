@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
-from judging import components, features, fit, read_set
+from judging import components, features, fit, read_set, write_sheet
 from PIL import Image
 
 from meddap_monai import store
@@ -30,9 +30,9 @@ from meddap_monai.diffusion.guidance import VARIANTS, ClassifierGuide
 from meddap_monai.diffusion.latentclassifier import default_config, load_latent_classifier, train_latent_classifier
 from meddap_monai.diffusion.prompts import load_prompt_table
 from meddap_monai.evaluation.generative import kernel_distance
-from meddap_monai.evaluation.intervals import wilson
 from meddap_monai.records import Record, class_names, read_records, split_by_group, write_records
 from meddap_monai.seeds import generator
+from meddap_monai.selection.intervals import wilson
 
 _BATCH = 14
 
@@ -68,9 +68,8 @@ def main() -> None:
         pixels = draw(pipeline, len(wanted), given.steps, **settings)
         seconds = (time.monotonic() - begun) / len(wanted)
         found["found"][label] = judge.says(pixels, wanted) | {"seconds per image": seconds}
-        save_rows(
-            given.output / f"{label.replace(', scale ', '-').replace(', ', '-').replace(' ', '_')}.png", pixels, wanted
-        )
+        name = label.replace(", scale ", "-").replace(", ", "-").replace(" ", "_")
+        write_sheet(given.output / f"{name}.png", (pixels[wanted == kind] for kind in names))
         store.write_json(given.output / "comparison.json", found)
         print(label, {key: np.round(value, 3).tolist() for key, value in found["found"][label].items()}, flush=True)
 
@@ -204,13 +203,6 @@ def draw(
         images = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample.mean(1).clamp(-1, 1)
         pictures.append(((images + 1) * 127.5).round().to(torch.uint8).numpy())
     return np.concatenate(pictures)
-
-
-def save_rows(path: Path, pixels: np.ndarray, wanted: np.ndarray) -> None:
-    """Write a sheet with a row per class."""
-    rows = [np.concatenate(list(pixels[wanted == name]), axis=1) for name in dict.fromkeys(wanted)]
-    with store.atomic_path(path) as temporary:
-        Image.fromarray(np.concatenate(rows)).save(temporary, format="PNG")
 
 
 if __name__ == "__main__":

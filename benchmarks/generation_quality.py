@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from skimage.feature import hog
 
+from meddap_monai.diffusion.views import grey_tensor
 from meddap_monai.evaluation.generative import frechet_distance
 
 
@@ -25,8 +26,8 @@ def hog_features(images: list[np.ndarray]) -> np.ndarray:
 def latent_features(images: list[np.ndarray], vae: Any) -> np.ndarray:
     found = []
     for start in range(0, len(images), 32):
-        pixels = torch.from_numpy(np.stack(images[start : start + 32])).float()[:, None].expand(-1, 3, -1, -1)
-        latents = vae.encode(pixels / 127.5 - 1).latent_dist.mode()
+        pixels = grey_tensor(np.stack(images[start : start + 32])).expand(-1, 3, -1, -1)
+        latents = vae.encode(pixels).latent_dist.mode()
         found.append(torch.nn.functional.adaptive_avg_pool2d(latents, 4).flatten(1))
     return torch.cat(found).numpy()
 

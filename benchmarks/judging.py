@@ -6,7 +6,8 @@ are known, ``group (N,)`` names of patients.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,12 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from meddap_monai import store
 from meddap_monai.diffusion.views import square
 from meddap_monai.evaluation.generative import frechet_distance, kernel_distance
-from meddap_monai.evaluation.intervals import wilson
 from meddap_monai.records import Record
 from meddap_monai.selection.copies import CopyConfig, Images, calibrate, find_nearest, flag
+from meddap_monai.selection.intervals import wilson
 from meddap_monai.selection.pixels import to_thumbnails
 
 EXTRACTOR = "HOG, 64 px, 8 px cells, 9 orientations, 2 x 2 blocks (1764 numbers), 64 principal components of real train"
@@ -39,6 +41,13 @@ def read_set(records: Sequence[Record], side: int) -> dict[str, Any]:
         "class": np.array([record["class_name"] for record in records]),
         "group": np.array([record["patient"] for record in records]),
     }
+
+
+def write_sheet(path: Path, rows: Iterable[np.ndarray]) -> None:
+    """Write pictures, each row (N, side, side) uint8, as one PNG file."""
+    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+    with store.atomic_path(path) as temporary:
+        Image.fromarray(sheet).save(temporary, format="PNG")
 
 
 def features(pixels: np.ndarray) -> np.ndarray:

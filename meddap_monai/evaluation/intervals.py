@@ -8,9 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from meddap_monai.seeds import derive_seed
-from meddap_monai.selection.intervals import wilson
-
-__all__ = ["Interval", "group_weights", "interval", "over_seeds", "seed_draws", "wilson"]
 
 
 @dataclass(frozen=True)

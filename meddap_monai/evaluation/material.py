@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from meddap_monai.errors import RecordsError
-from meddap_monai.evaluation.intervals import wilson
 from meddap_monai.records import Record, iter_records
+from meddap_monai.selection.intervals import wilson
 from meddap_monai.store import STAGES
 
 RECORD_FILES = ("records.jsonl", "chosen.jsonl", "generated.jsonl", "kept.jsonl", "hybrid.jsonl")

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from meddap_monai.classifier.metrics import all_metrics
-from meddap_monai.evaluation.intervals import group_weights, interval, over_seeds, seed_draws, wilson
+from meddap_monai.evaluation.intervals import group_weights, interval, over_seeds, seed_draws
 from meddap_monai.evaluation.weighted import METRICS, NAMES, weighted_metrics
+from meddap_monai.selection.intervals import wilson
 
 
 def predictions(count: int, classes: int, seed: int, ties: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from torch import nn
 from meddap_monai.classifier.data import normalise, to_float
 from meddap_monai.classifier.features import Penultimate, extract
 from meddap_monai.classifier.metrics import ECE_BINS, confidence_bins, confusion
-from meddap_monai.classifier.predict import one_pass
+from meddap_monai.classifier.predict import decode, one_pass
 from meddap_monai.classifier.projector import write_projector
 from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.records import Record
@@ -56,7 +56,7 @@ def draw_pictures(
         wrong = surest_errors(probabilities, labels, SHOWN)
         if wrong:
             rows = [material.validation[place] for place in wrong]
-            pixels = _pixels(rows, config)
+            pixels = decode(rows, config)
             notes = [
                 f"{material.classes[labels[place]]}, called {material.classes[probabilities[place].argmax()]} "
                 f"({probabilities[place].max():.2f})"
@@ -72,10 +72,6 @@ def surest_errors(probabilities: np.ndarray, labels: np.ndarray, limit: int) -> 
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     order = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")]
     return [int(place) for place in order[:limit]]
-
-
-def _pixels(rows: Sequence[Record], config: ClassifyConfig) -> torch.Tensor:
-    return torch.cat([batch["image"] for batch in one_pass(rows, config)])
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
@@ -207,7 +203,7 @@ def _cams(
     predicted = probabilities.argmax(axis=1)
     chosen = np.argsort(-probabilities.max(axis=1), kind="stable")[:SHOWN]
     rows = [material.validation[place] for place in chosen]
-    pixels = _pixels(rows, config)
+    pixels = decode(rows, config)
     images = normalise(to_float(pixels.to(config.device)), config.normalise)
     maps = class_activation(network, images, predicted[chosen].tolist(), layer)
     notes = [

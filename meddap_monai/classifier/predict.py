@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Classifier:
 
     def pixels(self, rows: Sequence[Record]) -> torch.Tensor:
         """Return the images of records as this classifier decodes them: ``(N, C, size, size)`` uint8."""
-        return torch.cat([batch["image"] for batch in one_pass(rows, self.config)])
+        return decode(rows, self.config)
 
     @property
     def decoding(self) -> tuple[int, int, str]:
@@ -54,8 +54,7 @@ class Classifier:
 
     def logits_of_pixels(self, pixels: torch.Tensor, batch: int = 64) -> np.ndarray:
         """Return ``(N, K)`` float64 logits of decoded images ``(N, C, size, size)`` uint8."""
-        batches = ({"image": part} for part in pixels.split(batch))
-        return predict_logits(self.network, batches, self.config)
+        return predict_logits(self.network, in_batches(pixels, batch), self.config)
 
     def probabilities(self, rows: Sequence[Record], calibrated: bool = False, batch: int = 64) -> np.ndarray:
         """Return ``(N, K)`` float64 probabilities of records, in their order."""
@@ -70,6 +69,16 @@ def uncached(config: ClassifyConfig) -> ClassifyConfig:
 def one_pass(rows: Sequence[Record], config: ClassifyConfig, batch: int = 64) -> DataLoader:
     """Return a loader over records in their order, each decoded once; batches as of `collate`."""
     return make_loader(make_dataset(rows, uncached(config)), in_order(len(rows), batch))
+
+
+def decode(rows: Sequence[Record], config: ClassifyConfig) -> torch.Tensor:
+    """Return the images of records: ``(N, C, size, size)`` uint8."""
+    return torch.cat([batch["image"] for batch in one_pass(rows, config)])
+
+
+def in_batches(pixels: torch.Tensor, batch: int = 64) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield decoded images as `one_pass` would."""
+    return ({"image": part} for part in pixels.split(batch))
 
 
 @torch.inference_mode()

@@ -59,7 +59,7 @@ def draw_maps(
         model = load_classifier(run.model, device)
         if model.config.head != "none" or len(rows) < 5:
             continue
-        places = tsne(features_of(model, rows), seed)
+        places = tsne(features_of(model, model.pixels(rows)), seed)
         points: dict[str, dict[str, list[list[float]]]] = {name: {} for name in few}
         names = [name for name, part in few.items() for _ in part]
         for name, row, place in zip(names, rows, places, strict=True):

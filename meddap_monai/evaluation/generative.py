@@ -16,7 +16,7 @@ from monai.metrics import FIDMetric, MultiScaleSSIMMetric
 
 from meddap_monai.classifier.data import to_float
 from meddap_monai.classifier.features import Penultimate, extract
-from meddap_monai.classifier.predict import Classifier, one_pass
+from meddap_monai.classifier.predict import Classifier, in_batches
 from meddap_monai.records import Record
 from meddap_monai.seeds import derive_seed
 
@@ -142,15 +142,15 @@ def set_distances(
     Returns:
         One `SetDistance` per set of at least two images, as a dictionary.
     """
-    target = features_of(model, reference)
+    target = features_of(model, model.pixels(reference))
     rows = []
     for name, records in sets.items():
         if len(records) < 2:
             continue
-        found = features_of(model, records)
+        pixels = model.pixels(records)
+        found = features_of(model, pixels)
         low, high = kernel_interval(found, target, seed)
         precision, recall = precision_recall(found, target)
-        pixels = model.pixels(records)
         chosen = model.logits_of_pixels(pixels).argmax(axis=1)
         rows.append(
             asdict(
@@ -174,9 +174,14 @@ def set_distances(
     return rows
 
 
-def features_of(model: Classifier, records: Sequence[Record]) -> np.ndarray:
-    """Return ``(N, D)`` float32: what the classifier's network hands to its last linear layer, per record."""
-    return extract(Penultimate(model.network), one_pass(records, model.config), model.config)
+def features_of(model: Classifier, pixels: torch.Tensor) -> np.ndarray:
+    """Return ``(N, D)`` float32: what the classifier's network hands to its last linear layer, per decoded image.
+
+    Args:
+        model: the classifier.
+        pixels: ``(N, C, size, size)`` uint8, from `Classifier.pixels`.
+    """
+    return extract(Penultimate(model.network), in_batches(pixels), model.config)
 
 
 def half_by_group(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:

@@ -25,6 +25,7 @@ from judging import (
     copies,
     distances,
     energy,
+    joined,
     read_set,
     real_or_synthetic,
     synthetic_accuracy,
@@ -87,7 +88,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "real": {"train": len(train["class"]), "held_out": len(held["class"])},
         "extractor": EXTRACTOR,
     }
-    report["agreement"] = agreement(train, held, synthetic, classes)
+    report["agreement"] = agreement(joined(train, held), synthetic, classes)
     report["usefulness"] = usefulness(train, held, synthetic, classes)
     report["synthetic_accuracy"] = synthetic_accuracy(train, held, synthetic, classes)
     report["energy"] = energy(held, train, synthetic, classes)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import yaml
 from base_quality import generate, real_sets, table_of
-from judging import agreement, distances, energy, usefulness, write_sheet
+from judging import agreement, distances, energy, joined, usefulness, write_sheet
 from PIL import Image
 
 from meddap_monai import resources, store
@@ -105,7 +105,7 @@ def judge(base: Path, config: PretrainConfig, records: Path, output: Path, given
     whole_train, whole_held = real_sets(records, SCANNERS["own"].model, SHOWN)
     shown = synthetic | {"pixels": _resized(synthetic["pixels"])}
     return {
-        "agreement": agreement(train, held, synthetic, classes)["balanced"],
+        "agreement": agreement(joined(train, held), synthetic, classes)["balanced"],
         "usefulness": usefulness(train, held, synthetic, classes),
         "distance": distances(train, held, synthetic),
         "energy": energy(held, train, synthetic, classes),

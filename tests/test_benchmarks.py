@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
@@ -50,3 +51,23 @@ def test_training_is_compared_with_the_published_loop(
     published, ours = found["speeds"].values()
     assert ours["images_per_second"] > 0 and ours["ratio"] > 0
     assert ours["tflop_per_image"] < published["tflop_per_image"]
+
+
+def test_agreement_follows_the_labels_and_never_asks_a_classifier_about_its_own_patients() -> None:
+    judging = importlib.import_module("judging")
+    draw = np.random.default_rng(0)
+    names = np.array(["flat", "steep"] * 20)
+    bars = np.tile(np.arange(64) // 8 % 2 * 200, (64, 1)).astype(np.uint8)
+    pictures = np.stack([bars.T if name == "flat" else bars for name in names]) + draw.integers(
+        0, 50, (40, 64, 64), dtype=np.uint8
+    )
+    real = {"pixels": pictures, "class": names, "group": np.arange(40)}
+    for asked, share in ((names, 1.0), (names[::-1], 0.0)):
+        found = judging.agreement(real, {"pixels": pictures, "class": asked}, ["flat", "steep"])
+        assert found["balanced"] == {"real": 1.0, "synthetic": share}
+        assert found["per_class"]["flat"]["real count"] == 20
+
+    noise = draw.integers(0, 255, (40, 64, 64), dtype=np.uint8).repeat(2, axis=0)  # each patient has one picture twice
+    known = {"pixels": noise, "class": names.repeat(2), "group": np.arange(40).repeat(2)}
+    found = judging.agreement(known, known, ["flat", "steep"])
+    assert found["balanced"]["real"] < 0.75 < found["balanced"]["synthetic"]

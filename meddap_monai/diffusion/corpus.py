@@ -2,6 +2,7 @@
 
     python -m meddap_monai.diffusion.corpus --busbra FOLDER --fetal FOLDER --output runs/base
     python -m meddap_monai.diffusion.corpus ... --sharpen embedded      # only train the decoder of that base on
+    torchrun --nproc-per-node 2 -m meddap_monai.diffusion.corpus ...    # two processes divide the UNet's batches
 
 The folders hold an ``index.csv`` each: BUS-BRA (rows of role ``pretrain`` are taken) and the Spanish fetal planes. A
 fifth of the patients is held out as split val and never trained on. Simulated images give the class ``normal``.
@@ -10,6 +11,7 @@ fifth of the patients is held out as split val and never trained on. Simulated i
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,8 +183,9 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     given = parser.parse_args()
     folders = {"busbra": given.busbra, "fetal": given.fetal}
-    corpus = CorpusConfig(folders, {"busbra": {"role": "pretrain"}})
-    records = gather(corpus, given.output / "corpus")
+    records = given.output / "corpus" / "records.jsonl"
+    if os.environ.get("RANK", "0") == "0":  # the others wait in `pretrain` until the first one has opened its folder
+        gather(CorpusConfig(folders, {"busbra": {"role": "pretrain"}}), records.parent)
     settings = yaml.safe_load((given.config or resources.find("configs/base.yaml")).read_text())["pretrain"]
     config = build(PretrainConfig, settings | {"device": given.device}, "pretrain")
     if given.sharpen:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from meddap_monai import store
 from meddap_monai.diffusion.base import base_hash
+from meddap_monai.diffusion.pictures import draw_pictures
 from meddap_monai.diffusion.prompts import PromptTable
 from meddap_monai.diffusion.views import grey_tensor
 from meddap_monai.phantom import simulate_image
@@ -79,24 +80,13 @@ def sample_sheet(
     Returns:
         the sheet (rows * side, columns * side) uint8 and the prompt of each row.
     """
-    from diffusers import DPMSolverMultistepScheduler
-
     prompts = [table.prompt(name) for table in tables for name in table.classes]
-    before = pipeline.scheduler
-    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(before.config)
+    side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     rows = []
     for number, prompt in enumerate(prompts):
-        generators = [torch.Generator().manual_seed(seed * 1000 + number * 100 + item) for item in range(columns)]
-        made = pipeline(
-            [prompt] * columns,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=generators,
-            output_type="np",
-        ).images
-        grey = np.rint(made.mean(-1) * 255).astype(np.uint8)
-        rows.append(np.concatenate(list(grey), axis=1))
-    pipeline.scheduler = before
+        seeds = [seed * 1000 + number * 100 + item for item in range(columns)]
+        made = draw_pictures(pipeline, [prompt] * columns, seeds, (side, side), steps, guidance)
+        rows.append(np.concatenate(list(np.rint(made.mean(-1)).astype(np.uint8)), axis=1))
     return np.concatenate(rows, axis=0), prompts
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,19 @@ from meddap_monai import store
 from meddap_monai.diffusion.conditioning import Conditioning
 
 
+@contextlib.contextmanager
+def dpm_solver(pipeline: Any) -> Iterator[None]:
+    """Let a pipeline sample with DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095) for a while."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    previous = pipeline.scheduler
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(previous.config)
+    try:
+        yield
+    finally:
+        pipeline.scheduler = previous
+
+
 @torch.no_grad()
 def draw_pictures(
     pipeline: Any,
@@ -26,7 +40,7 @@ def draw_pictures(
     guidance: float,
     empty: Conditioning | None = None,
 ) -> np.ndarray:
-    """Draw one picture per seed with DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095).
+    """Draw one picture per seed, see `dpm_solver`.
 
     Args:
         pipeline: Stable Diffusion; may lack its text encoder when `prompts` are encoded.
@@ -40,8 +54,6 @@ def draw_pictures(
     Returns:
         ``(N, H, W, 3)`` uint8.
     """
-    from diffusers import DPMSolverMultistepScheduler
-
     if isinstance(prompts, Conditioning):
         count = len(seeds)
         words: dict[str, Any] = {"prompt_embeds": prompts.hidden}
@@ -52,9 +64,7 @@ def draw_pictures(
             words["negative_pooled_prompt_embeds"] = empty.pooled.expand(count, -1)
     else:
         words = {"prompt": list(prompts)}
-    previous = pipeline.scheduler
-    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(previous.config)
-    try:
+    with dpm_solver(pipeline):
         found = pipeline(
             **words,
             height=size[0],
@@ -64,8 +74,6 @@ def draw_pictures(
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             output_type="np",
         )
-    finally:
-        pipeline.scheduler = previous
     return (np.nan_to_num(found.images) * 255).round().clip(0, 255).astype(np.uint8)
 
 

@@ -31,6 +31,7 @@ from meddap_monai.diffusion.decoder import (
     reconstruction_losses,
 )
 from meddap_monai.diffusion.loop import finite, follow, learning_rate, set_rate
+from meddap_monai.diffusion.pictures import dpm_solver
 from meddap_monai.diffusion.views import grey_tensor
 from meddap_monai.seeds import derive_seed, generator
 
@@ -108,24 +109,18 @@ def draw_latents(
     pipeline: Any, captions: Sequence[str], config: PolishConfig, seed: int, half: bool = False
 ) -> torch.Tensor:
     """Return latents (N, C, h, w) float16 that a base draws, one per caption; `half` computes in bfloat16."""
-    from diffusers import DPMSolverMultistepScheduler
-
-    before = pipeline.scheduler
-    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(before.config)
     parts = []
-    for start in range(0, len(captions), 8):
-        texts = list(captions[start : start + 8])
-        streams = [generator(seed, "pretrain/polish/draw", start + number) for number in range(len(texts))]
-        with torch.autocast(pipeline.device.type, torch.bfloat16, enabled=half):
+    with dpm_solver(pipeline), torch.autocast(pipeline.device.type, torch.bfloat16, enabled=half):
+        for start in range(0, len(captions), 8):
+            texts = list(captions[start : start + 8])
             found = pipeline(
                 texts,
                 num_inference_steps=config.sampling_steps,
                 guidance_scale=config.guidance,
-                generator=streams,
+                generator=[generator(seed, "pretrain/polish/draw", start + number) for number in range(len(texts))],
                 output_type="latent",
             ).images
-        parts.append(found.float().cpu())
-    pipeline.scheduler = before
+            parts.append(found.float().cpu())
     return torch.cat(parts).half()
 
 

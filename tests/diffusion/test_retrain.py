@@ -104,6 +104,18 @@ def test_the_documented_command_is_stopped_goes_on_and_ends_in_a_base(tmp_path: 
     assert weights(whole) == weights(base)
 
 
+@pytest.mark.slow
+def test_two_processes_of_torchrun_gather_once_and_end_in_one_base(tmp_path: Path) -> None:
+    busbra = write_folder(tmp_path / "busbra", ("benign", "malignant"), 0)
+    fetal = write_folder(tmp_path / "fetal", ("brain", "femur"), 1)
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump({"pretrain": smallest()}))
+    command = ["--busbra", busbra, "--fetal", fetal, "--output", tmp_path / "out", "--config", tmp_path / "base.yaml"]
+    both = run(command, tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    told = both.communicate()[1]
+    assert both.returncode == 0, told
+    open_in_diffusers(tmp_path / "out" / "pretrain" / "base", "an ultrasound photo of fetal brain")
+
+
 def smallest() -> dict[str, Any]:
     """Return the section of ``configs/base.yaml`` with `SMALLEST` over it."""
     settings: dict[str, Any] = yaml.safe_load(resources.find("configs/base.yaml").read_text())["pretrain"]
@@ -116,14 +128,14 @@ def smallest() -> dict[str, Any]:
     return settings
 
 
-def run(arguments: list[str | Path], folder: Path) -> subprocess.Popen[str]:
-    """Start the command in a process whose sockets reach this machine only, and whose hub is not set offline."""
+def run(arguments: list[str | Path], folder: Path, *launcher: str) -> subprocess.Popen[str]:
+    """Start the command, or a launcher of it, with sockets that reach this machine only and no offline hub."""
     (folder / "site").mkdir(exist_ok=True)
     (folder / "site" / "sitecustomize.py").write_text("from tests.offline import block_network\n\nblock_network()\n")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment |= {"PYTHONPATH": os.pathsep.join([str(folder / "site"), str(ROOT)]), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "meddap_monai.diffusion.corpus", *map(str, arguments)],
+        [sys.executable, *launcher, "-m", "meddap_monai.diffusion.corpus", *map(str, arguments)],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,

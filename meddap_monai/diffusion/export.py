@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 from meddap_monai import store
 from meddap_monai.diffusion.base import base_hash
+from meddap_monai.diffusion.curves import Curve, draw_curves, minutes, read_curves
 from meddap_monai.diffusion.pictures import draw_pictures
 from meddap_monai.diffusion.prompts import PromptTable
 from meddap_monai.diffusion.views import grey_tensor
@@ -40,7 +41,10 @@ def export_base(job: PretrainJob) -> Path:
     sheet, rows = sample_sheet(pipeline, job.tables, job.config.seed, columns=6, steps=15)
     _save_picture(folder / "samples.png", sheet)
     _save_picture(folder / "reconstructions.png", reconstruction_sheet(job))
-    store.write_atomic(folder / "card.md", _card(job, document, rows))
+    curves = read_curves(job.output / "tensorboard")
+    if curves:
+        store.write_atomic(folder / "curves.png", draw_curves(curves))
+    store.write_atomic(folder / "card.md", _card(job, document, rows, curves))
     return folder
 
 
@@ -112,10 +116,18 @@ def _save_picture(path: Path, pixels: np.ndarray) -> None:
         Image.fromarray(pixels).save(temporary, format="PNG")
 
 
-def _card(job: PretrainJob, document: dict[str, Any], prompts: list[str]) -> str:
+def _last_step(curves: Mapping[str, Curve]) -> int:
+    return max(int(curve.steps[-1]) for curve in curves.values())
+
+
+def _card(
+    job: PretrainJob, document: dict[str, Any], prompts: list[str], curves: Mapping[str, Mapping[str, Curve]]
+) -> str:
     config = job.config
     total = sum(document["parameters"].values())
     classes = sorted({record["class_name"] for record in job.training})
+    times = {phase: minutes(part) for phase, part in curves.items()}
+    processes = "1 process" if job.ranks.size == 1 else f"{job.ranks.size} processes"
     lines = [
         "# A small ultrasound base",
         "",
@@ -132,6 +144,10 @@ def _card(job: PretrainJob, document: dict[str, Any], prompts: list[str]) -> str
         *(f"{number}. {prompt}" for number, prompt in enumerate(prompts, start=1)),
         "",
         "`reconstructions.png`: simulated pictures above what the autoencoder keeps of them.",
+        "",
+        "## Cost",
+        f"{processes} on {config.device}, {sum(times.values()):.0f} minutes; `curves.png` shows the losses.",
+        *(f"- {name}: {_last_step(curves[name]):,} steps, {time:.1f} minutes" for name, time in times.items()),
         "",
         "## Again",
         "`meddap pretrain` with the configuration in `base.json`; the hashes of all training images and of their "

@@ -239,21 +239,24 @@ class PretrainJob:
         )
         if ranks or self.ranks.rank == 0:
             phase.resume()
-            with self._curves(phase.step) as writer:
+            with self._curves(phase) as writer:
                 run_phase(phase, interrupt, writer)
         self.ranks.share()
         if not ranks and self.ranks.rank:
             phase.resume()
 
     @contextlib.contextmanager
-    def _curves(self, step: int) -> Iterator[SummaryWriter | None]:
-        """Open TensorBoard at a step; only the first process draws."""
+    def _curves(self, phase: Phase) -> Iterator[SummaryWriter | None]:
+        """Open TensorBoard where a phase stands; only the first process draws.
+
+        Each phase has a folder of its own: purging from the first step on that is done again purges a whole folder.
+        """
         if self.ranks.rank:
             yield None
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        writer = SummaryWriter(str(self.output / "tensorboard"), purge_step=step)
+        writer = SummaryWriter(str(self.output / "tensorboard" / phase.name), purge_step=phase.step + 1)
         try:
             yield writer
         finally:

@@ -20,7 +20,7 @@ from meddap_monai import provenance, store
 from meddap_monai.diffusion import preparation
 from meddap_monai.diffusion.adapt_config import AdaptConfig
 from meddap_monai.diffusion.base import base_folder, base_hash
-from meddap_monai.diffusion.checkpoint import NAME, read_checkpoint
+from meddap_monai.diffusion.checkpoint import NAME, Progress, read_checkpoint
 from meddap_monai.diffusion.engine import AdapterTrainer
 from meddap_monai.diffusion.finish import finish_adapter
 from meddap_monai.diffusion.handlers import Checkpoints, Curves, Samples, Validation
@@ -143,11 +143,12 @@ def _train(
         config, prepared.unet, prepared.trainable, optimizer, prepared.batches, prepared.objective,
         prepared.prompts, prepared.factor, prepared.device, inferer,
     )  # fmt: skip
-    writer = None
+    found, writer = read_checkpoint(output / NAME, optimizer), None
     if rank == 0:
         from torch.utils.tensorboard import SummaryWriter
 
-        writer = SummaryWriter(str(output / "tensorboard"))
+        undone = found[0].step + 1 if found else None  # the first step that is done again
+        writer = SummaryWriter(str(output / "tensorboard"), purge_step=undone)
         Curves(writer, config.log_every).attach(trainer)
     validation = None
     if prepared.held_out and config.validation_every:
@@ -161,7 +162,8 @@ def _train(
     for handler in handlers:
         handler.attach(trainer)
     Checkpoints(output / NAME, config.checkpoint_every, flag, validation, rank == 0).attach(trainer)
-    _resume(trainer, validation, output / NAME)
+    if found:
+        _resume(trainer, validation, *found)
     if trainer.state.progress.step < config.steps and not _stopped_early(trainer):
         trainer.run()
     if writer is not None:
@@ -174,11 +176,7 @@ def _stopped_early(trainer: AdapterTrainer) -> bool:
     return bool(trainer.config.patience) and trainer.state.progress.stale >= trainer.config.patience
 
 
-def _resume(trainer: AdapterTrainer, validation: Validation | None, path: Path) -> None:
-    found = read_checkpoint(path, trainer.optimizer)
-    if found is None:
-        return
-    progress, values = found
+def _resume(trainer: AdapterTrainer, validation: Validation | None, progress: Progress, values: dict[str, Any]) -> None:
     trainer.state.progress = progress
     trainer.trainable.assign(values["parameters"])
     device = trainer.state.device

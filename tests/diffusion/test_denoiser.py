@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+from meddap_monai.diffusion.curves import Curve, minutes, read_curves
 from meddap_monai.diffusion.denoiser import Cache, DenoiserConfig, DenoiserTraining, build_denoiser, build_scheduler
 from meddap_monai.diffusion.loop import follow
 from meddap_monai.diffusion.pretrain import PretrainJob
@@ -124,13 +126,32 @@ def test_the_base_s_scheduler_knows_what_the_unet_predicts(small_base: Path) -> 
     assert config["beta_end"] == SMALL.unet.beta_end
 
 
-def test_tensorboard_shows_losses_reconstructions_and_samples(small_base: Path) -> None:
+def test_tensorboard_keeps_the_curves_and_pictures_of_every_phase(small_base: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(small_base.parent / "tensorboard"))
-    events.Reload()
-    assert {"decoder/real above reconstructed", "unet/samples"} <= set(events.Tags()["images"])
-    assert {"text/class", "autoencoder/l1", "autoencoder/spectrum", "unet/loss"} <= set(events.Tags()["scalars"])
+    curves = read_curves(small_base.parent / "tensorboard")
+    steps = {"text": SMALL.text_encoder.steps, "autoencoder": SMALL.autoencoder.steps, "unet": SMALL.unet.steps}
+    assert list(curves) == [*steps, "corners"]
+    for phase, name in (("text", "class"), ("autoencoder", "l1"), ("autoencoder", "spectrum"), ("unet", "loss")):
+        assert len(curves[phase][name].values) and curves[phase][name].steps[-1] == steps[phase]
+    for phase, picture in (("autoencoder", "autoencoder/real above reconstructed"), ("unet", "unet/samples")):
+        events = EventAccumulator(str(small_base.parent / "tensorboard" / phase))
+        events.Reload()
+        assert picture in events.Tags()["images"]
+
+
+def test_the_card_tells_the_cost_and_shows_the_curves(small_base: Path) -> None:
+    card = (small_base / "card.md").read_text()
+    assert "1 process on cpu" in card and f"- unet: {SMALL.unet.steps:,} steps" in card
+    with Image.open(small_base / "curves.png") as drawn:
+        assert drawn.size == (round(4 * 4.2 * 80), round(3.4 * 80))
+
+
+def test_time_that_a_training_stood_still_is_no_cost() -> None:
+    times = np.array([0.0, 60.0, 120.0, 4000.0, 4060.0])  # stopped for more than an hour
+    loss = Curve(np.array([20, 40, 60, 80, 100]), np.zeros(5), times)
+    assert minutes({"loss": loss}) == pytest.approx(3 * 100 / 80)
+    assert minutes({"loss": Curve(loss.steps[:1], loss.values[:1], times[:1])}) == 0.0
 
 
 def test_every_view_is_cached_with_its_own_caption(few_records: Path, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ import pytest
 from adapter_material import quick
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from meddap_monai import store
 from meddap_monai.diffusion.checkpoint import NAME
@@ -85,7 +87,12 @@ def test_r11_at_most_one_checkpoint_interval_is_lost(run, expected, tmp_path: Pa
     finish(process)
     with safe_open(checkpoint, framework="pt") as file:
         assert json.loads(file.metadata()["progress"])["step"] % CONFIG.checkpoint_every == 0
+    board = str(tmp_path / "a" / "tensorboard")
+    with SummaryWriter(board) as writer:
+        writer.add_scalar("train/loss", 99.0, CONFIG.steps - 1)  # as if the killed run had drawn a step it never saved
     run(tmp_path / "a")
+    curves = EventAccumulator(board).Reload()
+    assert 99.0 not in [event.value for event in curves.Scalars("train/loss")]
     assert hashes(tmp_path / "a") == expected[:2]
 
 

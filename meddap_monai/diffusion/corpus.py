@@ -51,7 +51,7 @@ class CorpusConfig:
 
     folders: dict[str, Path]
     where: dict[str, dict[str, str]]
-    simulated: int = 80
+    simulated: int = 48
     first_seed: int = 7_000_000
     held_out: float = 0.2
     seed: int = 0

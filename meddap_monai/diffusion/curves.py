@@ -36,7 +36,7 @@ def read_curves(folder: Path) -> dict[str, dict[str, Curve]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = {}
-    for part in Path(folder).iterdir():
+    for part in Path(folder).glob("*/"):
         events = EventAccumulator(str(part), size_guidance={"scalars": 0})
         events.Reload()
         tags = {tag.removeprefix(f"{part.name}/"): events.Scalars(tag) for tag in events.Tags()["scalars"]}

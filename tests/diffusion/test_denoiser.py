@@ -147,6 +147,10 @@ def test_the_card_tells_the_cost_and_shows_the_curves(small_base: Path) -> None:
         assert drawn.size == (round(4 * 4.2 * 80), round(3.4 * 80))
 
 
+def test_event_files_that_were_thrown_away_are_no_curves(tmp_path: Path) -> None:
+    assert read_curves(tmp_path / "tensorboard") == {}
+
+
 def test_time_that_a_training_stood_still_is_no_cost() -> None:
     times = np.array([0.0, 60.0, 120.0, 4000.0, 4060.0])  # stopped for more than an hour
     loss = Curve(np.array([20, 40, 60, 80, 100]), np.zeros(5), times)

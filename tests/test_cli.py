@@ -41,7 +41,11 @@ def test_ctrl_c_in_a_stage_without_steps_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("meddap_monai.study.run_stage", lambda *_: signal.raise_signal(signal.SIGINT))
-    assert main(["select", "--records", "r.jsonl", "--generated", "g.jsonl", "--output", str(tmp_path)]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts without it
+    try:
+        assert main(["select", "--records", "r.jsonl", "--generated", "g.jsonl", "--output", str(tmp_path)]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "interrupted" in capsys.readouterr().err
 
 

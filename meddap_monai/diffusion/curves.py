@@ -40,8 +40,9 @@ def read_curves(folder: Path) -> dict[str, dict[str, Curve]]:
         events = EventAccumulator(str(part), size_guidance={"scalars": 0})
         events.Reload()
         tags = {tag.removeprefix(f"{part.name}/"): events.Scalars(tag) for tag in events.Tags()["scalars"]}
-        if tags:
-            found[part.name] = {name: Curve(*_columns(points)) for name, points in tags.items()}
+        curves = {name: Curve(*_columns(points)) for name, points in tags.items() if points}  # a purge may leave none
+        if curves:
+            found[part.name] = curves
     return dict(sorted(found.items(), key=lambda item: min(curve.times[0] for curve in item[1].values())))
 
 

@@ -63,8 +63,15 @@ def classifier() -> Any:
 
 def fit(data: Any) -> Any:
     """Return the classifier fitted on a set and its mirror images."""
-    mirrored = np.concatenate([data["pixels"], data["pixels"][:, :, ::-1]])
-    return classifier().fit(features(mirrored), np.tile(data["class"], 2))
+    return _fit(*_both_sides(data), data["class"])
+
+
+def _both_sides(data: Any) -> tuple[np.ndarray, np.ndarray]:
+    return features(data["pixels"]), features(data["pixels"][:, :, ::-1])
+
+
+def _fit(plain: np.ndarray, mirrored: np.ndarray, classes: np.ndarray) -> Any:
+    return classifier().fit(np.concatenate([plain, mirrored]), np.tile(classes, 2))
 
 
 def components(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -92,13 +99,13 @@ def agreement(real: Any, synthetic: Any, classes: list[str]) -> dict[str, Any]:
     its patient, every synthetic image of all five. So the figure on real images rests on all of them.
     """
     folds = StratifiedGroupKFold(5, shuffle=True, random_state=0).split(real["class"], real["class"], real["group"])
-    features_real, features_made = features(real["pixels"]), features(synthetic["pixels"])
+    (plain, mirrored), made = _both_sides(real), features(synthetic["pixels"])
     right = np.zeros(len(real["class"]))
     said = []
     for known, asked in folds:
-        model = fit({key: value[known] for key, value in real.items()})
-        right[asked] = model.predict(features_real[asked]) == real["class"][asked]
-        said.append(model.predict(features_made) == synthetic["class"])
+        model = _fit(plain[known], mirrored[known], real["class"][known])
+        right[asked] = model.predict(plain[asked]) == real["class"][asked]
+        said.append(model.predict(made) == synthetic["class"])
     shares = np.mean(said, axis=0)
     found = {}
     for name in classes:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 STOPPED = 300.0
-"""Seconds between two points of a curve from which on the training is taken to have stood still."""
+"""Seconds between two points of a curve from which on, if others are ten times shorter, the training stood still."""
 _OTHERS = ("rate", "gradient norm", "gradient energy", "gradient energy drawn", "psnr")
 """Curves that are no losses."""
 
@@ -58,7 +58,8 @@ def minutes(curves: Mapping[str, Curve]) -> float:
     if not len(gaps):
         return 0.0
     unseen = longest.steps[-1] / (longest.steps[-1] - longest.steps[0])  # the steps before the first point
-    return float(gaps[gaps < STOPPED].sum() * unseen / 60)
+    at_work = gaps < max(STOPPED, 10 * float(np.median(gaps)))
+    return float(gaps[at_work].sum() * unseen / 60)
 
 
 def draw_curves(phases: Mapping[str, Mapping[str, Curve]]) -> bytes:

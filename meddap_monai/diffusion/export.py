@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,8 +116,18 @@ def _save_picture(path: Path, pixels: np.ndarray) -> None:
         Image.fromarray(pixels).save(temporary, format="PNG")
 
 
-def _last_step(curves: Mapping[str, Curve]) -> int:
-    return max(int(curve.steps[-1]) for curve in curves.values())
+def _cost(curves: Mapping[str, Mapping[str, Curve]], processes: int, device: str) -> Iterator[str]:
+    """Yield the card's lines on what each phase took; none without curves."""
+    if not curves:
+        return
+    times = {phase: minutes(part) for phase, part in curves.items()}
+    yield "## Cost"
+    who = "1 process" if processes == 1 else f"{processes} processes"
+    yield f"{who} on {device}, {sum(times.values()):.0f} minutes; `curves.png` shows the losses."
+    for phase, time in times.items():
+        last = max(int(curve.steps[-1]) for curve in curves[phase].values())
+        yield f"- {phase}: {last:,} steps, {time:.1f} minutes"
+    yield ""
 
 
 def _card(
@@ -126,8 +136,6 @@ def _card(
     config = job.config
     total = sum(document["parameters"].values())
     classes = sorted({record["class_name"] for record in job.training})
-    times = {phase: minutes(part) for phase, part in curves.items()}
-    processes = "1 process" if job.ranks.size == 1 else f"{job.ranks.size} processes"
     lines = [
         "# A small ultrasound base",
         "",
@@ -145,10 +153,7 @@ def _card(
         "",
         "`reconstructions.png`: simulated pictures above what the autoencoder keeps of them.",
         "",
-        "## Cost",
-        f"{processes} on {config.device}, {sum(times.values()):.0f} minutes; `curves.png` shows the losses.",
-        *(f"- {name}: {_last_step(curves[name]):,} steps, {time:.1f} minutes" for name, time in times.items()),
-        "",
+        *_cost(curves, job.ranks.size, config.device),
         "## Again",
         "`meddap pretrain` with the configuration in `base.json`; the hashes of all training images and of their "
         "groups stand in `train_sha256.txt`.",

@@ -143,7 +143,8 @@ def _train(
         config, prepared.unet, prepared.trainable, optimizer, prepared.batches, prepared.objective,
         prepared.prompts, prepared.factor, prepared.device, inferer,
     )  # fmt: skip
-    found, writer = read_checkpoint(output / NAME, optimizer), None
+    found = read_checkpoint(output / NAME, optimizer)
+    writer = None
     if rank == 0:
         from torch.utils.tensorboard import SummaryWriter
 

@@ -155,6 +155,8 @@ def test_time_that_a_training_stood_still_is_no_cost() -> None:
     times = np.array([0.0, 60.0, 120.0, 4000.0, 4060.0])  # stopped for more than an hour
     loss = Curve(np.array([20, 40, 60, 80, 100]), np.zeros(5), times)
     assert minutes({"loss": loss}) == pytest.approx(3 * 100 / 80)
+    slow = Curve(loss.steps, loss.values, np.arange(5) * 600.0)
+    assert minutes({"loss": slow}) == pytest.approx(40 * 100 / 80)
     assert minutes({"loss": Curve(loss.steps[:1], loss.values[:1], times[:1])}) == 0.0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from meddap_monai.classifier.predict import load_classifier
 from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.classifier.train import classify
 from meddap_monai.records import pixel_hash, read_records, write_records
-from tests.reliability.test_r28_long_generation import resident_bytes
+from tests.reliability.held import HERE, open_files, resident_bytes
 
 CLASSES = ["benign", "malignant", "normal"]
 
@@ -48,7 +47,7 @@ def many_records(folder: Path, training: int) -> Path:
     return folder / "records.jsonl"
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory from /proc, which this system lacks")
+@pytest.mark.skipif(not HERE.exists(), reason="reads memory from /proc, which this system lacks")
 @pytest.mark.parametrize(
     ("images", "cache"),
     [
@@ -65,7 +64,7 @@ def test_memory_and_open_files_stay(images: int, cache: str, tmp_path: Path, mon
     def watching(self, engine):
         validate(self, engine)
         if engine.state.iteration % self.config.val_interval == 0:
-            seen.append((resident_bytes(), len(os.listdir("/proc/self/fd"))))
+            seen.append((resident_bytes(), open_files()))
 
     monkeypatch.setattr(Validations, "__call__", watching)
     steps = 2 * images // 16
@@ -88,7 +87,7 @@ def test_memory_and_open_files_stay(images: int, cache: str, tmp_path: Path, mon
     rows = read_records(records, split="train")
     model = load_classifier(folder)
     model.probabilities(rows[: len(rows) // 4])
-    before = resident_bytes(), len(os.listdir("/proc/self/fd"))
+    before = resident_bytes(), open_files()
     assert model.probabilities(rows).shape == (images, 3)
     assert resident_bytes() < 1.05 * before[0]
-    assert len(os.listdir("/proc/self/fd")) == before[1]
+    assert open_files() == before[1]

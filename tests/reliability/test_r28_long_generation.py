@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -12,16 +11,9 @@ from meddap_monai.diffusion import plan, planning
 from meddap_monai.diffusion.prompts import load_prompt_table
 from meddap_monai.diffusion.sample import GenerateConfig, generate
 from meddap_monai.diffusion.shard_maker import ShardMaker
+from tests.reliability.held import HERE, open_files, resident_bytes
 
-
-def resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/statm").exists(), reason="reads memory from /proc, which this system lacks"
-)
+pytestmark = pytest.mark.skipif(not HERE.exists(), reason="reads memory from /proc, which this system lacks")
 
 
 @pytest.mark.parametrize("images", [240, pytest.param(10_000, marks=pytest.mark.slow)])
@@ -33,7 +25,7 @@ def test_memory_and_open_files_stay(
 
     def watching(self, number, rows):
         made = make(self, number, rows)
-        seen.append((resident_bytes(), len(os.listdir("/proc/self/fd"))))
+        seen.append((resident_bytes(), open_files()))
         return made
 
     monkeypatch.setattr(ShardMaker, "make", watching)

@@ -71,3 +71,27 @@ def test_agreement_follows_the_labels_and_never_asks_a_classifier_about_its_own_
     known = {"pixels": noise, "class": names.repeat(2), "group": np.arange(40).repeat(2)}
     found = judging.agreement(known, known, ["flat", "steep"])
     assert found["balanced"]["real"] < 0.75 < found["balanced"]["synthetic"]
+
+
+def test_burned_in_words_do_not_count_as_sharpness_of_tissue() -> None:
+    """Words raise a real picture's high frequencies; half the speckle is seen as such in both."""
+    judging = importlib.import_module("judging")
+    draw = np.random.default_rng(0)
+    tissue = draw.normal(100, 20, (8, 128, 128))
+    words = np.where(draw.random((12, 50)) < 0.4, 255, 0)
+    written = tissue.copy()
+    written[:, -14:-2, 20:70] = words
+
+    def ratios(pictures: np.ndarray, references: np.ndarray) -> dict[str, float]:
+        ours, real = (
+            {"pixels": found.clip(0, 255).astype(np.uint8), "class": np.array(["x"] * 8)}
+            for found in (pictures, references)
+        )
+        return judging.energy(real, {key: value[:0] for key, value in real.items()}, ours, ["x"])["x"]
+
+    found = ratios(tissue, written)
+    assert found["high frequency"] < 0.7
+    assert found["high frequency of tissue"] == pytest.approx(1, abs=0.05)
+    smoother = ratios(100 + (tissue - 100) / 2, tissue)
+    assert smoother["high frequency"] == pytest.approx(0.25, abs=0.02)
+    assert smoother["high frequency of tissue"] == pytest.approx(0.25, abs=0.02)

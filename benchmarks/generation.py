@@ -26,7 +26,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import torch
-from generation_quality import compare, hog_features, latent_features
+from generation_quality import compare, latent_features
+from judging import features as hog_features
 from machine import processor_name
 from PIL import Image
 from tqdm import tqdm

@@ -10,16 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from skimage.feature import hog
 
 from meddap_monai.diffusion.views import grey_tensor
 from meddap_monai.evaluation.generative import frechet_distance
-
-
-def hog_features(images: list[np.ndarray]) -> np.ndarray:
-    small = [np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.BILINEAR)) for image in images]
-    return np.stack([hog(image, orientations=9, pixels_per_cell=(8, 8), cells_per_block=(2, 2)) for image in small])
 
 
 @torch.no_grad()

@@ -184,12 +184,14 @@ def main() -> None:
     given = parser.parse_args()
     folders = {"busbra": given.busbra, "fetal": given.fetal}
     records = given.output / "corpus" / "records.jsonl"
-    if os.environ.get("RANK", "0") == "0":  # the others wait in `pretrain` until the first one has opened its folder
+    first = os.environ.get("RANK", "0") == "0"
+    if first:  # the others wait in `pretrain` until the first one has opened its folder
         gather(CorpusConfig(folders, {"busbra": {"role": "pretrain"}}), records.parent)
     settings = yaml.safe_load((given.config or resources.find("configs/base.yaml")).read_text())["pretrain"]
     config = build(PretrainConfig, settings | {"device": given.device}, "pretrain")
     if given.sharpen:
-        print(sharpen(config, given.sharpen, given.output / "sharpen", records=records))
+        if first:  # the decoder is one process's work
+            print(sharpen(config, given.sharpen, given.output / "sharpen", records=records))
     else:
         print(pretrain(config, given.output / "pretrain", records=records))
 

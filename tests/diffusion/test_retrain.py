@@ -110,10 +110,13 @@ def test_two_processes_of_torchrun_gather_once_and_end_in_one_base(tmp_path: Pat
     fetal = write_folder(tmp_path / "fetal", ("brain", "femur"), 1)
     (tmp_path / "base.yaml").write_text(yaml.safe_dump({"pretrain": smallest()}))
     command = ["--busbra", busbra, "--fetal", fetal, "--output", tmp_path / "out", "--config", tmp_path / "base.yaml"]
-    both = run(command, tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    told = both.communicate()[1]
-    assert both.returncode == 0, told
-    open_in_diffusers(tmp_path / "out" / "pretrain" / "base", "an ultrasound photo of fetal brain")
+    base = tmp_path / "out" / "pretrain" / "base"
+    for more in ([], ["--sharpen", base]):
+        both = run([*command, *more], tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+        told = both.communicate()[1]
+        assert both.returncode == 0, told
+    for made in (base, tmp_path / "out" / "sharpen" / "base"):
+        open_in_diffusers(made, "an ultrasound photo of fetal brain")
 
 
 def smallest() -> dict[str, Any]:

@@ -224,7 +224,8 @@ def make_sets(makers: dict[str, Maker], options: argparse.Namespace) -> dict[str
 def cached_part(name: str, make: Maker, options: argparse.Namespace, start: int, count: int) -> np.ndarray:
     if options.cache is None:
         return np.stack(make(count, 1_000_000 + start, None))
-    settings = [name, base_hash(options.base), options.adapter, options.guidance, options.batch, start, count]
+    ours = None if name == PUBLISHED else [options.guidance, options.batch]
+    settings = [name, base_hash(options.base), options.adapter, ours, start, count]
     path = options.cache / f"{store.hash_configuration(settings)[:16]}.npy"
     if not path.is_file():
         part = np.stack(make(count, 1_000_000 + start, None))

@@ -112,7 +112,7 @@ def write_phantom_study(
     number = 0
     for class_name in CLASSES:
         for patient in range(patients_per_class):
-            name = f"CANARY-{scanner}-{class_name}-{patient:03d}"
+            name = f"CANARY-{scanner}-{class_name}-{seed * 10_000 + patient:03d}"  # another seed, another patient
             anatomy = seed * 1_000_003 + CLASSES.index(class_name) * 10_007 + patient
             for still in range(images_per_patient):
                 pixels = simulate_image(class_name, anatomy * 101 + still, scanner, patient_seed=anatomy)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from meddap_monai import store
 from meddap_monai.errors import LeakedRecords
-from meddap_monai.records import Record
+from meddap_monai.records import FILE_GROUP, Record, iter_records
 
 NAME = "train_sha256.txt"
 
@@ -28,6 +28,41 @@ def write_train_hashes(
     hashes = {record["sha256"] for record in training} | set(inherited)
     hashes |= {record["sha256"] for record in everything if record["patient"] in groups}
     return store.write_atomic(Path(folder) / NAME, "".join(f"{item}\n" for item in sorted(hashes)))
+
+
+def shared_with(records: Iterable[Record], others: Iterable[Record]) -> frozenset[str]:
+    """Return the pixel hashes of records that stand among other records too, or whose patient does.
+
+    Patients are compared by their keyed pseudonyms, which are equal in every index made with one key. Where no patient
+    is known, each file is a group of its own, and only equal pixels are found.
+    """
+    hashes, patients = set(), set()
+    for other in others:
+        hashes.add(other["sha256"])
+        if not other["patient"].startswith(FILE_GROUP):
+            patients.add(other["patient"])
+    return frozenset(
+        record["sha256"] for record in records if record["sha256"] in hashes or record["patient"] in patients
+    )
+
+
+def check_apart(test: Path, training: Path) -> None:
+    """Stop when a test set shares images or patients with what a base is going to be trained on.
+
+    Args:
+        test: records file.
+        training: records file.
+
+    Raises:
+        LeakedRecords: names both files and the first records.
+    """
+    hits = shared_with(iter_records(test), iter_records(training))
+    if hits:
+        names = [record["id"] for record in iter_records(test) if record["sha256"] in hits]
+        raise LeakedRecords(
+            f"{test}: {len(names)} image(s), such as {', '.join(names[:3])}, stand in {training} too, or show its "
+            "patients; expected none. Leave them out of one of the two, or rename groups that only share a number"
+        )
 
 
 def train_hashes(folder: Path | str) -> frozenset[str]:
@@ -54,5 +89,5 @@ def check_provenance(folder: Path | str, records: Iterable[Record]) -> None:
         examples = ", ".join(f"{record['id']} ({record['split']})" for record in hits[:3])
         raise LeakedRecords(
             f"{folder}: {len(hits)} validation, test or unseen image(s) are among its training images, such as "
-            f"{examples}; expected none. Draw the split again without them (draw: seen), or use another base or adapter"
+            f"{examples}; expected none. Leave them out of these splits, or use another base or adapter"
         )

@@ -23,6 +23,8 @@ from meddap_monai.seeds import derive_seed
 
 SPLITS = ("train", "val", "test", "unseen")
 SOURCES = ("real", "synthetic")
+FILE_GROUP = "file-"
+"""How `patient` begins where none is known, so that each file is a group of its own."""
 ITEM_FIELDS = ("id", "image", "label", "class_name", "patient", "split", "source")
 """What `read_records` returns by default: no nulls and no nesting, so that it collates."""
 _TYPES: dict[str, type] = {name: str for name in (*ITEM_FIELDS, "sha256")} | {"label": int}

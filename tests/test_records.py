@@ -13,6 +13,7 @@ import pytest
 from meddap_monai import provenance
 from meddap_monai.errors import LeakedRecords, RecordsError
 from meddap_monai.records import (
+    FILE_GROUP,
     ITEM_FIELDS,
     class_names,
     draw_split,
@@ -157,6 +158,19 @@ def test_a_trained_thing_is_not_judged_on_its_training_images_nor_on_their_group
     provenance.check_provenance(tmp_path, [group[1], item(1, patient="a")])
     with pytest.raises(LeakedRecords, match=r"1 validation, test or unseen image\(s\).*r002 \(test\)"):
         provenance.check_provenance(tmp_path, group)
+
+
+def test_images_and_patients_shared_by_two_sets_are_found(tmp_path: Path) -> None:
+    ours = [item(1, patient="a"), item(2, patient="a"), item(3, patient="b"), item(4, patient="c")]
+    theirs = [item(4, patient="z"), item(50, patient="a")]
+    assert provenance.shared_with(ours, theirs) == {ours[0]["sha256"], ours[1]["sha256"], ours[3]["sha256"]}
+    nobody = f"{FILE_GROUP}1234"  # files of equal names in two folders, patients unknown
+    assert provenance.shared_with([item(1, patient=nobody)], [item(2, patient=nobody)]) == frozenset()
+    mine, archive = tmp_path / "m" / "records.jsonl", tmp_path / "a" / "records.jsonl"
+    write_records(mine, ours)
+    write_records(archive, theirs)
+    with pytest.raises(LeakedRecords, match=r"3 image\(s\), such as r001, r002, r004, stand in .*a/records\.jsonl too"):
+        provenance.check_apart(mine, archive)
 
 
 def test_seeded_dataset_is_the_same_with_any_number_of_workers(make_records: Callable[..., Path]) -> None:

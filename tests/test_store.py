@@ -6,12 +6,14 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -44,6 +46,29 @@ def test_a_full_disk_names_path_and_bytes_and_keeps_the_old_file(tmp_path: Path)
     with pytest.raises(DiskFull, match=r"file: the disk is full: 5 bytes needed"), store.atomic_path(path, needs=5):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert path.read_text() == "old"
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs Linux' full device")
+def test_a_full_disk_is_told_from_the_errors_of_other_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch does not say ENOSPC: its own error on a device without room is the real one."""
+    import torch
+
+    path = store.write_atomic(tmp_path / "weights.pt", "old")
+
+    def write() -> None:
+        with store.atomic_path(path, needs=5):
+            torch.save({"weights": torch.zeros(100_000)}, "/dev/full")
+
+    with pytest.raises(RuntimeError, match="unexpected pos"):  # as long as the disk has room, something else is wrong
+        write()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(DiskFull, match=r"weights\.pt: the disk is full: 5 bytes needed, 100 bytes free"):
+        write()
+    assert path.read_text() == "old"
+    with pytest.raises(DiskFull, match="more than 3 bytes needed"), store.naming_full_disk(tmp_path):
+        raise RuntimeError("of any library")
+    with pytest.raises(FileNotFoundError), store.naming_full_disk(tmp_path):
+        (tmp_path / "missing").read_text()
 
 
 def test_private_files_are_private(tmp_path: Path) -> None:

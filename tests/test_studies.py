@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from meddap_monai.bundle import lint_overlay
 from meddap_monai.bundle.ids import read_yaml
 from meddap_monai.cli import load_sections, main
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.records import iter_records, read_records
+from meddap_monai.records import iter_records, read_records, write_records
 from meddap_monai.resources import find
 from meddap_monai.store import read_stage
-from meddap_monai.study import read_study, run_study
+from meddap_monai.study import draw, read_study, run_study
+from meddap_monai.study.configuration import DrawConfig
 
 STUDIES = ["meddap_busi", "fulora_fetal", "histodiffusion", "ort_dreambooth"]
 STORED = Path(__file__).parent / "resolved"
@@ -202,6 +204,27 @@ def test_meddap_runs_at_smoke_scale(base: str, tmp_path: Path) -> None:
     assert "bright an ultrasound photo of no tumor in breast" in prompts
     assert {"real@densenet121", "real@resnet34", "real@squeezenet1_1"} <= judged(folder)
     assert (folder / "unseen" / "records.jsonl").is_file()
+
+
+def test_patients_of_the_unlabelled_set_may_train_and_are_never_judged(make_records, tmp_path: Path) -> None:
+    """Two pictures of each patient: where one is in the archive, the other must not be tested on either."""
+    pool = make_records({"test": 12}, size=16)
+    rows = [row | {"split": ""} for row in read_records(pool, full=True)]
+    first = {row["patient"]: row for row in rows}
+    known = sorted(first)[::3]
+    archive, own = tmp_path / "archive" / "records.jsonl", tmp_path / "own" / "records.jsonl"
+    write_records(archive, [first[name] | {"split": "train"} for name in known])
+    write_records(own, [row | {"split": "train"} for row in rows if row["id"] not in {first[n]["id"] for n in known}])
+    shutil.copy(pool.parent / "stage.json", own.parent)
+    without, held = (
+        draw(DrawConfig(4, 2), tmp_path / name, own, 0, "embedded", unlabelled=unlabelled)
+        for name, unlabelled in (("without", None), ("with", archive))
+    )
+    judged = {row["patient"] for row in read_records(without) if row["split"] != "train"}
+    assert judged & set(known), "otherwise nothing is shown"
+    splits = {row["split"] for row in read_records(held) if row["patient"] in known}
+    assert splits == {"train"}
+    assert {row["split"] for row in read_records(held)} == {"train", "val", "test"}
 
 
 @pytest.mark.smoke

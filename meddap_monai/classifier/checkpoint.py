@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from meddap_monai import store
 from meddap_monai.errors import StageError
+from meddap_monai.tensors import save_tensors
 
 NAME = "checkpoint.pt"
 
@@ -51,29 +51,6 @@ def save_checkpoint(
         "scaler": scaler.state_dict() if scaler is not None else {},
     }
     save_tensors(folder / NAME, document)
-
-
-def save_tensors(path: Path, document: dict[str, Any]) -> None:
-    """``torch.save`` under a temporary name, then rename; a full disk is named as such and leaves the old file."""
-    needs = sum(tensor.nbytes for tensor in _tensors(document))
-    with store.atomic_path(path, needs=needs) as temporary:
-        try:
-            with temporary.open("wb") as stream:  # by name, torch would write the temporary name into the file
-                torch.save(document, stream)
-        except RuntimeError as error:  # torch's zip writer reports a failed write as RuntimeError
-            if "write" in str(error).lower() or "no space" in str(error).lower():
-                raise store.disk_full(path, needs) from error
-            raise
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, dict):
-        return [tensor for item in value.values() for tensor in _tensors(item)]
-    if isinstance(value, (list, tuple)):
-        return [tensor for item in value for tensor in _tensors(item)]
-    return []
 
 
 def load_checkpoint(folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[Progress, dict]:

@@ -14,12 +14,12 @@ from monai.transforms import MapTransform
 from torch import nn
 
 from meddap_monai import store
-from meddap_monai.classifier.checkpoint import save_tensors
 from meddap_monai.classifier.data import frame, normalise
 from meddap_monai.classifier.inference import InferConfig, picture_of, read_frames, source_files
 from meddap_monai.classifier.metrics import macro_auc
 from meddap_monai.errors import LeakedRecords, NonFiniteLoss
 from meddap_monai.records import Record, read_records
+from meddap_monai.tensors import save_tensors
 
 
 def split_records(folder: Path | str, split: str, file: str = "records.jsonl", shared: bool = False) -> list[Record]:

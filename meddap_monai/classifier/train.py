@@ -34,6 +34,7 @@ from meddap_monai.errors import LeakedRecords, RecordsError
 from meddap_monai.provenance import write_train_hashes
 from meddap_monai.records import Record, class_names, read_records
 from meddap_monai.seeds import derive_seed
+from meddap_monai.tensors import save_tensors
 
 
 @dataclass(frozen=True)
@@ -259,4 +260,4 @@ def write_model(
         "classes": classes,
         "temperature": temperature,
     }
-    checkpoint.save_tensors(output / predict.MODEL, document | parts)
+    save_tensors(output / predict.MODEL, document | parts)

@@ -7,6 +7,7 @@ no training, so latents are final before the first step, and the decoder can tra
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,7 @@ class AutoencoderConfig:
         check_range(self.corner_steps, 0, 1_000_000, "autoencoder.corner_steps")
         check_range(self.batch, 1, 4096, "autoencoder.batch")
         check_range(self.adversarial_from, 0.0, 1.0, "autoencoder.adversarial_from")
+        self.check_crop(self.crop, "autoencoder.crop")
         if self.encoder == "patch_pca":
             self._check_linear()
 
@@ -91,12 +93,21 @@ class AutoencoderConfig:
             raise ConfigurationError(
                 f"autoencoder.channels is {self.channels}; 'patch_pca' needs two equal last widths"
             )
+        if self.latents > self.factor**2:
+            raise ConfigurationError(
+                f"autoencoder.latents is {self.latents}, expected at most {self.factor**2}, the pixels of a patch"
+            )
         room = self.channels[-1] // self.groups - 2
         if room < 2 * -(-self.latents // self.groups):
             raise ConfigurationError(
                 f"autoencoder.channels[-1] is {self.channels[-1]}, too narrow for {self.latents} latents, each twice, "
                 f"and two constants in each of {self.groups} groups"
             )
+
+    def check_crop(self, crop: int, name: str) -> None:
+        """Raise `ConfigurationError` unless a crop of pictures is a crop of latents too."""
+        if crop < self.factor or crop % self.factor:
+            raise ConfigurationError(f"{name} is {crop}, expected a multiple of {self.factor}, the pixels per latent")
 
     @property
     def factor(self) -> int:
@@ -118,8 +129,9 @@ class PatchPCA:
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Return latents (B, latents, H/factor, W/factor) of grey images (B, 1, H, W) in [-1, 1]."""
-        offset = -(self.basis * self.mean).sum(dim=(1, 2))
-        return functional.conv2d(images, self.basis[:, None], offset, stride=self.basis.shape[-1])
+        mean, basis = self.mean.to(images.device), self.basis.to(images.device)
+        offset = -(basis * mean).sum(dim=(1, 2))
+        return functional.conv2d(images, basis[:, None], offset, stride=basis.shape[-1])
 
 
 def fit_patch_pca(pixels: np.ndarray, config: AutoencoderConfig) -> PatchPCA:
@@ -133,11 +145,8 @@ def fit_patch_pca(pixels: np.ndarray, config: AutoencoderConfig) -> PatchPCA:
     The sign of a component is fixed by its largest entry, so equal pictures give equal latents everywhere.
     """
     side = config.factor
-    count, high, wide = pixels.shape
-    patches = pixels.reshape(count, high // side, side, wide // side, side).transpose(0, 1, 3, 2, 4)
-    patches = patches.reshape(-1, side * side).astype(np.float64) / 127.5 - 1.0
-    mean = patches.mean(axis=0)
-    values, vectors = np.linalg.eigh(np.cov((patches - mean).T))
+    mean, covariance = _moments(pixels, side)
+    values, vectors = np.linalg.eigh(covariance)
     deviation = np.sqrt(np.maximum(values[::-1][: config.latents], 1e-9))
     basis = vectors[:, ::-1][:, : config.latents].T
     largest = np.abs(basis).argmax(axis=1)
@@ -147,6 +156,23 @@ def fit_patch_pca(pixels: np.ndarray, config: AutoencoderConfig) -> PatchPCA:
     return PatchPCA(
         torch.tensor(mean.reshape(side, side), dtype=torch.float32), torch.tensor(basis, dtype=torch.float32)
     )
+
+
+def _moments(pixels: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and covariance of the patches of pictures, from a few pictures at a time."""
+    count, high, wide = pixels.shape
+    patches = count * (high // side) * (wide // side)
+
+    def parts() -> Iterator[np.ndarray]:
+        for start in range(0, count, 64):
+            part = pixels[start : start + 64].reshape(-1, high // side, side, wide // side, side)
+            yield part.transpose(0, 1, 3, 2, 4).reshape(-1, side * side).astype(np.float64) / 127.5 - 1.0
+
+    mean = np.sum([part.sum(axis=0) for part in parts()], axis=0) / patches
+    scatter = np.zeros((side * side, side * side))
+    for part in parts():
+        scatter += (part - mean).T @ (part - mean)
+    return mean, scatter / (patches - 1)
 
 
 def build_autoencoder(config: AutoencoderConfig, resolution: int, pca: PatchPCA | None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from meddap_monai.diffusion.latent_cache import Framing, views
 from meddap_monai.diffusion.pretrain import pretrain
 from meddap_monai.diffusion.pretrain_config import PretrainConfig
 from meddap_monai.diffusion.prompts import load_prompt_table
+from meddap_monai.diffusion.views import captioning_tables
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.records import Record, read_records
 
@@ -24,28 +26,32 @@ from meddap_monai.records import Record, read_records
 class CaptionedPictures(Dataset):
     """The real pictures of a split, whole and unaugmented, with the caption of the prompt table that knows their class.
 
+    Without captions (``views#captions: none``) the prompt is empty.
+
     Items are ``{"image": (3, H, W) in [-1, 1], "prompt": text, "id": text}``.
 
     Args:
         records: records file.
         split: "train", "val" or "test".
         settings: the keys of `PretrainConfig`.
+
+    Raises:
+        ConfigurationError: no table knows a class, or several do.
     """
 
     def __init__(self, records: str | Path, split: str, settings: Mapping[str, Any]) -> None:
         self.records, self.config = Path(records), build(PretrainConfig, dict(settings), "pretrain")
-        self.tables = [load_prompt_table(name) for name in self.config.prompts]
         side = self.config.resolution
         self.framing = Framing(side, side, "crop")
-        super().__init__(read_records(records, split=split, source="real", full=True), self._picture)
+        rows = read_records(records, split=split, source="real", full=True)
+        tables = [load_prompt_table(name) for name in self.config.prompts]
+        self.tables = captioning_tables({row["class_name"] for row in rows}, tables, self.config.views)
+        super().__init__(rows, self._picture)
 
     def _picture(self, record: Record) -> dict[str, Any]:
-        name = record["class_name"]
-        known = [table for table in self.tables if name in table.classes]
-        if not known:
-            tables = ", ".join(table.name for table in self.tables)
-            raise ConfigurationError(f"pretrain#prompts: none of the tables {tables} has the class {name!r}")
-        return {"image": views(record, self.framing)[0], "prompt": known[0].prompt(name), "id": record["id"]}
+        table = self.tables[record["class_name"]]
+        prompt = table.prompt(record["class_name"]) if table else ""
+        return {"image": views(record, self.framing)[0], "prompt": prompt, "id": record["id"]}
 
 
 def new_unet(settings: Mapping[str, Any]) -> torch.nn.Module:
@@ -94,11 +100,12 @@ class BaseTraining:
             raise ConfigurationError(
                 "train#handlers: pretrain takes none; its curves stand in <output_dir>/tensorboard"
             )
-        kind = torch.device(device).type
-        self.config = build(PretrainConfig, {"device": kind, **settings}, "pretrain")
+        self.device = torch.device(device)
+        self.config = build(PretrainConfig, {"device": self.device.type, **settings}, "pretrain")
         self.records, self.output, self.overwrite = dataset.records, Path(output), overwrite
         self.inferer, self.max_epochs = inferer, max_epochs
 
     def run(self) -> Path:
         """Train and return the base folder; under ``torchrun`` all processes together."""
-        return pretrain(self.config, self.output, records=self.records, overwrite=self.overwrite)
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+            return pretrain(self.config, self.output, records=self.records, overwrite=self.overwrite)

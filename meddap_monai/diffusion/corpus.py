@@ -22,8 +22,9 @@ from PIL import Image
 
 from meddap_monai import resources, store
 from meddap_monai.configuration import build, check_range
-from meddap_monai.diffusion.base import base_folder, base_hash, load_base
+from meddap_monai.diffusion.base import base_card, base_folder, base_hash, load_base
 from meddap_monai.diffusion.export import export_base
+from meddap_monai.errors import ConfigurationError
 from meddap_monai.images.index import IndexConfig, index
 from meddap_monai.phantom import SCANNERS, simulate_image
 from meddap_monai.provenance import train_hashes
@@ -33,6 +34,19 @@ if TYPE_CHECKING:
     from meddap_monai.diffusion.pretrain_config import PretrainConfig
 
 SIMULATED = ("benign", "malignant", "normal")
+SOURCES = (
+    "BUS-BRA, GE Logiq 5 part, rows of role `pretrain`: 312 of 390 images, the rest held out by patient. W. "
+    "Gomez-Flores, M. J. Gregorio-Calas, W. C. de Albuquerque Pereira, BUS-BRA: A Breast Ultrasound Dataset "
+    "for Assessing Computer-aided Diagnosis Systems, Medical Physics, 2023. Used, modified and distributed "
+    "under its licence; the notice stands in LICENSE-BUS-BRA.txt.",
+    "Fetal Planes DB, the FU-LoRA fine-tuning subset: 80 of 100 images, the rest held out by patient. X. P. "
+    "Burgos-Artizzu et al., Evaluation of deep convolutional neural networks for automatic classification "
+    "of common maternal fetal ultrasound planes, Scientific Reports 10, 2020. CC BY 4.0; images were "
+    "cropped, resized, mirrored and changed in brightness, contrast and shape.",
+    "Simulated breast ultrasound of this package (`meddap_monai.phantom`, scanner `own` only): 114 of 144 "
+    "images, the only source of the class `normal`.",
+)
+"""What the card of a base from these folders says of its data."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +147,8 @@ def sharpen(config: PretrainConfig, base: str | Path, output: Path, *, records: 
     """Train the decoder of a base on (`polish`, then its corner); everything else of it stays as it is.
 
     Args:
-        config: of pre-training; its resolution and autoencoder shape must be the base's.
+        config: of pre-training, of which ``polish``, ``autoencoder#corner_steps`` and ``views`` count; resolution,
+            prompts and the shape of the latents must be the base's.
         base: "embedded" or a folder.
         output: stage folder.
         records: records file. What the base has seen counts as split train, other real images as val.
@@ -141,6 +156,9 @@ def sharpen(config: PretrainConfig, base: str | Path, output: Path, *, records: 
 
     Returns:
         ``output/base``.
+
+    Raises:
+        ConfigurationError: the configuration describes another base.
     """
     from meddap_monai.diffusion.pretrain import PretrainJob
 
@@ -152,17 +170,35 @@ def sharpen(config: PretrainConfig, base: str | Path, output: Path, *, records: 
         rows, seen = read_records(records, full=True), train_hashes(base_folder(base))
         known = [row if row["meta"].get("simulated") else _as_seen(row, seen) for row in rows]
         write_records(output / "records.jsonl", known)
-        job = PretrainJob(config, output, output / "records.jsonl")
         pipeline: Any = load_base(base)
-        job.tokenizer, job.text_encoder, job.vae, job.unet = (
-            getattr(pipeline, part) for part in ("tokenizer", "text_encoder", "vae", "unet")
-        )
+        _check_same(config, base, pipeline)
+        job = PretrainJob(config, output, output / "records.jsonl")
+        for part in ("tokenizer", "text_encoder", "vae", "unet", "scheduler"):
+            setattr(job, part, getattr(pipeline, part))
         job.pca = None
-        with store.InterruptFlag() as interrupt:
-            job.finish_decoder(interrupt)
-        folder = export_base(job)
+        with job.interrupt:
+            job.finish_decoder()
+        folder = export_base(job, sharpened=base)
         stage.finish({"in": len(rows), "out": len(job.training), "rejected": 0})
     return folder
+
+
+def _check_same(config: PretrainConfig, base: str | Path, pipeline: Any) -> None:
+    """Raise `ConfigurationError` unless a configuration fits a base that `pretrain` made."""
+    card, shape = base_card(base), pipeline.vae.config
+    latents = (config.resolution // config.autoencoder.factor, config.autoencoder.latents)
+    wanted = {"resolution": config.resolution, "prompts": list(config.prompts), "side and number of latents": latents}
+    found = {
+        "resolution": card.get("resolution"),
+        "prompts": card.get("prompts"),
+        "side and number of latents": (pipeline.unet.config.sample_size, shape.latent_channels),
+    }
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise ConfigurationError(
+                f"{base}: its {name}: {found[name]}, the configuration's: {value}; expected the configuration that the "
+                "base was made with (it stands in base.json)"
+            )
 
 
 def _as_seen(row: Record, seen: frozenset[str]) -> Record:
@@ -188,7 +224,7 @@ def main() -> None:
     if first:  # the others wait in `pretrain` until the first one has opened its folder
         gather(CorpusConfig(folders, {"busbra": {"role": "pretrain"}}), records.parent)
     settings = yaml.safe_load((given.config or resources.find("configs/base.yaml")).read_text())["pretrain"]
-    config = build(PretrainConfig, settings | {"device": given.device}, "pretrain")
+    config = build(PretrainConfig, {"sources": SOURCES} | settings | {"device": given.device}, "pretrain")
     if given.sharpen:
         if first:  # the decoder is one process's work
             print(sharpen(config, given.sharpen, given.output / "sharpen", records=records))

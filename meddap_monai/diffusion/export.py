@@ -12,31 +12,40 @@ import torch
 from PIL import Image
 
 from meddap_monai import store
-from meddap_monai.diffusion.base import base_hash
+from meddap_monai.diffusion.base import base_card, base_folder, base_hash
 from meddap_monai.diffusion.curves import Curve, draw_curves, minutes, read_curves
 from meddap_monai.diffusion.pictures import draw_pictures
 from meddap_monai.diffusion.prompts import PromptTable
 from meddap_monai.diffusion.views import grey_tensor
 from meddap_monai.phantom import simulate_image
-from meddap_monai.provenance import write_train_hashes
+from meddap_monai.provenance import train_hashes, write_train_hashes
 from meddap_monai.seeds import derive_seed
 
 if TYPE_CHECKING:
     from meddap_monai.diffusion.pretrain import PretrainJob
 
 
-def export_base(job: PretrainJob) -> Path:
-    """Write ``output/base`` from a job whose phases are done; return the folder."""
+def export_base(job: PretrainJob, sharpened: str | Path | None = None) -> Path:
+    """Write ``output/base`` from a job whose phases are done; return the folder.
+
+    Args:
+        job: the trained parts.
+        sharpened: the base whose decoder alone was trained on; what it saw and how it was made stays said.
+    """
     folder = job.output / "base"
+    inherited = train_hashes(base_folder(sharpened)) if sharpened else ()
     pipeline = job.pipeline(job.unet)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.to("cpu", torch.float16)
-    pipeline.save_pretrained(folder)
+    with store.naming_full_disk(folder):
+        pipeline.save_pretrained(folder)
     _open_as_float32(folder / "text_encoder" / "config.json")
-    write_train_hashes(folder, job.training, job.everything)
+    write_train_hashes(folder, job.training, job.everything, inherited)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.to(job.config.device, torch.float32)
     document = describe(job, pipeline)
+    if sharpened:
+        document = _carried_on(base_card(sharpened), document)
     store.write_json(folder / "base.json", document | {"sha256": base_hash(folder)})
     sheet, rows = sample_sheet(pipeline, job.tables, job.config.seed, columns=6, steps=15)
     _save_picture(folder / "samples.png", sheet)
@@ -74,6 +83,14 @@ def describe(job: PretrainJob, pipeline: Any) -> dict[str, Any]:
         "images": len(job.training),
         "configuration": config,
     }
+
+
+def _carried_on(before: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
+    """Return the card of a base whose decoder was trained on: the base's own, with the new steps."""
+    steps = dict(before["steps"])
+    for phase in ("polish", "corners"):
+        steps[phase] = steps.get(phase, 0) + document["steps"][phase]
+    return before | {"steps": steps, "sharpened_from": before["sha256"], "sharpened_with": document["configuration"]}
 
 
 def sample_sheet(
@@ -130,18 +147,27 @@ def _cost(curves: Mapping[str, Mapping[str, Curve]], processes: int, device: str
     yield ""
 
 
+def _trained_on(job: PretrainJob, document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the card's lines on how many images were seen."""
+    classes = ", ".join(sorted({record["class_name"] for record in job.training}))
+    seen = f"{len(job.training)} images ({len(job.views.ids)} views) of the classes {classes}"
+    if "sharpened_from" in document:
+        yield f"Trained on {document['images']} images as base {document['sharpened_from']}, its decoder on {seen}."
+    else:
+        yield f"Trained on {seen}."
+
+
 def _card(
     job: PretrainJob, document: dict[str, Any], prompts: list[str], curves: Mapping[str, Mapping[str, Curve]]
 ) -> str:
     config = job.config
     total = sum(document["parameters"].values())
-    classes = sorted({record["class_name"] for record in job.training})
     lines = [
         "# A small ultrasound base",
         "",
         f"Latent diffusion, {config.resolution} px, {total:,} parameters "
         f"({', '.join(f'{name} {count:,}' for name, count in document['parameters'].items())}), seed {config.seed}.",
-        f"Trained on {len(job.training)} images ({len(job.views.ids)} views) of the classes {', '.join(classes)}.",
+        *_trained_on(job, document),
         "It opens with `diffusers.StableDiffusionPipeline.from_pretrained(folder)`. For research, not for diagnosis.",
         "",
         "## Data",

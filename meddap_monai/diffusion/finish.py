@@ -122,7 +122,8 @@ def _write_base(prepared: Prepared, folder: Path, card: dict[str, Any]) -> None:
         fresh: Any = load_base(prepared.base["name"])
         pipeline.text_encoder = fresh.text_encoder
     pipeline.vae.to(prepared.device)
-    pipeline.save_pretrained(folder, safe_serialization=True)
+    with store.naming_full_disk(folder):
+        pipeline.save_pretrained(folder, safe_serialization=True)
     parts = ("unet", "text_encoder", "vae")
     counts = {part: sum(p.numel() for p in getattr(pipeline, part).parameters()) for part in parts}
     facts = prepared.base["card"] | {

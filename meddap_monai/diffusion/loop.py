@@ -14,9 +14,12 @@ from tqdm import tqdm
 from meddap_monai import store
 from meddap_monai.diffusion.ranks import ALONE, Ranks
 from meddap_monai.errors import NonFiniteLoss, StageError
+from meddap_monai.tensors import every_tensor, save_tensors
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+_WAY_OUT = "the last checkpoint is finite: lower the learning rate, into another output folder or with overwrite=True"
 
 Stateful = torch.nn.Module | torch.optim.Optimizer
 
@@ -54,10 +57,19 @@ class Phase:
         return self.folder / f"{self.name}.pt"
 
     def save(self) -> None:
-        """Write the checkpoint atomically."""
+        """Write the checkpoint atomically.
+
+        Raises:
+            NonFiniteLoss: a weight or an optimizer's average is not finite; the old checkpoint stays.
+            DiskFull: the old checkpoint stays.
+        """
         document = {"step": self.step, **{name: item.state_dict() for name, item in self.state.items()}}
-        with store.atomic_path(self.checkpoint) as temporary:
-            torch.save(document, temporary)
+        spoilt = [name for name in self.state if not all(map(_is_finite, every_tensor(document[name])))]
+        if spoilt:
+            raise NonFiniteLoss(
+                f"phase {self.name!r}, step {self.step}: {', '.join(spoilt)} no longer finite; {_WAY_OUT}"
+            )
+        save_tensors(self.checkpoint, document)
 
     def resume(self) -> None:
         """Load the checkpoint when there is one.
@@ -72,9 +84,9 @@ class Phase:
             for name, item in self.state.items():
                 item.load_state_dict(document[name])
             self.step = int(document["step"])
-        except (RuntimeError, KeyError, ValueError, EOFError) as error:
+        except Exception as error:  # torch names a damaged file by errors of many kinds, one of which advises a risk
             raise StageError(
-                f"{self.checkpoint}: not a checkpoint of phase {self.name!r} ({error}); "
+                f"{self.checkpoint}: not a checkpoint of phase {self.name!r} ({type(error).__name__}); "
                 "delete it to train this phase anew"
             ) from error
 
@@ -84,8 +96,8 @@ def run_phase(phase: Phase, interrupt: store.InterruptFlag, writer: SummaryWrite
 
     Raises:
         Interrupted: SIGINT or SIGTERM in any process; the checkpoint of the current step was written.
-        NonFiniteLoss: from `finite`; the checkpoint before it stays.
-        DiskFull: from the store; the old checkpoint stays.
+        NonFiniteLoss: from `finite` or `Phase.save`; the checkpoint before it stays.
+        DiskFull: from `Phase.save`.
     """
     if phase.step >= phase.steps:
         return
@@ -113,9 +125,13 @@ def finite(loss: torch.Tensor, phase: str, step: int, rate: float, items: Iterab
     if not torch.isfinite(loss).all():
         raise NonFiniteLoss(
             f"phase {phase!r}, step {step}: loss is {loss.item()}, expected a finite number (learning rate {rate:.3g}, "
-            f"samples {', '.join(items)}); the last checkpoint is finite: lower the learning rate or remove the samples"
+            f"samples {', '.join(items)}); {_WAY_OUT}, or remove the samples"
         )
     return loss
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:

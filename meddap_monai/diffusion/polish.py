@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,12 +106,27 @@ def choose_views(groups: Sequence[str], count: int, seed: int) -> np.ndarray:
 
 @torch.no_grad()
 def draw_latents(
-    pipeline: Any, captions: Sequence[str], config: PolishConfig, seed: int, half: bool = False
+    pipeline: Any,
+    captions: Sequence[str],
+    config: PolishConfig,
+    seed: int,
+    half: bool = False,
+    each_batch: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
-    """Return latents (N, C, h, w) float16 that a base draws, one per caption; `half` computes in bfloat16."""
+    """Return latents (N, C, h, w) float16 that a base draws, one per caption.
+
+    Args:
+        pipeline: the base.
+        captions: N prompts.
+        config: sampling.
+        seed: of the start noise.
+        half: compute in bfloat16.
+        each_batch: called before every batch; may raise.
+    """
     parts = []
     with dpm_solver(pipeline), torch.autocast(pipeline.device.type, torch.bfloat16, enabled=half):
         for start in range(0, len(captions), 8):
+            each_batch()
             texts = list(captions[start : start + 8])
             found = pipeline(
                 texts,
@@ -124,10 +139,12 @@ def draw_latents(
     return torch.cat(parts).half()
 
 
-def draw_once(path: Path, pipeline: Any, captions: Sequence[str], config: PretrainConfig) -> None:
+def draw_once(
+    path: Path, pipeline: Any, captions: Sequence[str], config: PretrainConfig, each_batch: Callable[[], None]
+) -> None:
     """Write what `draw_latents` returns, unless the file is there already."""
     if not path.is_file():
-        latents = draw_latents(pipeline, captions, config.polish, config.seed, config.half)
+        latents = draw_latents(pipeline, captions, config.polish, config.seed, config.half, each_batch)
         store.write_atomic(path, save({"latents": latents}))
 
 

@@ -31,7 +31,7 @@ from meddap_monai.diffusion.ranks import ALONE, Ranks, join_ranks
 from meddap_monai.diffusion.textencoder import TextEncoderTraining
 from meddap_monai.diffusion.tiny import build_text_encoder, vocabulary_words
 from meddap_monai.diffusion.views import Views, cut_views, grey_tensor
-from meddap_monai.errors import RecordsError
+from meddap_monai.errors import ConfigurationError, RecordsError
 from meddap_monai.records import Record, read_records
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def pretrain(config: PretrainConfig, output: Path, *, records: Path, overwrite: 
 
     Raises:
         RecordsError: no record in split train.
+        ConfigurationError: a class that the prompt tables do not caption, a GPU that is not there.
         NonFiniteLoss, Interrupted, DiskFull, ForeignOutput, FolderInUse: see `errors`.
         StageError: another process has ended.
 
@@ -93,7 +94,10 @@ class PretrainJob:
 
     def __init__(self, config: PretrainConfig, output: Path, records: Path, ranks: Ranks = ALONE) -> None:
         """Read the records and cut the views."""
+        if config.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigurationError("pretrain#device: 'cuda', but there is no GPU here; use 'cpu'")
         self.config, self.output, self.phases, self.ranks = config, output, output / "phases", ranks
+        self.interrupt = store.InterruptFlag()
         self.everything: list[Record] = read_records(records, full=True)
         self.training = [r for r in self.everything if r["split"] == "train" and r["source"] == "real"]
         if not self.training:
@@ -111,28 +115,28 @@ class PretrainJob:
 
     def train(self) -> None:
         """Run all phases, each from its checkpoint."""
-        with store.InterruptFlag() as interrupt:
+        with self.interrupt:
             for phase in (self.train_text_encoder, self.train_autoencoder, self.train_unet, self.finish_decoder):
-                phase(interrupt)
+                phase()
 
-    def train_text_encoder(self, interrupt: store.InterruptFlag) -> None:
+    def train_text_encoder(self) -> None:
         """Phase one: words; then the text encoder is frozen."""
         work = TextEncoderTraining(
             self.tokenizer, self.text_encoder, self.tables, self.config.text_encoder, self.config.seed
         )
-        self._run("text", self.config.text_encoder.steps, work, interrupt)
+        self._run("text", self.config.text_encoder.steps, work)
         self.text_encoder.eval().requires_grad_(False)
 
-    def train_autoencoder(self, interrupt: store.InterruptFlag) -> None:
+    def train_autoencoder(self) -> None:
         """Phase two: pictures to latents and back."""
         views, config = self.views, self.config
         work = AutoencoderTraining(
             self.vae, self.pca, views.pixels, views.ids, config.autoencoder, config.seed, config.device
         )
-        self._run("autoencoder", config.autoencoder.steps, work, interrupt)
+        self._run("autoencoder", config.autoencoder.steps, work)
         self.vae.eval().requires_grad_(False)
 
-    def train_unet(self, interrupt: store.InterruptFlag) -> None:
+    def train_unet(self) -> None:
         """Phase three: the UNet on cached latents; its moving average becomes the base's UNet."""
         config = self.config
         work = DenoiserTraining(
@@ -141,25 +145,26 @@ class PretrainJob:
         work.picture = lambda writer, step: writer.add_image(  # type: ignore[attr-defined]
             "unet/samples", self._sheet(work.average), step
         )
-        self._run("unet", config.unet.steps, work, interrupt, self.ranks)
+        self._run("unet", config.unet.steps, work, self.ranks)
         self.unet = work.average
 
-    def finish_decoder(self, interrupt: store.InterruptFlag) -> None:
+    def finish_decoder(self) -> None:
         """Phase four: a sharper decoder for what the UNet draws, then its corner."""
         views, config = self.views, self.config
         if config.polish.steps:
             rows = choose_views(views.groups, config.polish.drawn, config.seed)
             captions = [views.captions[row] for row in rows]
             if self.ranks.rank == 0:
-                draw_once(self.phases / "drawn.safetensors", self.pipeline(self.unet), captions, config)
+                place = self.phases / "drawn.safetensors"
+                draw_once(place, self.pipeline(self.unet), captions, config, self._stop_between)
             self.ranks.share()
             drawn = load_file(self.phases / "drawn.safetensors")["latents"]
             polish = PolishTraining(self.vae, views, self.latents, drawn, rows, config)
-            self._run("polish", config.polish.steps, polish, interrupt)
+            self._run("polish", config.polish.steps, polish)
             polish.finish()
         if config.autoencoder.corner_steps:
             touch = CornerTraining(self.vae, views.pixels, views.ids, config.autoencoder, config.seed, config.device)
-            self._run("corners", config.autoencoder.corner_steps, touch, interrupt)
+            self._run("corners", config.autoencoder.corner_steps, touch)
         self.vae.eval().requires_grad_(False)
 
     def cache(self) -> Cache:
@@ -185,11 +190,15 @@ class PretrainJob:
 
     @torch.no_grad()
     def _encode(self, pixels: np.ndarray) -> torch.Tensor:
+        self._stop_between()
         images = grey_tensor(pixels)
         if self.pca is not None:
             return self.pca.encode(images).half()
         device = self.config.device
         return self.vae.to(device).encode(images.expand(-1, 3, -1, -1).to(device)).latent_dist.mode().half().cpu()
+
+    def _stop_between(self) -> None:
+        self.interrupt.raise_if_set(f"between two phases; their checkpoints stand in {self.phases}")
 
     def _sheet(self, unet: Any) -> np.ndarray:
         sheet, _ = sample_sheet(self.pipeline(unet), self.tables, seed=self.config.seed, columns=4, steps=12)
@@ -222,9 +231,7 @@ class PretrainJob:
             torch.manual_seed(self.config.seed)
             return make(*arguments)
 
-    def _run(
-        self, name: str, steps: int, work: Any, interrupt: store.InterruptFlag, ranks: Ranks | None = None
-    ) -> None:
+    def _run(self, name: str, steps: int, work: Any, ranks: Ranks | None = None) -> None:
         """Run a phase, divided among `ranks`; without them the first process runs it and the others load the result."""
         phase = Phase(
             name,
@@ -240,7 +247,7 @@ class PretrainJob:
         if ranks or self.ranks.rank == 0:
             phase.resume()
             with self._curves(phase) as writer:
-                run_phase(phase, interrupt, writer)
+                run_phase(phase, self.interrupt, writer)
         self.ranks.share()
         if not ranks and self.ranks.rank:
             phase.resume()

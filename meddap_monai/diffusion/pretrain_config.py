@@ -52,6 +52,7 @@ class PretrainConfig:
         check_choice(self.device, ("cpu", "cuda"), "pretrain.device")
         check_range(self.resolution, 8, 2048, "pretrain.resolution")
         check_range(self.checkpoint_every, 1, 1_000_000_000, "pretrain.checkpoint_every")
+        self.autoencoder.check_crop(self.polish.crop, "polish.crop")
         factor = self.autoencoder.factor * 2 ** (len(self.unet.channels) - 1)
         if self.resolution % factor:
             raise ConfigurationError(

@@ -18,6 +18,7 @@ from torch.nn import functional
 from meddap_monai.configuration import check_range
 from meddap_monai.diffusion.loop import finite, learning_rate, set_rate
 from meddap_monai.diffusion.prompts import PromptTable
+from meddap_monai.errors import ConfigurationError
 from meddap_monai.seeds import generator
 
 if TYPE_CHECKING:
@@ -84,6 +85,17 @@ def every_caption(tables: Sequence[PromptTable]) -> tuple[list[Caption], tuple[i
     return captions, (len(classes), len(adjectives), templates)
 
 
+def _check_length(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> None:
+    """Raise `ConfigurationError` for a sentence that would be cut, perhaps before its class."""
+    counts = [len(ids) for ids in tokenizer(list(texts)).input_ids]
+    longest = max(range(len(texts)), key=counts.__getitem__)
+    if counts[longest] > tokenizer.model_max_length:
+        raise ConfigurationError(
+            f"pretrain#prompts: the sentence {texts[longest]!r} has {counts[longest]} tokens, expected at most "
+            f"{tokenizer.model_max_length}; shorten its template (a word of plain ASCII letters is one token)"
+        )
+
+
 class TextEncoderTraining:
     """Steps of text-encoder training on the captions of the tables."""
 
@@ -95,10 +107,15 @@ class TextEncoderTraining:
         config: TextEncoderConfig,
         seed: int,
     ) -> None:
-        """Tokenize every caption and make a linear head per meaning."""
+        """Tokenize every caption and make a linear head per meaning.
+
+        Raises:
+            ConfigurationError: a caption has more tokens than the encoder reads.
+        """
         self.encoder, self.config, self.seed = encoder.train(), config, seed
         self.captions, counts = every_caption(tables)
         texts = [caption.text for caption in self.captions]
+        _check_length(tokenizer, texts)
         self.tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         heads = tokenizer([caption.head for caption in self.captions]).input_ids
         starts = torch.tensor([len(head) - 2 for head in heads])

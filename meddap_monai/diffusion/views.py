@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,12 +77,16 @@ def cut_views(
 
     Args:
         records: full records.
-        tables: prompt tables whose classes caption the records; a class in none of them has the empty caption.
+        tables: prompt tables whose classes caption the records.
         resolution: side of the pictures in pixels.
         config: see `ViewsConfig`.
         seed: of the crops, flips and adjectives.
+
+    Raises:
+        ConfigurationError: see `captioning_tables`.
     """
     pixels, captions, groups, ids, changed = [], [], [], [], []
+    captioning = captioning_tables({record["class_name"] for record in records}, tables, config)
     real = {record["class_name"] for record in records if _device(record) not in config.device_template}
     for record in tqdm(records, desc="views", unit="image", mininterval=5.0):
         with Image.open(record["image"]) as opened:
@@ -90,7 +94,7 @@ def cut_views(
         device = _device(record)
         for number in range(config.clean + config.changed):
             draw = np.random.default_rng(derive_seed(seed, "pretrain/view", record["id"], number))
-            table = _table_of(record["class_name"], tables, config)
+            table = captioning[record["class_name"]]
             adjective = _adjective(table, draw) if number >= config.clean else "none"
             pixels.append(_cut(image, resolution, config, draw if number else None, adjective))
             plain = record["class_name"] not in real and number % 2 == 1
@@ -101,6 +105,30 @@ def cut_views(
             ids.append(record["id"])
             changed.append(adjective != "none")
     return Views(np.stack(pixels), captions, groups, ids, np.array(changed))
+
+
+def captioning_tables(
+    class_names: Iterable[str], tables: Sequence[PromptTable], config: ViewsConfig
+) -> dict[str, PromptTable | None]:
+    """Return the prompt table that captions each class; without captions, none does.
+
+    Raises:
+        ConfigurationError: no table knows a class, or several do.
+    """
+    if config.captions == "none":
+        return dict.fromkeys(class_names)
+    found: dict[str, PromptTable | None] = {}
+    for name in class_names:
+        knowing = [table for table in tables if name in table.classes]
+        if len(knowing) != 1:
+            count = f"{len(knowing)} of the tables" if knowing else "none of the tables"
+            classes = "; ".join(f"{table.name}: {', '.join(table.classes)}" for table in tables)
+            raise ConfigurationError(
+                f"pretrain#prompts: {count} {classes} has the class {name!r} of the records, expected one that does; "
+                "name the right tables or write one, or train without captions (pretrain#views#captions: none)"
+            )
+        found[name] = knowing[0]
+    return found
 
 
 def grey_tensor(pixels: np.ndarray, device: str = "cpu") -> torch.Tensor:
@@ -140,15 +168,9 @@ def _device(record: Record) -> str:
     return str((record.get("meta") or {}).get("device", ""))
 
 
-def _table_of(class_name: str, tables: Sequence[PromptTable], config: ViewsConfig) -> PromptTable | None:
-    if config.captions == "none":
-        return None
-    return next((table for table in tables if class_name in table.classes), None)
-
-
 def _adjective(table: PromptTable | None, draw: np.random.Generator) -> str:
-    names = sorted(set(LOOKS) & set(table.adjectives)) if table is not None else ["none"]
-    return str(draw.choice(names))
+    names = sorted(set(LOOKS) & set(table.adjectives)) if table is not None else []
+    return str(draw.choice(names or ["none"]))
 
 
 def _caption(class_name: str, table: PromptTable | None, adjective: str, template: int) -> str:

@@ -26,7 +26,7 @@ from meddap_monai.images.header import open_header
 from meddap_monai.images.limits import DEFAULT_LIMITS
 from meddap_monai.images.plain import is_marked_synthetic, read_plain, sniff
 from meddap_monai.images.pseudonym import pseudonym
-from meddap_monai.records import pixel_hash
+from meddap_monai.records import FILE_GROUP, pixel_hash
 
 THUMBNAIL = 32
 SMALLEST_SIDE = 8
@@ -89,7 +89,7 @@ def _read(task: Mapping[str, Any], path: Path, how: Acceptance) -> list[dict[str
     pixels, numbers, patient, meta, whole = read(path, how, key)
     if task.get("group"):
         patient = pseudonym(task["group"], key, "patient")
-    patient = patient or pseudonym(task["relative"], key, "file")
+    patient = patient or FILE_GROUP + pseudonym(task["relative"], key, "file")
     meta = meta | {name: clean_label(text, path, name) for name, text in (task.get("facts") or {}).items()}
     return [
         _write(frame, number, label, patient, meta, whole, task["relative"], how, key)

@@ -18,9 +18,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from meddap_monai.errors import DiskFull
+from meddap_monai.errors import DiskFull, MeddapError
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.")
+_NO_ROOM = 2**20
+"""A disk with fewer free bytes than these, after an error while writing, is full."""
 
 
 def _beside(final: Path) -> Path:
@@ -69,19 +71,38 @@ def atomic_path(path: Path | str, needs: int | None = None, durable: bool = True
     final = Path(path)
     temporary = _beside(final)
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if durable:
-            _flush(temporary)
-        os.replace(temporary, final)
-        if durable:
-            _flush(final.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(final, needs, _size(temporary)) from error
-        raise
+        with naming_full_disk(final, needs, temporary):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if durable:
+                _flush(temporary)
+            os.replace(temporary, final)
+            if durable:
+                _flush(final.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming_full_disk(path: Path, needs: int | None = None, written: Path | None = None) -> Iterator[None]:
+    """Raise `DiskFull` for whatever a writer raises when the disk is full.
+
+    Python's own writers say ENOSPC. torch and safetensors have errors of their own, so after those the disk is asked.
+
+    Args:
+        path: what is written.
+        needs: its bytes, where they are known beforehand.
+        written: where it is written; default: `path`.
+    """
+    try:
+        yield
+    except MeddapError:
+        raise
+    except Exception as error:
+        said = error.errno in (errno.ENOSPC, errno.EDQUOT) if isinstance(error, OSError) else _room(path) < _NO_ROOM
+        if said:
+            raise disk_full(path, needs, _size(written or path)) from error
+        raise
 
 
 def disk_full(path: Path, needs: int | None = None, written: int = 0) -> DiskFull:
@@ -92,12 +113,17 @@ def disk_full(path: Path, needs: int | None = None, written: int = 0) -> DiskFul
         needs: its bytes, where they are known beforehand.
         written: otherwise the bytes that fitted.
     """
-    folder = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
     wanted = f"{needs:,} bytes" if needs is not None else f"more than {written:,} bytes"
     return DiskFull(
-        f"{path}: the disk is full: {wanted} needed, {shutil.disk_usage(folder).free:,} bytes free. Nothing that was "
+        f"{path}: the disk is full: {wanted} needed, {_room(path):,} bytes free. Nothing that was "
         "there is lost; free some space and run the same command again, it goes on from here"
     )
+
+
+def _room(path: Path) -> int:
+    """Return the free bytes of the disk that a path lies on, or will lie on."""
+    folder = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
+    return shutil.disk_usage(folder).free
 
 
 def _size(path: Path) -> int:
@@ -124,17 +150,14 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     final = Path(path)
     temporary = _beside(final)
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for entry in temporary.rglob("*"):
-            if entry.is_file():
-                _flush(entry)
-        os.rename(temporary, final)
-        _flush(final.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(final, written=_size(temporary)) from error
-        raise
+        with naming_full_disk(final, written=temporary):
+            temporary.mkdir(parents=True)
+            yield temporary
+            for entry in temporary.rglob("*"):
+                if entry.is_file():
+                    _flush(entry)
+            os.rename(temporary, final)
+            _flush(final.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -150,10 +150,12 @@ def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     if found.get("stage") != wanted["stage"]:
         return f"stage {found.get('stage')!r}, expected {wanted['stage']!r}"
     for part in ("configuration", "inputs"):
-        old, new = found.get(part) or {}, wanted[part]
-        for key in sorted(set(old) | set(new)):
-            if old.get(key) != new.get(key):
-                return f"another run of {wanted['stage']}: {part} {key} was {old.get(key)!r}, now {new.get(key)!r}"
+        keys, old, new = "", found.get(part) or {}, wanted[part]
+        while isinstance(old, dict) and isinstance(new, dict) and old != new:
+            key = min(key for key in set(old) | set(new) if old.get(key) != new.get(key))
+            keys, old, new = f"{keys}#{key}" if keys else f" {key}", old.get(key), new.get(key)
+        if old != new:
+            return f"another run of {wanted['stage']}: {part}{keys} was {old!r}, now {new!r}"
     return "another run"
 
 

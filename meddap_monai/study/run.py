@@ -35,6 +35,7 @@ def run_study(
 
     Raises:
         ConfigurationError: before anything is read or written.
+        LeakedRecords: the unseen set shares images or patients with the unlabelled one.
         MeddapError: what the stages raise; what is finished stays, and the same call goes on.
     """
     output = Path(output)
@@ -52,12 +53,14 @@ def _run(
 
     own, unseen, unlabelled = indexed("index"), indexed("unseen"), indexed("unlabelled")
     assert own is not None
+    if unlabelled and unseen:
+        provenance.check_apart(unseen, unlabelled)
     runs: list[Run] = []
     folders: dict[str, Path] = {"index": output / "index"} | ({"unseen": output / "unseen"} if unseen else {})
     before, onces = Once(), []
     for seed in tqdm(study.seeds, desc="study", unit="seed", leave=True):
         folder = output / f"seed_{seed}"
-        records = _draw(study, folder / "draw", own, seed, overwrite, crew)
+        records = _draw(study, folder / "draw", own, seed, overwrite, crew, unlabelled)
         shared = Shared(records, overwrite, Once(), unlabelled, before, crew)
         onces.append(shared.once)
         for variant in tqdm(variants.values(), desc=f"seed {seed}", unit="variant", disable=len(variants) < 2):
@@ -83,9 +86,11 @@ def _run(
     )
 
 
-def _draw(study: StudyConfig, output: Path, own: Path, seed: int, overwrite: bool, crew: Crew) -> Path:
+def _draw(
+    study: StudyConfig, output: Path, own: Path, seed: int, overwrite: bool, crew: Crew, unlabelled: Path | None
+) -> Path:
     config = study.draw
-    return crew.alone(lambda: draw(config, output, own, seed, study.base, overwrite)) if config else own
+    return crew.alone(lambda: draw(config, output, own, seed, study.base, overwrite, unlabelled)) if config else own
 
 
 def _index(study: StudyConfig, config: IndexConfig, output: Path, name: str, overwrite: bool) -> Path:
@@ -93,16 +98,28 @@ def _index(study: StudyConfig, config: IndexConfig, output: Path, name: str, ove
     return index(dataclasses.replace(config, source=source), output / name, overwrite=overwrite)
 
 
-def draw(config: DrawConfig, output: Path, records: Path, seed: int, base: str, overwrite: bool = False) -> Path:
+def draw(
+    config: DrawConfig,
+    output: Path,
+    records: Path,
+    seed: int,
+    base: str,
+    overwrite: bool = False,
+    unlabelled: Path | None = None,
+) -> Path:
     """Draw the small data set of one seed from an index; the images stay where they are.
 
-    Images that the base was trained on may train here too, and are left out of val and test.
+    Images that the base was trained on, or will be from `unlabelled`, and other images of those patients may train here
+    too, and are left out of val and test.
     """
     seen = provenance.train_hashes(base_folder(base))
     configuration = {"draw": config, "seed": seed, "seen": store.sha256_text("\n".join(sorted(seen)))}
-    with store.open_stage(output, "index", configuration, {"records": records}, overwrite) as stage:
+    inputs = {"records": records} | ({"unlabelled": unlabelled} if unlabelled else {})
+    with store.open_stage(output, "index", configuration, inputs, overwrite) as stage:
         if not stage.done:
             everything = list(iter_records(records))
+            if unlabelled:
+                seen |= provenance.shared_with(everything, iter_records(unlabelled))
             drawn = draw_split(everything, config.train, config.val, seed, seen)
             write_records(output / "records.jsonl", drawn)
             counts = {"in": len(everything), "out": len(drawn), "rejected": len(everything) - len(drawn)}

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+from meddap_monai.diffusion import polish
 from meddap_monai.diffusion.autoencoder import AutoencoderConfig, build_autoencoder, fit_patch_pca
-from meddap_monai.diffusion.base import load_base
+from meddap_monai.diffusion.base import base_card, load_base
 from meddap_monai.diffusion.corpus import sharpen
 from meddap_monai.diffusion.decoder import gradient_energy
 from meddap_monai.diffusion.polish import PolishConfig, PolishTraining, cell_power, choose_views
 from meddap_monai.diffusion.pretrain import pretrain
 from meddap_monai.diffusion.views import Views
-from meddap_monai.errors import Interrupted
+from meddap_monai.errors import ConfigurationError, Interrupted
 from meddap_monai.phantom import simulate_image
+from meddap_monai.records import read_records, write_records
 from tests.pretrain_material import SMALL, weights
 from tests.reliability.forked import read_logs, run_pair
 
@@ -102,6 +104,25 @@ def test_r27_interrupted_while_polishing_then_resumed(
     assert weights(pretrain(SHORT, tmp_path / "out", records=few_records)) == weights(polished)
 
 
+def test_r27_interrupted_while_drawing(few_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes minutes at full size: a signal is heard after the batch that it came in."""
+    config = dataclasses.replace(SHORT, polish=dataclasses.replace(SHORT.polish, drawn=20))
+    whole, numbers = polish.generator, []
+
+    def signalled(seed: int, *names: object) -> torch.Generator:
+        if names[0] == "pretrain/polish/draw":
+            numbers.append(names[1])
+            if len(numbers) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return whole(seed, *names)
+
+    monkeypatch.setattr(polish, "generator", signalled)
+    with pytest.raises(Interrupted, match="between two phases"):
+        pretrain(config, tmp_path / "out", records=few_records)
+    assert numbers == list(range(8)), "one batch"
+    assert (pretrain(config, tmp_path / "out", records=few_records) / "model_index.json").is_file()
+
+
 def test_two_processes_come_through_it(few_records: Path, tmp_path: Path) -> None:
     """The first process draws and trains, the second waits and loads."""
     codes = run_pair(lambda: pretrain(SHORT, tmp_path / "out", records=few_records), tmp_path)
@@ -116,6 +137,27 @@ def test_a_base_is_sharpened_and_keeps_the_rest(polished: Path, few_records: Pat
     before, after = (load_base(folder).vae.encoder.state_dict() for folder in (polished, made))
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert (made / "train_sha256.txt").read_text() == (polished / "train_sha256.txt").read_text()
+
+
+def test_sharpening_keeps_what_the_base_says_of_itself(few_records: Path, tmp_path: Path) -> None:
+    """Fewer images and other settings than the base was trained with: its noise schedule and what it saw stay."""
+    epsilon = dataclasses.replace(SHORT, unet=dataclasses.replace(SHORT.unet, prediction="epsilon"))
+    base = pretrain(epsilon, tmp_path / "first", records=few_records)
+    few = tmp_path / "few" / "records.jsonl"
+    write_records(few, [row for row in read_records(few_records, full=True) if row["split"] == "train"][:3])
+    made = sharpen(SHORT, base, tmp_path / "out", records=few)
+    for name in ("scheduler/scheduler_config.json", "train_sha256.txt"):
+        assert (made / name).read_bytes() == (base / name).read_bytes()
+    before, after = base_card(base), base_card(made)
+    assert after["prediction_type"] == "epsilon" and after["images"] == before["images"] > 3
+    assert after["steps"] == before["steps"] | {"polish": 10, "corners": 4}
+    assert after["sharpened_from"] == before["sha256"] != after["sha256"]
+    assert f"Trained on {before['images']} images as base" in (made / "card.md").read_text()
+    other = dataclasses.replace(SHORT, prompts=("breast", "chest"))
+    with pytest.raises(
+        ConfigurationError, match=r"its prompts: \['breast'\], the configuration's: \['breast', 'chest'\]"
+    ):
+        sharpen(other, base, tmp_path / "other", records=few_records)
 
 
 def test_without_steps_the_decoder_stays(polished: Path, few_records: Path, tmp_path: Path) -> None:

@@ -16,16 +16,24 @@ from meddap_monai import store
 from meddap_monai.configuration import build
 from meddap_monai.diffusion.autoencoder import AutoencoderConfig, build_autoencoder, fit_patch_pca
 from meddap_monai.diffusion.corners import SIZE, CornerTraining
-from meddap_monai.diffusion.decoder import reconstruction_losses
+from meddap_monai.diffusion.decoder import AutoencoderTraining, reconstruction_losses
 from meddap_monai.diffusion.denoiser import DenoiserConfig, build_denoiser, build_scheduler, diffuse
 from meddap_monai.diffusion.looks import LOOKS, apply_look
+from meddap_monai.diffusion.polish import PolishConfig
 from meddap_monai.diffusion.pretrain import PretrainJob, pretrain
 from meddap_monai.diffusion.pretrain_config import PretrainConfig
 from meddap_monai.diffusion.prompts import load_prompt_table
 from meddap_monai.diffusion.textencoder import TextEncoderConfig, TextEncoderTraining
 from meddap_monai.diffusion.tiny import build_text_encoder, vocabulary_words
 from meddap_monai.diffusion.views import ViewsConfig, cut_views, square
-from meddap_monai.errors import ConfigurationError, Interrupted, NonFiniteLoss, RecordsError
+from meddap_monai.errors import (
+    ConfigurationError,
+    ForeignOutput,
+    Interrupted,
+    NonFiniteLoss,
+    RecordsError,
+    StageError,
+)
 from meddap_monai.phantom import simulate_image
 from meddap_monai.records import read_records
 from tests.pretrain_material import SMALL, weights
@@ -143,6 +151,30 @@ def test_views_are_captioned_and_repeat_themselves(few_records: Path) -> None:
     assert set(plain.captions) == {""}
 
 
+def test_a_class_without_one_caption_is_named(few_records: Path) -> None:
+    rows = read_records(few_records, split="train", full=True)
+    breast, chest = load_prompt_table("breast"), load_prompt_table("chest")
+    with pytest.raises(
+        ConfigurationError, match="none of the tables breast: .* has the class 'Benign'.*captions: none"
+    ):
+        cut_views([rows[0] | {"class_name": "Benign"}], [breast], 32, ViewsConfig(), 0)
+    with pytest.raises(ConfigurationError, match="2 of the tables .* has the class 'normal'"):
+        cut_views([rows[0] | {"class_name": "normal"}], [breast, chest], 32, ViewsConfig(), 0)
+    free = cut_views([rows[0] | {"class_name": "x"}], [breast], 32, ViewsConfig(clean=1, changed=1, captions="none"), 0)
+    assert free.captions == ["", ""]
+    bare = dataclasses.replace(breast, adjectives={"none": ""})
+    name = rows[0]["class_name"]
+    assert cut_views(rows[:1], [bare], 32, ViewsConfig(clean=1, changed=1), 0).captions == [bare.prompt(name)] * 2
+
+
+def test_a_sentence_that_would_be_cut_is_named(tmp_path: Path) -> None:
+    table = load_prompt_table("breast")
+    long = dataclasses.replace(table, templates=("a " * 25 + "{class}",))
+    tokenizer, encoder = build_text_encoder(tmp_path, vocabulary_words([table]), 32, 1, 2)
+    with pytest.raises(ConfigurationError, match=r"the sentence '.*a a a .*' has \d+ tokens, expected at most 24"):
+        TextEncoderTraining(tokenizer, encoder, [long], TextEncoderConfig(width=32, layers=1), 0)
+
+
 @pytest.mark.parametrize(("size", "corner"), [((40, 60), (0, 0)), ((60, 40), (10, 0))])
 def test_the_plain_crop_is_the_top_square(size: tuple[int, int], corner: tuple[int, int]) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, size[::-1], dtype=np.uint8))
@@ -240,6 +272,45 @@ def test_r18_a_loss_that_is_not_finite_names_step_rate_and_samples(few_records: 
         pretrain(config, tmp_path / "out", records=few_records)
 
 
+def test_r18_weights_that_are_not_finite_are_never_saved(few_records: Path, tmp_path: Path) -> None:
+    """The step before the loss is seen to be wrong spoils them; a checkpoint of it could never go on."""
+    spoilt = dataclasses.replace(SMALL.unet, learning_rate=1e38, warmup=1, steps=20)
+    config = dataclasses.replace(SMALL, unet=spoilt, checkpoint_every=1)
+    with pytest.raises(NonFiniteLoss, match="phase 'unet', step 1: .*unet.* no longer finite; .*another output folder"):
+        pretrain(config, tmp_path / "out", records=few_records)
+    assert not (tmp_path / "out" / "phases" / "unet.pt").exists()
+    with pytest.raises(ForeignOutput, match="configuration unet#learning_rate was 1e.38, now 0.0005"):
+        pretrain(dataclasses.replace(config, unet=SMALL.unet), tmp_path / "out", records=few_records)
+    better = dataclasses.replace(config, unet=dataclasses.replace(spoilt, learning_rate=1e-3))
+    pretrain(better, tmp_path / "out", records=few_records, overwrite=True)
+
+
+def test_a_damaged_checkpoint_is_named(few_records: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(SMALL, unet=dataclasses.replace(SMALL.unet, learning_rate=1e38, warmup=1, steps=20))
+    with pytest.raises(NonFiniteLoss):
+        pretrain(config, tmp_path / "out", records=few_records)
+    (tmp_path / "out" / "phases" / "text.pt").write_bytes(b"garbage")
+    with pytest.raises(StageError, match=r"text\.pt: not a checkpoint of phase 'text' .UnpicklingError.; delete it"):
+        pretrain(config, tmp_path / "out", records=few_records)
+
+
+def test_a_gpu_that_is_not_there_is_named_first(few_records: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(ConfigurationError, match="pretrain#device: 'cuda', but there is no GPU"):
+        pretrain(dataclasses.replace(SMALL, device="cuda"), tmp_path / "out", records=few_records)
+
+
+def test_the_patch_pca_follows_its_pictures_to_their_device() -> None:
+    """The meta device stands for a GPU: it refuses tensors of the CPU alike."""
+    config = AutoencoderConfig(channels=(8, 16, 16), latents=4, groups=4, crop=32)
+    pixels = np.stack([simulate_image("benign", seed, size=(32, 32)) for seed in range(4)])
+    work = AutoencoderTraining(
+        build_autoencoder(config, 32, None), fit_patch_pca(pixels, config), pixels, list("abcd"), config, 0, "meta"
+    )
+    assert work._encode(torch.zeros(2, 1, 32, 32, device="meta")).shape == (2, 4, 8, 8)
+
+
 def test_unconditional_with_a_learned_encoder(few_records: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(
         SMALL,
@@ -254,6 +325,15 @@ def test_unconditional_with_a_learned_encoder(few_records: Path, tmp_path: Path)
 def test_no_training_images(make_records, tmp_path: Path) -> None:
     with pytest.raises(RecordsError, match="no real record in split 'train'"):
         pretrain(SMALL, tmp_path / "out", records=make_records({"val": 1}, size=32))
+
+
+def test_crops_and_latents_must_fit_the_patches() -> None:
+    with pytest.raises(ConfigurationError, match=r"autoencoder\.crop is 60, expected a multiple of 8"):
+        AutoencoderConfig(crop=60)
+    with pytest.raises(ConfigurationError, match=r"polish\.crop is 12, expected a multiple of 8"):
+        PretrainConfig(polish=PolishConfig(crop=12))
+    with pytest.raises(ConfigurationError, match=r"autoencoder\.latents is 5, expected at most 4"):
+        AutoencoderConfig(channels=(32, 32), latents=5, groups=4)
 
 
 def test_resolution_must_halve() -> None:

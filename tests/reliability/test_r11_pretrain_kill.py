@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ import torch
 from meddap_monai import store
 from meddap_monai.diffusion.autoencoder import AutoencoderConfig
 from meddap_monai.diffusion.denoiser import DenoiserConfig
+from meddap_monai.diffusion.polish import PolishConfig
 from meddap_monai.diffusion.pretrain import pretrain
 from meddap_monai.diffusion.pretrain_config import PretrainConfig
 from meddap_monai.diffusion.textencoder import TextEncoderConfig
@@ -26,13 +28,19 @@ CONFIG = PretrainConfig(
     resolution=32,
     prompts=("breast",),
     views=ViewsConfig(clean=1, changed=1),
-    autoencoder=AutoencoderConfig(channels=(8, 16, 16), latents=4, groups=4, steps=16, batch=2, crop=32),
+    autoencoder=AutoencoderConfig(
+        channels=(8, 16, 16), latents=4, groups=4, steps=16, batch=2, crop=32, corner_steps=8
+    ),
     text_encoder=TextEncoderConfig(width=32, layers=1, steps=16, batch=8),
     unet=DenoiserConfig(channels=(16, 32), heads=2, groups=8, steps=16, batch=4, warmup=2),
+    polish=PolishConfig(steps=8, drawn=4, sampling_steps=2, batch=2, crop=16),
     checkpoint_every=3,
     picture_every=1000,
     half=False,
 )
+
+
+PHASES = ("text", "autoencoder", "unet", "polish", "corners")
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +61,10 @@ def hashes(folder: Path) -> list[str]:
     return [store.sha256_file(path) for path in sorted((folder / "base").rglob("*.safetensors"))]
 
 
-def kill_until_done(run, folder: Path, draw: random.Random, phases: list[str]) -> int:
+def kill_until_done(run, folder: Path, draw: random.Random, phases: list[int]) -> int:
     """Start the run and kill it a random moment after each phase's first checkpoint, then let it finish."""
     killed = 0
-    for phase in phases:
+    for phase in (PHASES[number] for number in phases):
         process = start(lambda: run(folder), folder.with_name("log"))
         while process.is_alive() and not (folder / "phases" / f"{phase}.pt").exists():
             time.sleep(0.01)
@@ -70,7 +78,7 @@ def kill_until_done(run, folder: Path, draw: random.Random, phases: list[str]) -
 
 
 def test_r11_three_kills_change_nothing(run, expected, tmp_path: Path) -> None:
-    assert kill_until_done(run, tmp_path / "p", random.Random(2), ["text", "autoencoder", "unet"]) >= 1
+    assert kill_until_done(run, tmp_path / "p", random.Random(2), [1, 2, 3]) >= 1
     assert hashes(tmp_path / "p") == expected
 
 
@@ -78,26 +86,27 @@ def test_r11_three_kills_change_nothing(run, expected, tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", range(10))
 def test_r11_twenty_kills_change_nothing(run, expected, tmp_path: Path, number: int) -> None:
     draw = random.Random(number)
-    assert kill_until_done(run, tmp_path / "p", draw, draw.choices(["text", "autoencoder", "unet"], k=2)) >= 1
+    assert kill_until_done(run, tmp_path / "p", draw, sorted(draw.choices(range(5), k=2))) >= 1
     assert hashes(tmp_path / "p") == expected
 
 
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs Linux' full device")
 def test_r14_disk_full_keeps_the_old_checkpoint(run, expected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save, calls = torch.save, []
 
-    def full(document, path) -> None:
-        calls.append(path)
+    def full(document, stream) -> None:
+        calls.append(stream)
         if len(calls) == 9:
-            Path(path).write_bytes(b"part")
-            raise OSError(errno.ENOSPC, "No space left on device")
-        save(document, path)
+            patched.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+            save(document, "/dev/full")  # raises what torch raises on a full disk
+        save(document, stream)
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(DiskFull, match=r"phases/\w+\.pt: the disk is full"):
-        run(tmp_path / "p")
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", full)
+        with pytest.raises(DiskFull, match=r"phases/\w+\.pt: the disk is full: [\d,]+ bytes needed"):
+            run(tmp_path / "p")
     for file in (tmp_path / "p").glob("phases/*.pt"):
         torch.load(file, weights_only=True)
-    monkeypatch.setattr(torch, "save", save)
     run(tmp_path / "p")
     assert hashes(tmp_path / "p") == expected
 

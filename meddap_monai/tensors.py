@@ -1,0 +1,34 @@
+"""Files of tensors that appear whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from meddap_monai import store
+
+
+def save_tensors(path: Path, document: Mapping[str, Any]) -> None:
+    """``torch.save`` under a temporary name, then rename.
+
+    Raises:
+        DiskFull: an old file of that name is untouched.
+    """
+    needs = sum(tensor.nbytes for tensor in every_tensor(document))
+    with store.atomic_path(path, needs=needs) as temporary, temporary.open("wb") as stream:
+        torch.save(document, stream)  # by name, torch would write the temporary name into the file
+
+
+def every_tensor(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors of nested mappings and lists, such as state dictionaries."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from every_tensor(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from every_tensor(item)

@@ -141,7 +141,8 @@ class SaveBest:
         """Write when this evaluation was the best."""
         if engine.state.best_metric_epoch == engine.state.epoch and engine.state.rank == 0:
             network = getattr(self.network, "module", self.network)
-            save_tensors(self.path, {"model": network.state_dict()})
+            weights = {key: tensor.detach().cpu() for key, tensor in network.state_dict().items()}
+            save_tensors(self.path, {"model": weights})
 
 
 class StopOnNonFinite:

@@ -39,7 +39,8 @@ class CornerTraining:
     def __init__(
         self, vae: Any, pixels: np.ndarray, ids: list[str], config: AutoencoderConfig, seed: int, device: str = "cpu"
     ) -> None:
-        self.vae, self.pixels, self.ids, self.config, self.seed, self.device = vae, pixels, ids, config, seed, device
+        self.vae, self.pixels, self.ids = vae.to(device), pixels, ids
+        self.config, self.seed, self.device = config, seed, device
         self.teacher = copy.deepcopy(vae.decoder).eval().requires_grad_(False)
         vae.requires_grad_(False)
         parts = (vae.decoder.up_blocks[-1], vae.decoder.conv_norm_out, vae.decoder.conv_out)

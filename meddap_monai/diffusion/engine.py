@@ -132,10 +132,10 @@ class AdapterTrainer(Trainer):
 
     def _update(self) -> float:
         parameters = list(self.trainable.parameters.values())
-        if self.fp16 is not None:
-            self.fp16.unscale_(self.optimizer)
         if self.batches.world > 1:
             self._share(parameters)
+        if self.fp16 is not None:  # after sharing, so that every process sees an overflow of any
+            self.fp16.unscale_(self.optimizer)
         limit = self.config.grad_clip or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
         if self.fp16 is None:

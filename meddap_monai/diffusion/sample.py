@@ -222,10 +222,12 @@ def open_sampler(
 
 
 def choose_device(name: str) -> str:
-    """Return a device name: "auto" is this process's GPU where there is one, else the CPU."""
-    if name != "auto":
+    """Return a device name: "auto" is this process's GPU where there is one, else the CPU; "cuda" is that GPU."""
+    if name not in ("auto", "cuda"):
         return name
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu" if name == "auto" else name
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
 
 
 def adapter_hash(path: Path | str) -> str:

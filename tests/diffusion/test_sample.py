@@ -11,6 +11,7 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+import torch
 from adapter_material import write_adapter
 from PIL import Image
 
@@ -19,7 +20,7 @@ from meddap_monai.diffusion.base import load_base
 from meddap_monai.diffusion.latentclassifier import LatentClassifierConfig
 from meddap_monai.diffusion.marking import read_mark
 from meddap_monai.diffusion.remake import remake_shard
-from meddap_monai.diffusion.sample import ClassifierGuidance, GenerateConfig, generate, open_sampler
+from meddap_monai.diffusion.sample import ClassifierGuidance, GenerateConfig, choose_device, generate, open_sampler
 from meddap_monai.errors import BadAdapter, ConfigurationError, ForeignOutput, LeakedRecords
 from meddap_monai.provenance import write_train_hashes
 from meddap_monai.records import iter_records, pixel_hash, read_records, write_records
@@ -331,6 +332,15 @@ def test_a_classifier_that_saw_the_test_set_is_refused(records: Path, tiny_base:
 def test_wrong_guidance_is_named(keys: dict, text: str) -> None:
     with pytest.raises(ConfigurationError, match=text):
         ClassifierGuidance(**keys)
+
+
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [choose_device(name) for name in ("auto", "cpu", "cuda:1")] == ["cpu", "cpu", "cuda:1"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert [choose_device(name) for name in ("auto", "cuda", "cuda:0")] == ["cuda:1", "cuda:1", "cuda:0"]
 
 
 def test_dicom_files_say_that_they_are_synthetic(records: Path, tiny_base: Path, tmp_path: Path) -> None:

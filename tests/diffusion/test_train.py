@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
@@ -316,3 +317,20 @@ def test_the_demos_adapter_loads_and_leaves() -> None:
     assert adapter.sets == {"unet": "attention"}
     adapters.unload_adapter(pipeline)
     assert not any("lora" in name for name, _ in pipeline.unet.named_modules())
+
+
+def test_an_overflow_in_any_process_skips_the_step_in_all() -> None:
+    """fp16 with several processes: what another one adds while gradients are shared is seen by this one's scaler."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    trainer = AdapterTrainer.__new__(AdapterTrainer)
+    trainer.config, trainer.ema = AdaptConfig(), {}
+    trainer.trainable = SimpleNamespace(parameters={"weight": weight})
+    trainer.batches = SimpleNamespace(world=2)
+    trainer.optimizer = torch.optim.SGD([weight], lr=0.1)
+    trainer.fp16 = torch.amp.GradScaler("cpu")
+    trainer._share = lambda parameters: parameters[0].grad.fill_(float("inf"))
+    trainer.fp16.scale(weight.sum()).backward()
+    scale = trainer.fp16.get_scale()
+    trainer._update()
+    assert weight.tolist() == [1.0, 1.0]
+    assert trainer.fp16.get_scale() == scale / 2

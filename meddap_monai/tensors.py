@@ -1,4 +1,4 @@
-"""Files of tensors that appear whole or not at all."""
+"""Tensors on their way into a file, which appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from meddap_monai import store
+
+
+def cpu_state(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the tensors of a network on the CPU, contiguous, apart from the network."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
 
 
 def save_tensors(path: Path, document: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from meddap_monai.classifier.inference import InferConfig, picture_of, read_fram
 from meddap_monai.classifier.metrics import macro_auc
 from meddap_monai.errors import LeakedRecords, NonFiniteLoss
 from meddap_monai.records import Record, read_records
-from meddap_monai.tensors import save_tensors
+from meddap_monai.tensors import cpu_state, save_tensors
 
 
 def split_records(folder: Path | str, split: str, file: str = "records.jsonl", shared: bool = False) -> list[Record]:
@@ -141,8 +141,7 @@ class SaveBest:
         """Write when this evaluation was the best."""
         if engine.state.best_metric_epoch == engine.state.epoch and engine.state.rank == 0:
             network = getattr(self.network, "module", self.network)
-            weights = {key: tensor.detach().cpu() for key, tensor in network.state_dict().items()}
-            save_tensors(self.path, {"model": weights})
+            save_tensors(self.path, {"model": cpu_state(network)})
 
 
 class StopOnNonFinite:

@@ -34,7 +34,7 @@ from meddap_monai.errors import LeakedRecords, RecordsError
 from meddap_monai.provenance import write_train_hashes
 from meddap_monai.records import Record, class_names, read_records
 from meddap_monai.seeds import derive_seed
-from meddap_monai.tensors import save_tensors
+from meddap_monai.tensors import cpu_state, save_tensors
 
 
 @dataclass(frozen=True)
@@ -244,11 +244,6 @@ def _finish(
         draw_pictures(config, output, material, network, probabilities)
     store.write_json(output / "metrics.json", results | {"classes": material.classes})
     return {"validation": results["validation"], "chosen_step": results["step"]}
-
-
-def cpu_state(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the tensors of a network on the CPU, contiguous, apart from the network."""
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
 
 
 def write_model(

@@ -102,6 +102,13 @@ def _someone_may_be_gone() -> Iterator[None]:
         ) from error
 
 
+def own_gpu() -> str:
+    """Return the device name of this process's GPU; processes share them where there are too few."""
+    import torch
+
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+
+
 @contextlib.contextmanager
 def join_ranks(gpu: bool = False) -> Iterator[Ranks]:
     """Join the processes that ``torchrun`` started, or a process group that exists; alone when there is none.
@@ -117,7 +124,7 @@ def join_ranks(gpu: bool = False) -> Iterator[Ranks]:
     import torch.distributed as dist
 
     if gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        torch.cuda.set_device(own_gpu())
     opened = not dist.is_initialized()
     if opened:
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=_PATIENCE)

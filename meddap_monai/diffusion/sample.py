@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from meddap_monai.diffusion.guidance import open_guide
 from meddap_monai.diffusion.image_sampler import ImageSampler, LoopSettings
 from meddap_monai.diffusion.latentclassifier import default_config, train_latent_classifier
 from meddap_monai.diffusion.prompts import load_prompt_table
-from meddap_monai.diffusion.ranks import Ranks, join_ranks
+from meddap_monai.diffusion.ranks import Ranks, join_ranks, own_gpu
 from meddap_monai.diffusion.shard_maker import PLAN, SHARD_RECORDS, Request, ShardMaker
 from meddap_monai.errors import ConfigurationError, StageError
 from meddap_monai.images.write import export_dicom
@@ -227,7 +226,7 @@ def choose_device(name: str) -> str:
         return name
     if not torch.cuda.is_available():
         return "cpu" if name == "auto" else name
-    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+    return own_gpu()
 
 
 def adapter_hash(path: Path | str) -> str:

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from meddap_monai import store
 from meddap_monai.diffusion import injection, tokens
 from meddap_monai.diffusion.adapter_file import (
     CARD,
@@ -25,7 +24,9 @@ from meddap_monai.diffusion.adapter_file import (
     WEIGHTS,
     adapter_path,
     find_file,
+    foreign_hash,
     read_card,
+    read_config,
     read_tensors,
 )
 from meddap_monai.diffusion.base import base_hash
@@ -122,7 +123,7 @@ def _load_foreign(pipeline: Any, path: Path, name: str) -> Adapter:
         f"{file}: names no base, so it was checked by shapes and target set only; recorded as base: unverified",
         stacklevel=3,
     )
-    return _with_layers(pipeline, path, name, weights, {"base": "unverified", "sha256": store.sha256_file(file)})
+    return _with_layers(pipeline, path, name, weights, {"base": "unverified", "sha256": foreign_hash(file)})
 
 
 def read_weights(pipeline: Any, file: Path) -> AdapterWeights:
@@ -139,7 +140,7 @@ def fit_weights(
 ) -> AdapterWeights:
     """Do what `read_weights` does with what was read from `file` already."""
     parts = parts_of(pipeline)
-    weights = read_layout(tensors, header, parts, str(file))
+    weights = read_layout(tensors, header, parts, str(file), read_config(file))
     for part, changes in weights.parts.items():
         try:
             recognise(parts[part], part, changes)

@@ -15,6 +15,7 @@ from safetensors.torch import save as to_bytes
 
 from meddap_monai import resources, store
 from meddap_monai.diffusion.formats import AdapterWeights, to_diffusers
+from meddap_monai.diffusion.strength import CONFIG
 from meddap_monai.errors import BadAdapter
 
 WEIGHTS = "adapter.safetensors"
@@ -125,6 +126,29 @@ def find_file(path: Path) -> Path:
             f"{path}: holds {len(found)} .safetensors files and no {CARD}, expected an adapter folder or one file"
         )
     return found[0]
+
+
+def read_config(file: Path) -> dict[str, Any] | None:
+    """Return peft's ``adapter_config.json`` beside a weights file, or None where there is none.
+
+    Raises:
+        BadAdapter: not a regular file, too large, or no JSON object.
+    """
+    path = file.parent / CONFIG
+    if not path.exists():
+        return None
+    if not path.is_file():
+        raise BadAdapter(f"{path}: not a regular file, expected peft's configuration")
+    return read_json(path)
+
+
+def foreign_hash(path: Path) -> str:
+    """Return the hash of a foreign adapter: of its weights and, where there is one, of the configuration beside."""
+    file = find_file(path)
+    weights = store.sha256_file(file)
+    if read_config(file) is None:
+        return weights
+    return store.sha256_text(weights + store.sha256_file(file.parent / CONFIG))
 
 
 def read_card(folder: Path | str) -> dict[str, Any]:

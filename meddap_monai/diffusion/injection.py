@@ -21,14 +21,16 @@ class LowRank:
     """The low-rank change of one module.
 
     Attributes:
-        down: ``(rank, inputs)``, for a 1x1 convolution ``(rank, inputs, 1, 1)``.
+        down: ``(rank, inputs)``, for a convolution ``(rank, inputs, *kernel)``.
         up: ``(outputs, rank)`` or ``(outputs, rank, 1, 1)``.
         alpha: the change is scaled by ``alpha / rank``.
+        trained: number of trained values where it is not that of `down` and `up` (LoHa, LoKr, DoRA).
     """
 
     down: torch.Tensor
     up: torch.Tensor
     alpha: float
+    trained: int | None = None
 
     @property
     def rank(self) -> int:
@@ -38,10 +40,10 @@ class LowRank:
     @property
     def parameters(self) -> int:
         """Number of trained values."""
-        return self.down.numel() + self.up.numel()
+        return self.trained if self.trained is not None else self.down.numel() + self.up.numel()
 
     def change(self) -> torch.Tensor:
-        """Return ``alpha / rank * up @ down`` as a float32 matrix ``(outputs, inputs)``."""
+        """Return ``alpha / rank * up @ down`` as a float32 matrix ``(outputs, inputs * kernel places)``."""
         return self.alpha / self.rank * (self.up.flatten(1).float() @ self.down.flatten(1).float())
 
 
@@ -52,9 +54,10 @@ def key(name: str) -> str:
 
 def shapes(module: Any, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the shapes of (down, up) that `module` takes at `rank`."""
+    if isinstance(module, nn.Conv2d):
+        return (rank, module.in_channels, *module.kernel_size), (module.out_channels, rank, 1, 1)
     inputs, outputs = sizes(module)
-    tail = (1, 1) if isinstance(module, nn.Conv2d) else ()
-    return (rank, inputs, *tail), (outputs, rank, *tail)
+    return (rank, inputs), (outputs, rank)
 
 
 def inject(component: Any, changes: Mapping[str, LowRank], name: str) -> None:

@@ -20,7 +20,7 @@ import torch
 from meddap_monai import store
 from meddap_monai.diffusion import plan, planning, sheets
 from meddap_monai.diffusion.adapter import fuse, load_adapter
-from meddap_monai.diffusion.adapter_file import adapter_path, find_file, read_card
+from meddap_monai.diffusion.adapter_file import adapter_path, foreign_hash, read_card
 from meddap_monai.diffusion.base import EMBEDDED, base_card, base_folder, base_hash, load_base
 from meddap_monai.diffusion.generation_config import ClassifierGuidance, GenerateConfig
 from meddap_monai.diffusion.guidance import open_guide
@@ -230,11 +230,11 @@ def choose_device(name: str) -> str:
 
 
 def adapter_hash(path: Path | str) -> str:
-    """Return the hash that identifies an adapter: that of its weights file."""
+    """Return the hash that identifies an adapter: that of its weights and, for peft's folder, of its configuration."""
     folder = adapter_path(path)
     if (folder / "adapter.json").is_file():
         return str(read_card(folder)["weights_sha256"])
-    return store.sha256_file(find_file(folder))
+    return foreign_hash(folder)
 
 
 # ----------------------------------------------------------------------------------------------------------- finish

@@ -3,7 +3,7 @@
 Sets are found in the module tree, not in a list of names, so they hold for Stable Diffusion 1.x, 2.x, XL and the
 embedded base alike. On the Stable Diffusion 1.x architecture they give the published counts: `ATTENTION` 128 modules
 (797,184 parameters at rank 4, MEDDAP), `TRANSFORMER` 192 modules (54,263,808 parameters at rank 128, FU-LoRA) and
-`TEXT` 72 modules.
+`TEXT` 72 modules. kohya-ss's `conv_dim` and LyCORIS add `CONVOLUTIONS` and `EVERYTHING`.
 """
 
 from __future__ import annotations
@@ -17,20 +17,31 @@ from meddap_monai.errors import BadAdapter
 ATTENTION = "attention"
 FEED_FORWARD = "attention_and_feed_forward"
 TRANSFORMER = "transformer"
+CONVOLUTIONS = "transformer_and_convolutions"
+EVERYTHING = "everything"
 TEXT = "text"
 TEXT_ATTENTION = "text_attention"
 
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 _FEED_FORWARD = (*_ATTENTION, "ff.net.0.proj", "ff.net.2")
+_TRANSFORMER = (*_FEED_FORWARD, "proj_in", "proj_out")
+_BLOCKS = {"resnets", "downsamplers", "upsamplers"}
+"""kohya-ss: ``ResnetBlock2D``, ``Downsample2D``, ``Upsample2D``, with all their Linear and convolutions."""
+_ENDS = {"conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2"}
+"""LyCORIS: ``unet_target_name`` of its preset "full"."""
 _SUFFIXES = {
     ATTENTION: _ATTENTION,
     FEED_FORWARD: _FEED_FORWARD,
-    TRANSFORMER: (*_FEED_FORWARD, "proj_in", "proj_out"),
+    TRANSFORMER: _TRANSFORMER,
+    CONVOLUTIONS: _TRANSFORMER,
+    EVERYTHING: _TRANSFORMER,
     TEXT: ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
     TEXT_ATTENTION: ("q_proj", "k_proj", "v_proj", "out_proj"),
 }
-_SETS_OF = {"unet": (ATTENTION, FEED_FORWARD, TRANSFORMER)} | dict.fromkeys(COMPONENTS[1:], (TEXT, TEXT_ATTENTION))
+_SETS_OF = {"unet": (ATTENTION, FEED_FORWARD, TRANSFORMER, CONVOLUTIONS, EVERYTHING)} | dict.fromkeys(
+    COMPONENTS[1:], (TEXT, TEXT_ATTENTION)
+)
 
 
 def suffixes(kind: str) -> tuple[str, ...]:
@@ -43,15 +54,23 @@ def target_modules(component: nn.Module, kind: str) -> dict[str, nn.Module]:
 
     Args:
         component: a ``UNet2DConditionModel`` or a ``CLIPTextModel`` (also one that already carries peft layers).
-        kind: `ATTENTION`, `FEED_FORWARD`, `TRANSFORMER` for a UNet; `TEXT`, `TEXT_ATTENTION` for a text encoder.
+        kind: `ATTENTION` to `EVERYTHING` for a UNet; `TEXT`, `TEXT_ATTENTION` for a text encoder.
     """
-    inside = "attentions" if kind in _SETS_OF["unet"] else "layers"
-    endings = tuple(f".{suffix}" for suffix in _SUFFIXES[kind])
     return {
         name: module
         for name, module in plain_modules(component).items()
-        if name.endswith(endings) and inside in name.split(".") and takes_low_rank(module)
+        if takes_low_rank(module) and _belongs(name, kind)
     }
+
+
+def _belongs(name: str, kind: str) -> bool:
+    inside = set(name.split("."))
+    if kind in (CONVOLUTIONS, EVERYTHING) and inside & _BLOCKS:
+        return True
+    if kind == EVERYTHING and name in _ENDS:
+        return True
+    place = "attentions" if kind in _SETS_OF["unet"] else "layers"
+    return place in inside and name.endswith(tuple(f".{suffix}" for suffix in _SUFFIXES[kind]))
 
 
 def plain_modules(component: nn.Module) -> dict[str, nn.Module]:
@@ -65,8 +84,8 @@ def plain_modules(component: nn.Module) -> dict[str, nn.Module]:
 
 
 def takes_low_rank(module: nn.Module) -> bool:
-    """Tell whether a module is a Linear or a 1x1 convolution."""
-    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
+    """Tell whether a module is a Linear or a convolution of one group."""
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
 
 
 def recognise(component: nn.Module, part: str, names: Iterable[str]) -> str:
@@ -105,9 +124,9 @@ def low_rank_size(modules: Iterable[nn.Module], rank: int) -> int:
 
 
 def sizes(module: nn.Module) -> tuple[int, int]:
-    """Return the (input, output) width of a Linear or a 1x1 convolution."""
+    """Return how many (inputs, outputs) the matrix of a Linear or a convolution has; each kernel place is an input."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
     if isinstance(module, nn.Conv2d):
-        return module.in_channels, module.out_channels
-    raise TypeError(f"{type(module).__name__} takes no low-rank adapter, expected Linear or a 1x1 Conv2d")
+        return module.in_channels * module.kernel_size[0] * module.kernel_size[1], module.out_channels
+    raise TypeError(f"{type(module).__name__} takes no low-rank adapter, expected Linear or Conv2d")

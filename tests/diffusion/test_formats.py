@@ -128,7 +128,7 @@ GOOD = {f"{KEY}.lora_A.weight": torch.ones(4, 320), f"{KEY}.lora_B.weight": torc
     [
         ({}, {}, "holds no tensors"),
         ({"something.else": torch.ones(1)}, {}, "belongs to no known layout"),
-        ({f"{KEY}.hada_w1_a": torch.ones(1)}, {}, "no LoHa"),
+        ({f"{KEY}.hada_w1_a": torch.ones(1)}, {}, "hada_w1_b tensor is missing"),
         ({"unet.nowhere.to_q.lora_A.weight": torch.ones(4, 320)}, {}, "does not have"),
         ({"text_encoder_2.layers.0.lora_A.weight": torch.ones(4, 320)}, {}, "for text_encoder_2, which this base"),
         ({f"{KEY}.lora_A.weight": torch.ones(4, 320)}, {}, "up tensor is missing"),

@@ -69,8 +69,6 @@ def card_of(pipeline: Any, method: str = "uslora") -> dict[str, Any]:
     """Return an ``adapter.json`` for the base of `pipeline`."""
     return {
         "method": method,
-        "rank": 4,
-        "alpha": 4.0,
         "base": "tiny",
         "base_sha256": adapters.pipeline_hash(pipeline),
         "prompts": "breast",

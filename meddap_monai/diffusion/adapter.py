@@ -35,6 +35,8 @@ from meddap_monai.diffusion.formats import AdapterWeights, read_layout
 from meddap_monai.diffusion.targets import COMPONENTS, recognise
 from meddap_monai.errors import BadAdapter
 
+MAX_WEIGHT = 100.0
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -85,7 +87,7 @@ def load_adapter(pipeline: Any, folder: Path | str, weight: float = 1.0, name: s
         pipeline: from ``load_base``.
         folder: an adapter folder of this package, "embedded" for the demo's adapter, or a foreign ``.safetensors`` file
             (diffusers, peft, kohya-ss or MEDDAP's attention processors) or a folder with one.
-        weight: how strongly it acts, 0 or more; adapters add up.
+        weight: how strongly its weight change acts, 0 to `MAX_WEIGHT`; adapters add up.
         name: for `set_weights` and `unload_adapter`; from the path when not given.
 
     Raises:
@@ -95,8 +97,7 @@ def load_adapter(pipeline: Any, folder: Path | str, weight: float = 1.0, name: s
     name = name or _free_name(pipeline, path)
     if name in loaded(pipeline):
         raise BadAdapter(f"{path}: an adapter named {name!r} is loaded already; unload it or choose another name")
-    if not 0 <= weight < float("inf"):
-        raise BadAdapter(f"{path}: weight {weight}, expected 0 or more")
+    _check_weight(weight, name)
     if (path / CARD).is_file():
         adapter = _load_own(pipeline, path, name)
     else:
@@ -113,7 +114,17 @@ def _load_own(pipeline: Any, folder: Path, name: str) -> Adapter:
     if card["method"] == "textual_inversion":
         vectors, _ = read_tensors(folder / EMBEDDINGS)
         return _with_tokens(pipeline, folder, name, vectors, facts)
-    return _with_layers(pipeline, folder, name, read_weights(pipeline, folder / WEIGHTS), facts)
+    weights = read_weights(pipeline, folder / WEIGHTS)
+    for key, found in (
+        ("parameters", weights.parameters),
+        ("rank", max(weights.ranks)),
+        ("alpha", max(weights.alphas)),
+    ):
+        if card[key] != found:
+            raise BadAdapter(
+                f"{folder / CARD}: {key} is {card[key]}, the weights have {found}; get the whole folder again"
+            )
+    return _with_layers(pipeline, folder, name, weights, facts)
 
 
 def _load_foreign(pipeline: Any, path: Path, name: str) -> Adapter:
@@ -219,13 +230,20 @@ def set_weights(pipeline: Any, weights: Mapping[str, float]) -> None:
     """Set how strongly loaded adapters act; those not named keep their weight. 0 switches one off.
 
     Raises:
-        BadAdapter: a name that is not loaded.
+        BadAdapter: a name that is not loaded or a weight out of range; nothing was set.
     """
     for name, weight in weights.items():
         if name not in loaded(pipeline):
             raise BadAdapter(f"no adapter {name!r} is loaded; loaded are {sorted(loaded(pipeline)) or 'none'}")
+        _check_weight(weight, name)
+    for name, weight in weights.items():
         for part in parts_of(pipeline).values():
             injection.set_weight(part, name, weight)
+
+
+def _check_weight(weight: float, name: str) -> None:
+    if not 0 <= weight <= MAX_WEIGHT:
+        raise BadAdapter(f"{name}: weight {weight}, expected 0 or more and at most {MAX_WEIGHT:g}")
 
 
 def unload_adapter(pipeline: Any, name: str | None = None) -> None:

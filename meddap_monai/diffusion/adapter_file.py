@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
@@ -95,12 +97,16 @@ def read_json(path: Path) -> dict:
     try:
         if path.stat().st_size > MAX_HEADER:
             raise BadAdapter(f"{path}: {path.stat().st_size:,} bytes, expected at most {MAX_HEADER:,}")
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:
         raise BadAdapter(f"{path}: cannot be read as JSON ({error}); get the whole adapter folder again") from error
     if not isinstance(document, dict):
         raise BadAdapter(f"{path}: holds {type(document).__name__}, expected a JSON object")
     return document
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
 
 
 # ----------------------------------------------------------------------------------------------------------- folder
@@ -155,13 +161,19 @@ def read_card(folder: Path | str) -> dict[str, Any]:
     """Return ``adapter.json`` of an own adapter after checking it and the hash of the weights beside it.
 
     Raises:
-        BadAdapter: missing fields, or the weights file is not the one that was written.
+        BadAdapter: fields that are missing or against ``schemas/adapter.json``, or the weights file is not the one that
+            was written.
     """
     folder = Path(folder)
     card = read_json(folder / CARD)
     missing = {"method", "base", "base_sha256", "weights_sha256", "parameters", "classes"} - set(card)
     if missing:
         raise BadAdapter(f"{folder / CARD}: lacks {', '.join(sorted(missing))}; get the whole folder again")
+    wrong = best_match(
+        Draft202012Validator(json.loads(resources.find("schemas/adapter.json").read_text())).iter_errors(card)
+    )
+    if wrong is not None:
+        raise BadAdapter(f"{folder / CARD}: {wrong.json_path[2:]}: {wrong.message[:200]}; get the whole folder again")
     file = folder / (EMBEDDINGS if card["method"] == "textual_inversion" else WEIGHTS)
     if not file.is_file():
         raise BadAdapter(f"{file}: missing, expected the weights that {CARD} describes; get the whole folder again")
@@ -180,13 +192,16 @@ def save_adapter(folder: Path | str, weights: AdapterWeights | Mapping[str, torc
     Args:
         folder: of the adapter.
         weights: low-rank changes, or token -> embedding vector for textual inversion.
-        card: fields of ``schemas/adapter.json`` without ``weights_sha256`` and ``parameters``, which are added.
+        card: fields of ``schemas/adapter.json`` without ``weights_sha256``, ``parameters``, ``rank`` and ``alpha``,
+            which are added.
     """
     folder = Path(folder)
     if isinstance(weights, AdapterWeights):
         tensors, header = to_diffusers(weights)
         digest, parameters = write_tensors(folder / WEIGHTS, tensors, header), weights.parameters
+        card = card | {"rank": max(weights.ranks), "alpha": max(weights.alphas)}
     else:
+        card = card | {"rank": None, "alpha": None}
         digest = write_tensors(folder / EMBEDDINGS, weights, {})
         parameters = sum(vector.numel() for vector in weights.values())
     store.write_json(folder / CARD, card | {"weights_sha256": digest, "parameters": parameters})

@@ -61,12 +61,9 @@ def finish_adapter(
 def describe(prepared: Prepared, trainer: AdapterTrainer, use_best: bool) -> dict[str, Any]:
     """Return ``adapter.json`` without what `save_adapter` adds."""
     config, progress = prepared.config, trainer.state.progress
-    ranked = config.method != "textual_inversion" and not trainer.trainable.full
     best = progress.best_value if progress.best_step >= 0 else None
     return {
         "method": config.method,
-        "rank": config.rank_ if ranked else None,
-        "alpha": config.alpha_ if ranked else None,
         "base": prepared.base["name"],
         "base_sha256": prepared.base["sha256"],
         "prompts": config.prompts,
@@ -146,7 +143,7 @@ def card_text(card: dict[str, Any], pictures: Sequence[str]) -> str:
     facts = [
         ("Method", card["method"]),
         ("Base", f"{card['base']} ({card['base_sha256'][:12]}...)"),
-        ("Rank, alpha", f"{card['rank']}, {card['alpha']}" if card["rank"] else "none"),
+        ("Rank, alpha", f"{card['rank']}, {card['alpha']}" if card.get("rank") else "none"),
         ("Parameters", f"{card['parameters']:,}" if "parameters" in card else "the whole network"),
         (
             "Trained on",

@@ -151,15 +151,20 @@ def to_diffusers(weights: AdapterWeights) -> tuple[dict[str, torch.Tensor], dict
 
 
 def to_kohya(weights: AdapterWeights) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return (tensors, header) in kohya-ss layout, alpha per module; what AUTOMATIC1111, ComfyUI and diffusers read."""
+    """Return (tensors, header) in kohya-ss layout; what AUTOMATIC1111, ComfyUI and diffusers read.
+
+    diffusers 0.42 loses the alphas of attention modules when they differ, so all get the first module's alpha and
+    ``up`` carries the rest.
+    """
     two = "text_encoder_2" in weights.parts
     tensors = {}
+    alpha = next(weights.modules())[2].alpha
     for part, name, change in weights.modules():
         prefix = "lora_te1_" if two and part == "text_encoder" else _KOHYA_OUT[part]
         stem = prefix + _written(part, name).replace(".", "_")
         tensors[f"{stem}.lora_down.weight"] = change.down.contiguous()
-        tensors[f"{stem}.lora_up.weight"] = change.up.contiguous()
-        tensors[f"{stem}.alpha"] = torch.tensor(float(change.alpha))
+        tensors[f"{stem}.lora_up.weight"] = (change.up * (change.alpha / alpha)).contiguous()
+        tensors[f"{stem}.alpha"] = torch.tensor(float(alpha))
     return dict(sorted(tensors.items())), {}
 
 

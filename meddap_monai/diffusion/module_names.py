@@ -50,7 +50,7 @@ _OTHER_KINDS = {
     "an (IA)^3": r"\.on_input$|ia3_",
     "an AdaLoRA": r"lora_E",
     "trained vocabulary": r"lora_embedding_|bundle_emb",
-    "textual-inversion vectors": r"^(emb_params|clip_[lg]|string_to_param.*|string_to_token.*)$",
+    "textual-inversion vectors": r"^(emb_params|clip_[lg]|string_to_param.*|string_to_token.*|<.*>)$",
     "trained biases": r"bias$",
     "whole modules (modules_to_save)": rf"^{re.escape('base_model.model.')}.*weight$",
 }

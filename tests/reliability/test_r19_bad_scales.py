@@ -140,7 +140,7 @@ def test_r19_other_kinds_are_refused_by_their_own_name(pipeline, tmp_path: Path,
         adapters.load_adapter(pipeline, path)
 
 
-@pytest.mark.parametrize("key", ["emb_params", "clip_l", "clip_g", "string_to_param"])
+@pytest.mark.parametrize("key", ["emb_params", "clip_l", "clip_g", "string_to_param", "<benign>"])
 def test_r19_published_words_are_refused_by_their_own_name(pipeline, tmp_path: Path, key: str) -> None:
     save_file({key: torch.ones(2, 32)}, tmp_path / "word.safetensors")
     with pytest.raises(BadAdapter, match="belongs to textual-inversion vectors"):

@@ -1,6 +1,6 @@
-"""Adapter file layouts: diffusers / peft, kohya-ss and the attention-processor layout that MEDDAP published.
+"""Adapter file layouts: diffusers, peft, kohya-ss / LyCORIS and the attention-processor layout that MEDDAP published.
 
-All three are read into `AdapterWeights` by looking the key up in the module tree of the pipeline, so a name that does
+All are read into `AdapterWeights` by looking the key up in the module tree of the pipeline, so a name that does
 not exist in the base is an error and never skipped. diffusers 0.42 loads MEDDAP's layout without a word and without
 an effect; here it loads exactly.
 """

@@ -145,6 +145,13 @@ def test_wrong_files_are_named(full: dict, tensors: dict, header: dict, text: st
         read_layout(tensors, header, full, "file")
 
 
+def test_names_without_a_part_that_two_text_encoders_have_are_refused() -> None:
+    parts = {"text_encoder": clip_text(), "text_encoder_2": clip_text()}
+    stem = "base_model.model.text_model.encoder.layers.0.self_attn.q_proj"
+    with pytest.raises(BadAdapter, match="may be for text_encoder or text_encoder_2"):
+        read_layout({f"{stem}.lora_A.weight": torch.ones(4, 768)}, {}, parts, "file", {"r": 4})
+
+
 def test_an_incomplete_set_says_what_is_missing(full: dict) -> None:
     names = list(random_weights(full, {"unet": "attention"}, rank=1).parts["unet"])
     with pytest.raises(BadAdapter, match=r"nearest is 'attention', of which 64 are missing"):

@@ -1,4 +1,4 @@
-"""R21: the published files load exactly - MEDDAP's attention processors (256 tensors, 797,184 values) and kohya-ss."""
+"""R21: the published files load exactly: MEDDAP's attention processors (256 tensors, 797,184 values) and kohya-ss."""
 
 from __future__ import annotations
 
@@ -48,3 +48,20 @@ def test_r21_kohya_file_with_text_encoder_and_alpha(full: Full, tmp_path: Path) 
     assert (found.layout, found.alphas) == ("kohya", [1.0])
     for part, name, change in weights.modules():
         assert torch.equal(found.parts[part][name].up, change.up.half().float())
+
+
+@pytest.mark.parametrize(("kind", "modules"), [("transformer_and_convolutions", 278), ("everything", 282)])
+def test_r21_locon_has_the_modules_that_kohya_and_lycoris_create(
+    full: Full, tmp_path: Path, kind: str, modules: int
+) -> None:
+    """LyCORIS reports 278 modules for the UNet of Stable Diffusion 1.x, and 4 by name in its preset "full"."""
+    weights = random_weights({"unet": full.unet}, {"unet": kind}, rank=1, alpha=0.5)
+    tensors, _ = to_kohya(weights)
+    assert tensors["lora_unet_down_blocks_0_resnets_0_conv1.lora_down.weight"].shape == (1, 320, 3, 3)
+    assert tensors["lora_unet_down_blocks_0_resnets_0_conv1.lora_up.weight"].shape == (320, 1, 1, 1)
+    save_file(tensors, tmp_path / "locon.safetensors")
+    found = adapters.read_weights(full, tmp_path / "locon.safetensors")
+    assert (len(found.parts["unet"]), found.alphas) == (modules, [0.5])
+    for name, change in weights.parts["unet"].items():
+        assert torch.equal(found.parts["unet"][name].down, change.down)
+        assert torch.equal(found.parts["unet"][name].up, change.up)

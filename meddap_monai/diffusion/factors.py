@@ -25,9 +25,16 @@ ROLES = {
     "dora_scale": ("dora_scale",),
 } | {role: (role,) for role in (
     "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
-    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
+    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t1", "lokr_t2",
 )}  # fmt: skip
 """What a tensor is -> the endings of its key in the known layouts."""
+_STARTS = {"LOHA": "hada_", "LOKR": "lokr_"}
+_OF_ALL = {"alpha", "magnitude", "dora_scale"}
+_NOT_TOGETHER = (
+    {"magnitude", "dora_scale"},
+    *({"lokr_w1", other} for other in ("lokr_w1_a", "lokr_w1_b", "lokr_t1")),
+    *({"lokr_w2", other} for other in ("lokr_w2_a", "lokr_w2_b", "lokr_t2")),
+)
 
 
 def assemble(
@@ -46,21 +53,31 @@ def assemble(
         BadAdapter: tensors that are missing, do not fit, or contradict what is said.
     """
     decomposed = {"magnitude", "dora_scale"} & set(tensors)
-    if said and said.dora != bool(decomposed):
+    _check_one_kind(set(tensors), where)
+    kind = next((kind for kind, start in _STARTS.items() if any(role.startswith(start) for role in tensors)), "LORA")
+    if said and (said.kind, said.dora) != (kind, bool(decomposed)):
         raise BadAdapter(
-            f"{where}: use_dora is {said.dora}, but {len(decomposed)} magnitude is there, expected as many"
+            f"{where}: the configuration says {said.kind} and use_dora {said.dora}, its tensors are {kind} with "
+            f"{len(decomposed)} magnitude; get the whole folder again"
         )
-    if any(role.startswith(("hada_", "lokr_")) for role in tensors):
-        kind = _hadamard if any(role.startswith("hada_") for role in tensors) else _kronecker
-        matrix = kind(tensors, module, said, names, where)
-    else:
+    if kind == "LORA":
         pair = _low_rank(tensors, module, said, names, where)
         if not decomposed:
             return pair
         matrix = pair.change()
+    else:
+        matrix = (_hadamard if kind == "LOHA" else _kronecker)(tensors, module, said, names, where)
     if decomposed:
         matrix = _decompose(matrix, tensors, module, where)
     return _dense(matrix, module, sum(tensor.numel() for role, tensor in tensors.items() if role != "alpha"))
+
+
+def _check_one_kind(roles: set[str], where: str) -> None:
+    """Raise when a tensor would not be used."""
+    kinds = {role.split("_")[0] if role.startswith(tuple(_STARTS.values())) else "lora" for role in roles - _OF_ALL}
+    extra = next((sorted(pair) for pair in _NOT_TOGETHER if pair <= roles), sorted(kinds) if len(kinds) > 1 else None)
+    if extra:
+        raise BadAdapter(f"{where}: has {' and '.join(extra)} together, expected one kind; get the file again")
 
 
 def _low_rank(
@@ -112,8 +129,8 @@ def _kronecker(
     inner = next((tensors[role] for role in ("lokr_w1_b", "lokr_w2_b") if role in tensors), None)
     rank = inner.shape[0] if inner is not None else None
     alpha, of = stated_alpha(said, tensors.get("alpha"), names, rank, where)
-    left = left.reshape(*left.shape, *[1] * (right.ndim - 2))
-    return _as_matrix(alpha / of * torch.kron(left, right.contiguous()), tensors, module, where)
+    blocks = torch.einsum("ab,cd...->acbd...", left, right).reshape(left.shape[0] * right.shape[0], -1)
+    return _as_matrix(alpha / of * blocks, tensors, module, where)
 
 
 def _product(tensors: Mapping[str, torch.Tensor], stem: str, core: str, module: Any, where: str) -> torch.Tensor:

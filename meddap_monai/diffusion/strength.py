@@ -56,6 +56,7 @@ class Strength:
     """What one configuration says about the scale of every module it is for.
 
     Attributes:
+        kind: "LORA", "LOHA" or "LOKR".
         dora: the changes are weight-decomposed (DoRA).
     """
 
@@ -74,6 +75,7 @@ class Strength:
         if not isinstance(kind, str) or kind not in _ALPHA:
             raise BadAdapter(f"{where}: peft_type is {_short(kind)}, expected {', '.join(_ALPHA)}; load it with peft")
         _refuse_more(settings, where)
+        self.kind = kind
         self.dora = bool(settings.get("use_dora"))
         self._rslora = bool(settings.get("use_rslora"))
         self._rank = rank_number(settings.get("r", _DEFAULT), "r", where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 
 from meddap_monai.diffusion import adapter as adapters
 from meddap_monai.diffusion.base import load_base
+from meddap_monai.diffusion.factors import assemble
 from meddap_monai.diffusion.formats import to_diffusers
 from meddap_monai.errors import BadAdapter
 
@@ -169,3 +171,42 @@ def test_r19_factors_that_do_not_fit_are_refused_before_they_are_multiplied(
     save_file(named, tmp_path / "file.safetensors")
     with pytest.raises(BadAdapter, match=text):
         adapters.load_adapter(pipeline, tmp_path / "file.safetensors")
+
+
+LINEAR, CONVOLUTION = torch.nn.Linear(6, 4), torch.nn.Conv2d(6, 4, 3)
+CORES = {"hada_t1": (2, 2, 3, 3), "hada_t2": (2, 2, 3, 3)}
+WHOLE: list[tuple[torch.nn.Module, dict[str, tuple[int, ...]]]] = [
+    (LINEAR, {"down": (2, 6), "up": (4, 2), "alpha": ()}),
+    (CONVOLUTION, {"down": (2, 6, 3, 3), "up": (4, 2, 1, 1), "dora_scale": (4, 1, 1, 1)}),
+    (CONVOLUTION, {"down": (2, 6, 1, 1), "mid": (2, 2, 3, 3), "up": (4, 2, 1, 1)}),
+    (LINEAR, {"hada_w1_a": (4, 2), "hada_w1_b": (2, 6), "hada_w2_a": (4, 2), "hada_w2_b": (2, 6)}),
+    (CONVOLUTION, {"hada_w1_a": (2, 4), "hada_w1_b": (2, 6), "hada_w2_a": (2, 4), "hada_w2_b": (2, 6)} | CORES),
+    (LINEAR, {"lokr_w1": (2, 3), "lokr_w2_a": (2, 1), "lokr_w2_b": (1, 2)}),
+    (CONVOLUTION, {"lokr_w1": (2, 3), "lokr_w2_a": (1, 2), "lokr_w2_b": (1, 2), "lokr_t2": (1, 1, 3, 3)}),
+    (CONVOLUTION, {"lokr_w1": (2, 3), "lokr_w2": (2, 2, 3, 3), "magnitude": (1, 4, 1, 1)}),
+]
+
+
+@pytest.mark.parametrize("number", range(len(WHOLE)))
+def test_r19_any_shape_is_a_whole_change_or_refused(number: int) -> None:
+    module, shapes = WHOLE[number]
+    draw = random.Random(number)
+    outcomes = []
+    for turn in range(500):
+        mutant = {role: list(shape) for role, shape in shapes.items()}
+        shape = mutant[draw.choice(list(mutant))]
+        kind = draw.randrange(4) if turn else 3
+        if kind == 0 and shape:
+            shape.pop(draw.randrange(len(shape)))
+        elif kind == 1:
+            shape.insert(draw.randint(0, len(shape)), draw.choice([1, 2, 3]))
+        elif kind == 2 and shape:
+            shape[draw.randrange(len(shape))] = draw.choice([1, 2, 3, 4, 6, 9, 12])
+        try:
+            change = assemble({role: torch.rand(s) + 0.1 for role, s in mutant.items()}, module, None, ["a"], "file")
+        except BadAdapter:
+            outcomes.append("refused")
+        else:
+            assert change.change().numel() == module.weight.numel()
+            outcomes.append("whole")
+    assert outcomes[0] == "whole" and "refused" in outcomes

@@ -221,7 +221,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "vocabulary": ({"trainable_token_indices": [0, 1]}, "rows of the vocabulary"),
     "a field of tomorrow": ({"use_tomorrow": 3}, "use_tomorrow is 3"),
     "(IA)^3": ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
-    "DoRA without its magnitudes": ({"use_dora": True}, "use_dora is True, but 0 magnitude"),
+    "DoRA without its magnitudes": ({"use_dora": True}, "use_dora True, its tensors are LORA with 0 magnitude"),
+    "LoHa without its factors": ({"peft_type": "LOHA"}, "says LOHA"),
     "another rank": ({"r": 8}, "says rank 8, its tensors have rank 4"),
     "another rank by pattern": ({"rank_pattern": {"to_q": 2}}, "says rank 2, its tensors have rank 4"),
 }

@@ -20,6 +20,7 @@ from meddap_monai.images.frames import check_policy, choose_frames
 from meddap_monai.images.grey_levels import WINDOWS, to_display
 from meddap_monai.images.header import Header, finite, open_header, word
 from meddap_monai.images.limits import DEFAULT_LIMITS, Limits, check_decoded_size
+from meddap_monai.images.palette import read_palette
 from meddap_monai.images.pseudonym import device_name, load_key, pseudonym
 from meddap_monai.images.regions import Region, choose_region, declared_regions, find_region, pixel_spacing
 
@@ -130,12 +131,13 @@ def read_ultrasound(
         if modality == "US" and word(header, "Modality") not in ("US", "IVUS"):
             raise UnreadableImage(f"{path}: Modality (0008,0060) is not US; set modality to any to read it")
         layout = read_layout(header, limits)
+        palette = read_palette(header, layout)
 
         def show(number: int) -> np.ndarray:
-            return to_display(decode_frame(header, layout, number), header, layout, window)
+            return to_display(decode_frame(header, layout, number), header, layout, palette, window)
 
         wanted = _wanted(path, frames, layout, show)
-        channels = 3 if layout.samples == 3 or layout.photometric == "PALETTE COLOR" else 1
+        channels = 3 if layout.samples == 3 or palette is not None else 1
         check_decoded_size(path, len(wanted), layout.rows * layout.columns * channels, limits)
         planes = [show(number).reshape(1, layout.rows, layout.columns, channels) for number in wanted]
         pixels = planes[0] if len(planes) == 1 else np.concatenate(planes)

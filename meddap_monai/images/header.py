@@ -36,7 +36,8 @@ _NAMES = (
     "GreenPaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableDescriptor",
     "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData",
     "SegmentedRedPaletteColorLookupTableData", "SegmentedGreenPaletteColorLookupTableData",
-    "SegmentedBluePaletteColorLookupTableData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
+    "SegmentedBluePaletteColorLookupTableData", "PixelPresentation", "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
 )  # fmt: skip
 TAGS = [Tag(name) for name in _NAMES]
 _DEFLATED = b"\x02\0\x10\0UI\x16\0" + DeflatedExplicitVRLittleEndian.encode()
@@ -58,7 +59,6 @@ class Header:
         available: bytes from there to the end of the stream.
         syntax: transfer syntax UID.
         little_endian: byte order.
-        palette_ordered: whether packed big-endian palette entries were put in order.
     """
 
     path: Path
@@ -70,11 +70,17 @@ class Header:
     available: int
     syntax: str
     little_endian: bool
-    palette_ordered: bool = False
 
     def get(self, name: str) -> Any:
         """Return the value of an attribute by its keyword, None when the file does not hold it."""
         return value_of(self.dataset, name)
+
+    def raw(self, name: str) -> tuple[str, bytes] | None:
+        """Return VR (empty in implicit VR) and bytes of an attribute that nobody took with `get`, None without it."""
+        element = self.dataset.get_item(_tag(name))
+        if not isinstance(element, RawDataElement) or element.value is None:
+            return None
+        return element.VR or "", element.value
 
 
 @contextmanager

@@ -134,7 +134,7 @@ def read_ultrasound(
         palette = read_palette(header, layout)
 
         def show(number: int) -> np.ndarray:
-            return to_display(decode_frame(header, layout, number), header, layout, palette, window)
+            return to_display(decode_frame(header, layout, number, limits), header, layout, palette, window)
 
         wanted = _wanted(path, frames, layout, show)
         channels = 3 if layout.samples == 3 or palette is not None else 1

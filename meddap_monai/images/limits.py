@@ -25,7 +25,9 @@ class Limits:
         depth: nested sequences in a DICOM header.
         inflated_bytes: a deflated DICOM file after inflating.
         inflate_ratio: inflated by deflated size, tested once 32 MiB are inflated.
+        frame_ratio: decoded by compressed size of a DICOM frame, tested where it decodes to more than 32 MiB.
         frames: frames of a clip.
+        fragments: parts into which the compressed pixels of a file are cut.
     """
 
     file_bytes: int = 512 * MIB
@@ -34,7 +36,9 @@ class Limits:
     depth: int = 32
     inflated_bytes: int = 512 * MIB
     inflate_ratio: int = 100
+    frame_ratio: int = 50
     frames: int = 100_000
+    fragments: int = 200_000
 
 
 DEFAULT_LIMITS = Limits()

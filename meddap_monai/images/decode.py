@@ -13,8 +13,10 @@ from pydicom.uid import UID, RLELossless
 
 from meddap_monai.errors import UnreadableImage
 from meddap_monai.images.codestream import Codestream, check_work, read_codestream, without_padding
+from meddap_monai.images.colour import expand_422, ybr_to_rgb
+from meddap_monai.images.elements import UNDEFINED
 from meddap_monai.images.fragments import Span, find_frames, is_encapsulated, read_frame
-from meddap_monai.images.header import UNDEFINED, Header, integer, word
+from meddap_monai.images.header import Header, integer, word
 from meddap_monai.images.limits import MIB, Limits, check_frame_size
 
 NATIVE = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"}
@@ -165,7 +167,7 @@ def _native(header: Header, layout: Layout, number: int) -> np.ndarray:
     if layout.allocated == 16:
         values = values.astype(np.uint16, copy=False)
     if layout.subsampled:
-        return _expand_422(values.reshape(layout.rows, layout.columns // 2, 4))
+        return expand_422(values.reshape(layout.rows, layout.columns // 2, 4))
     values = _stored_bits(values, layout, layout.allocated)
     if layout.samples == 1:
         return values.reshape(layout.rows, layout.columns)
@@ -197,33 +199,11 @@ def _stored_bits(values: np.ndarray, layout: Layout, precision: int) -> np.ndarr
     return values
 
 
-def _expand_422(pairs: np.ndarray) -> np.ndarray:
-    """Uncompressed YBR_FULL_422 (H, W/2, 4), stored Y Y Cb Cr (PS3.3 C.7.6.3.1.2), to RGB (H, W, 3)."""
-    rows, half, _ = pairs.shape
-    full = np.empty((rows, half, 2, 3), np.uint8)
-    full[..., 0] = pairs[..., :2]
-    full[..., 1:] = pairs[..., None, 2:]
-    return ybr_to_rgb(full.reshape(rows, half * 2, 3))
-
-
-def ybr_to_rgb(values: np.ndarray, bits: int = 8) -> np.ndarray:
-    """YBR_FULL (..., 3) of `bits` bits to RGB of the same type, rounded (PS3.3 C.7.6.3.1.2)."""
-    luma, blue, red = (values[..., channel].astype(np.float32) for channel in range(3))
-    blue, red = blue - (1 << (bits - 1)), red - (1 << (bits - 1))
-    colour = np.stack([luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue], -1)
-    return np.clip(np.rint(colour), 0, (1 << bits) - 1).astype(values.dtype)
-
-
 def _encapsulated(header: Header, layout: Layout, number: int, limits: Limits) -> np.ndarray:
     decoder = _decoder(header)
     frame = read_frame(header, layout.spans[number])
     if not frame:
         raise UnreadableImage(f"{header.path}: frame {number} of {layout.frames} is empty")
-    if layout.frame_bytes > max(32 * MIB, limits.frame_ratio * len(frame)):
-        raise UnreadableImage(
-            f"{header.path}: frame {number} grows from {len(frame):,} to {layout.frame_bytes:,} bytes, expected "
-            f"at most {limits.frame_ratio} times the size; raise the limit frame_ratio if the file can be trusted"
-        )
     precision = layout.allocated
     if header.syntax != RLELossless:
         codestream = _codestream(header, layout, number, frame)
@@ -231,6 +211,11 @@ def _encapsulated(header: Header, layout: Layout, number: int, limits: Limits) -
         if not frame:
             raise UnreadableImage(f"{header.path}: frame {number} is truncated: it has no end-of-image marker")
         check_work(header.path, frame, codestream, limits)
+    if layout.frame_bytes > max(32 * MIB, limits.frame_ratio * len(frame)):
+        raise UnreadableImage(
+            f"{header.path}: frame {number} grows from {len(frame):,} to {layout.frame_bytes:,} bytes, expected "
+            f"at most {limits.frame_ratio} times the size; raise the limit frame_ratio if the file can be trusted"
+        )
     try:
         values, colour = _decode(decoder, frame, layout, precision)
     except RuntimeError as error:

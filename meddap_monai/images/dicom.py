@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -132,9 +133,10 @@ def read_ultrasound(
             raise UnreadableImage(f"{path}: Modality (0008,0060) is not US; set modality to any to read it")
         layout = read_layout(header, limits)
         palette = read_palette(header, layout)
+        of_frame = cache(header.of_frame)
 
         def show(number: int) -> np.ndarray:
-            return to_display(decode_frame(header, layout, number, limits), header, layout, palette, window)
+            return to_display(decode_frame(header, layout, number, limits), of_frame(number), layout, palette, window)
 
         wanted = _wanted(path, frames, layout, show)
         channels = 3 if layout.samples == 3 or palette is not None else 1
@@ -142,6 +144,8 @@ def read_ultrasound(
         planes = [show(number).reshape(1, layout.rows, layout.columns, channels) for number in wanted]
         pixels = planes[0] if len(planes) == 1 else np.concatenate(planes)
         info = _describe(header, layout, tuple(wanted), key)
+        spacings = {pixel_spacing(of_frame(number).get("PixelSpacing")) for number in wanted}
+        info = replace(info, spacing_mm=spacings.pop() if len(spacings) == 1 else None)
         pixels, info = _cut(path, pixels, info, outside, full_frame)
     pixels, grey = reduce_colour(pixels, colour)
     return np.moveaxis(pixels, -1, 1), replace(info, grey_in_colour=grey)
@@ -207,7 +211,7 @@ def _describe(header: Header, layout: Layout, wanted: tuple[int, ...], key: byte
         patient=pseudonym(patient, key) if patient else (pseudonym(study, key, "study") if study else ""),
         centre=pseudonym(centre, key, "centre", 8) if centre else "",
         device=device_name(text("Manufacturer"), text("ManufacturerModelName"), key),
-        spacing_mm=pixel_spacing(header.get("PixelSpacing")),
+        spacing_mm=None,
         frame_time_ms=time if time is not None and 0 < time < 1e5 else None,
         regions=regions,
         region=None,

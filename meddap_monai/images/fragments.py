@@ -8,7 +8,8 @@ from typing import BinaryIO
 
 from meddap_monai.errors import UnreadableImage
 from meddap_monai.images.codestream import begins_frame
-from meddap_monai.images.header import UNDEFINED, Header
+from meddap_monai.images.elements import UNDEFINED
+from meddap_monai.images.header import Header
 from meddap_monai.images.limits import Limits
 
 Span = tuple[int, int]

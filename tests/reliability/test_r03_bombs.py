@@ -87,7 +87,7 @@ BOMBS = {
     "65,535 x 65,535": ("dicom", lambda path: path.write_bytes(raw.dicom(WIDE)), "65535 x 65535 pixels"),
     "90,000 frames": (
         "dicom",
-        lambda path: path.write_bytes(raw.compressed(raw.JPEG, raw.jpeg(), changes=FRAMES)),
+        lambda path: path.write_bytes(raw.compressed(raw.JPEG, *[raw.jpeg()] * 90_000, changes=FRAMES)),
         "expected at most 1,073,741,824 bytes",
     ),
     "huge codestream": ("dicom", lambda path: path.write_bytes(huge_codestream()), "announces 65535 x 65535"),

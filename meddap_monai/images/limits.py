@@ -37,12 +37,12 @@ class Limits:
     frame_pixels: int = 64_000_000
     decoded_bytes: int = 1024 * MIB
     depth: int = 32
-    elements: int = 300_000
+    elements: int = 200_000
     items: int = 1000
     value_bytes: int = MIB
     inflated_bytes: int = 512 * MIB
     inflate_ratio: int = 100
-    frame_ratio: int = 50
+    frame_ratio: int = 25
     frames: int = 100_000
     fragments: int = 200_000
 

@@ -83,7 +83,7 @@ def read_layout(header: Header, limits: Limits) -> Layout:
         photometric=photometric,
         allocated=allocated,
         stored=stored,
-        high_bit=integer(header, "HighBit", range(stored - 1, allocated), default=stored - 1),
+        high_bit=_high_bit(header, allocated, stored),
         signed=integer(header, "PixelRepresentation", (0, 1), default=0) == 1,
         planar=planar,
         native=native,
@@ -93,6 +93,13 @@ def read_layout(header: Header, limits: Limits) -> Layout:
     if header.pixel_bytes != UNDEFINED and not is_encapsulated(header):
         raise UnreadableImage(f"{path}: compressed transfer syntax, but PixelData (7FE0,0010) is not encapsulated")
     return replace(layout, spans=tuple(find_frames(header, layout.frames, limits)))
+
+
+def _high_bit(header: Header, allocated: int, stored: int) -> int:
+    """Where the stored bits end; files whose stored bits fill the allocated ones often say nonsense."""
+    if stored == allocated:
+        return stored - 1
+    return integer(header, "HighBit", range(stored - 1, allocated), default=stored - 1)
 
 
 def _check_native(header: Header, layout: Layout) -> Layout:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from pydicom.pixels import apply_modality_lut, apply_voi
 
 from meddap_monai.errors import UnreadableImage
 from meddap_monai.images.decode import Layout
 from meddap_monai.images.header import Header, finite
+from meddap_monai.images.look_up import Table, describe, entries_of, look_up
 from meddap_monai.images.palette import Palette
 
 WINDOWS = ("file", "none", "minmax")
@@ -50,7 +51,7 @@ def _grey(values: np.ndarray, header: Header, layout: Layout, window: str) -> np
     plain = layout.stored == 8 and not layout.signed
     if window == "minmax":
         shown = _stretch(values.astype(np.float64), float(values.min()), float(values.max()))
-    elif window == "file" and (windowed := _windowed(values, header)) is not None:
+    elif window == "file" and (windowed := _windowed(values, header, layout)) is not None:
         shown = windowed
     elif plain:
         shown = values.astype(np.uint8, copy=False)
@@ -90,27 +91,42 @@ def _slope(header: Header) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def _windowed(values: np.ndarray, header: Header) -> np.ndarray | None:
-    """Apply modality and VOI transformation (PS3.3 C.11.1, C.11.2); None when the file has no valid VOI."""
-    dataset = header.dataset
+def _windowed(values: np.ndarray, header: Header, layout: Layout) -> np.ndarray | None:
+    """Apply modality and VOI transformation (PS3.3 C.11.1, C.11.2); None when the file has no valid one."""
     slope, intercept = _slope(header)
-    tables = header.get("VOILUTSequence")
+    modality = _first_table(header, "ModalityLUTSequence", layout.signed)
+    voi = _first_table(header, "VOILUTSequence", layout.signed or intercept < 0)
     centre, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
     function = str(header.get("VOILUTFunction") or "LINEAR").strip().upper()
     least = 1.0 if function == "LINEAR" else 1e-6
     usable = centre is not None and width is not None and least <= width < 1e9 and abs(centre) < 1e9
-    if not tables and not usable:
+    if not (modality or voi or usable):
         return None
-    if header.get("ModalityLUTSequence"):
-        scaled = apply_modality_lut(values, dataset).astype(np.float64)
+    if modality:
+        scaled = look_up(values, modality[0].first, modality[1]).astype(np.float64)
     else:
         scaled = values.astype(np.float64) * slope + intercept
-    if tables:
-        shown = apply_voi(scaled.astype(np.int64), dataset)
-        bits = int(tables[0].LUTDescriptor[2])
-        return _stretch(shown.astype(np.float64), 0, (1 << min(max(bits, 8), 16)) - 1)
-    assert centre is not None and width is not None
-    return _window(scaled, centre, width, function)
+    if voi:
+        return _stretch(look_up(np.rint(scaled), voi[0].first, voi[1]).astype(np.float64), 0, _most(voi[0]))
+    if usable:
+        assert centre is not None and width is not None
+        return _window(scaled, centre, width, function)
+    assert modality is not None
+    return _stretch(scaled, 0, _most(modality[0]))
+
+
+def _first_table(header: Header, name: str, signed: bool) -> tuple[Table, np.ndarray] | None:
+    """The first table of a sequence, None without one."""
+    items = header.get(name)
+    if not items:
+        return None
+    item = replace(header, dataset=items[0])
+    table = describe(item, "LUTDescriptor", signed)
+    return table, entries_of(item, "LUTData", table)
+
+
+def _most(table: Table) -> int:
+    return (1 << min(max(table.bits, 8), 16)) - 1
 
 
 def _window(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:

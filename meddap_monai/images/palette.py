@@ -10,11 +10,10 @@ import numpy as np
 from meddap_monai.errors import UnreadableImage
 from meddap_monai.images.decode import Layout
 from meddap_monai.images.header import Header, word
+from meddap_monai.images.look_up import Table, describe, entries_of, look_up, packed_bytes, raw, words
 
 _COLOURS = ("Red", "Green", "Blue")
 _DISCRETE, _LINEAR, _INDIRECT = range(3)
-_BYTES = ("OB", "UN")
-"""Value representations that are never turned with the byte order of the file."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +32,9 @@ class Palette:
 
     def paint(self, values: np.ndarray) -> np.ndarray:
         """Stored values (H, W) to RGB (H, W, 3) uint8; values beyond either end take its colour."""
-        last = len(self.colours) - 1
-        if self.first == 0 and values.dtype == np.uint8 and last >= 255:
+        if self.first == 0 and values.dtype == np.uint8 and len(self.colours) >= 256:
             return self.colours[values]
-        return self.colours[np.clip(values.astype(np.int32) - self.first, 0, last)]
+        return look_up(values, self.first, self.colours)
 
 
 def read_palette(header: Header, layout: Layout) -> Palette | None:
@@ -51,18 +49,24 @@ def read_palette(header: Header, layout: Layout) -> Palette | None:
     if layout.photometric != "PALETTE COLOR" and not supplemental:
         return None
     try:
-        descriptors = [_descriptor(header, colour, layout.signed) for colour in _COLOURS]
-        count, first, _ = descriptors[0]
-        if any(descriptor[:2] != (count, first) for descriptor in descriptors):
+        described = [
+            describe(header, f"{colour}PaletteColorLookupTableDescriptor", layout.signed) for colour in _COLOURS
+        ]
+        table = described[0]
+        if any((other.count, other.first) != (table.count, table.first) for other in described):
             raise UnreadableImage(f"{header.path}: the descriptors of red, green and blue (0028,1101 to 1103) differ")
-        tables = [_entries(header, *both) for both in zip(_COLOURS, descriptors, strict=True)]
+        if any(other.bits not in (8, 16) for other in described):
+            raise UnreadableImage(
+                f"{header.path}: the palette's entries have {table.bits} bits (0028,1101), expected 8 or 16"
+            )
+        tables = [_entries(header, *both) for both in zip(_COLOURS, described, strict=True)]
     except (KeyError, IndexError, struct.error) as error:
         raise UnreadableImage(
             f"{header.path}: the palette (0028,1101 to 1223) is missing or damaged ({type(error).__name__})"
         ) from error
-    wide = any(table.dtype != np.uint8 and table.max() > 255 for table in tables)
-    colours = np.stack([_as_bytes(table, wide) for table in tables], -1)
-    return Palette(first, colours, layout.photometric != "PALETTE COLOR")
+    wide = any(entries.dtype != np.uint8 and entries.max() > 255 for entries in tables)
+    colours = np.stack([_as_bytes(entries, wide) for entries in tables], -1)
+    return Palette(table.first, colours, layout.photometric != "PALETTE COLOR")
 
 
 def _as_bytes(table: np.ndarray, wide: bool) -> np.ndarray:
@@ -72,54 +76,14 @@ def _as_bytes(table: np.ndarray, wide: bool) -> np.ndarray:
     return np.rint(table * (255.0 / 65535)).astype(np.uint8)
 
 
-def _descriptor(header: Header, colour: str, signed: bool) -> tuple[int, int, int]:
-    """Number of entries, first value mapped, bits of an entry; a number of 0 means 65,536."""
-    vr, data = _raw(header, f"{colour}PaletteColorLookupTableDescriptor")
-    kind = "h" if vr == "SS" or signed else "H"
-    count, first, bits = struct.unpack(("<" if header.little_endian else ">") + "H" + kind + "H", data)
-    if bits not in (8, 16):
-        raise UnreadableImage(f"{header.path}: the palette's entries have {bits} bits (0028,1101), expected 8 or 16")
-    return count or 65536, first, bits
-
-
-def _raw(header: Header, name: str) -> tuple[str, bytes]:
-    found = header.raw(name)
-    if found is None:
-        raise KeyError(name)
-    return found
-
-
-def _entries(header: Header, colour: str, descriptor: tuple[int, int, int]) -> np.ndarray:
+def _entries(header: Header, colour: str, table: Table) -> np.ndarray:
     """The entries of one table (N,): uint8 where they are stored as bytes, else uint16."""
-    count, _, bits = descriptor
     name = f"{colour}PaletteColorLookupTableData"
-    if header.raw(name) is None:
-        vr, data = _raw(header, f"Segmented{name}")
-        segments = _bytes(header, vr, data) if bits == 8 else _words(header, data)
-        return _expand(header, segments.tolist(), bits, count)
-    vr, data = _raw(header, name)
-    if len(data) == 2 * count and (bits == 16 or count > 1):
-        return _words(header, data)
-    if len(data) - count in (0, 1):
-        return _bytes(header, vr, data)[:count]
-    raise UnreadableImage(
-        f"{header.path}: a palette table holds {len(data):,} bytes, expected {count:,} or {2 * count:,} for "
-        f"{count:,} entries"
-    )
-
-
-def _words(header: Header, data: bytes) -> np.ndarray:
-    return np.frombuffer(data[: len(data) // 2 * 2], "<u2" if header.little_endian else ">u2").astype(np.uint16)
-
-
-def _bytes(header: Header, vr: str, data: bytes) -> np.ndarray:
-    """Bytes that are packed into words of the file's byte order (PS3.5 8.2), in their own order."""
-    if header.little_endian or vr in _BYTES:
-        return np.frombuffer(data, np.uint8)
-    entries = np.frombuffer(data, np.uint8).copy()
-    pairs = entries[: len(entries) // 2 * 2].reshape(-1, 2)
-    pairs[:] = pairs[:, ::-1].copy()
-    return entries
+    if header.raw(name) is not None:
+        return entries_of(header, name, table)
+    vr, data = raw(header, f"Segmented{name}")
+    segments = packed_bytes(header, vr, data) if table.bits == 8 else words(header, data)
+    return _expand(header, segments.tolist(), table.bits, table.count)
 
 
 def _expand(header: Header, data: list[int], bits: int, count: int) -> np.ndarray:

@@ -124,8 +124,8 @@ def test_an_odd_table_without_padding(vr: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({0x00281201: ("OW", bytes(100))}, "a palette table holds 100 bytes, expected 256 or 512 for 256 entries"),
-        ({0x00281202: ("OW", bytes(1024))}, "a palette table holds 1,024 bytes"),
+        ({0x00281201: ("OW", bytes(100))}, "a look-up table holds 100 bytes, expected 256 or 512 for 256 entries"),
+        ({0x00281202: ("OW", bytes(1024))}, "a look-up table holds 1,024 bytes"),
         ({0x00281203: None}, "the palette .* is missing"),
         ({0x00281101: None}, "the palette .* is missing"),
         ({0x00281102: short(200, 0, 8)}, "descriptors of red, green and blue .* differ"),

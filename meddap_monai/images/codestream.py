@@ -14,6 +14,8 @@ _JP2 = b"\0\0\0\x0cjP  "
 _END = b"\xff\xd9"
 _MOST_TILES = 4096
 _MOST_SCANS = 1000
+_MOST_PRECINCTS = 100_000
+_MOST_SEGMENTS = 100_000
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,19 @@ class Codestream:
     tiles: int
     begin: int
     place: int
+
+    def precincts(self, sizes: bytes) -> int:
+        """How many precincts JPEG 2000 has, by the exponents of their sizes for each resolution, smallest first."""
+        count = self.tiles * self.components * len(sizes)
+        for level, size in enumerate(reversed(sizes)):
+            columns, rows = _halved(self.columns, level), _halved(self.rows, level)
+            count += self.components * _halved(columns, size & 15) * _halved(rows, size >> 4)
+        return count
+
+
+def _halved(length: int, times: int) -> int:
+    """Halved so many times, rounded up."""
+    return -(-length >> times)
 
 
 def begins_frame(start: bytes) -> bool:
@@ -80,14 +95,50 @@ def check_work(path: Path | str, frame: bytes, codestream: Codestream, limits: L
         limits: ten scans of the largest frame are allowed.
 
     Raises:
-        UnreadableImage: too many tiles of JPEG 2000, or scans of progressive JPEG.
+        UnreadableImage: too many tiles or precincts of JPEG 2000, or scans of progressive JPEG.
     """
+    if frame[:2] == b"\xff\xd8":
+        _check_scans(path, frame, codestream, limits)
+        return
     if codestream.tiles > _MOST_TILES:
         raise UnreadableImage(f"{path}: JPEG 2000 of {codestream.tiles:,} tiles, expected at most {_MOST_TILES:,}")
+    precincts = max(map(codestream.precincts, _coding_styles(path, frame)), default=0)
+    if precincts > _MOST_PRECINCTS:
+        raise UnreadableImage(
+            f"{path}: JPEG 2000 of {precincts:,} precincts, expected at most {_MOST_PRECINCTS:,}; no decoder gets far"
+        )
+
+
+def _check_scans(path: Path | str, frame: bytes, codestream: Codestream, limits: Limits) -> None:
     scans = frame.count(b"\xff\xda", codestream.place)
     most = min(_MOST_SCANS, max(1, 10 * limits.frame_pixels // max(1, codestream.rows * codestream.columns)))
-    if frame[:2] == b"\xff\xd8" and scans > most:
+    if scans > most:
         raise UnreadableImage(f"{path}: JPEG of {scans:,} scans, expected at most {most:,} for its size")
+
+
+def _coding_styles(path: Path | str, frame: bytes) -> list[bytes]:
+    """The precinct sizes of all COD and COC segments, tile-part headers included (ISO 15444-1 A.6.1 and A.6.2)."""
+    found: list[bytes] = []
+    place, tile_end = 2, 0
+    for _ in range(_MOST_SEGMENTS):
+        if place + 12 > len(frame):
+            return found
+        marker, length = frame[place + 1], struct.unpack(">H", frame[place + 2 : place + 4])[0]
+        if marker == 0x90:
+            size = struct.unpack(">I", frame[place + 6 : place + 10])[0]
+            tile_end = place + size if size >= 14 else len(frame)
+        if marker == 0x93:
+            if tile_end <= place:
+                return found
+            place = tile_end
+            continue
+        segment = frame[place + 4 : place + 2 + length]
+        if marker == 0x52 and segment and segment[0] & 1:
+            found.append(segment[10:])
+        elif marker == 0x53 and len(segment) > 1 and segment[1] & 1:
+            found.append(segment[7:])
+        place += 2 + length
+    raise UnreadableImage(f"{path}: JPEG 2000 of more than {_MOST_SEGMENTS:,} marker segments")
 
 
 def _codestream_box(frame: bytes) -> int:

@@ -101,6 +101,19 @@ def many_tiles() -> bytes:
     return raw.compressed(raw.JPEG_2000, bytes(frame), changes={0x00280010: raw.short(512), 0x00280011: raw.short(512)})
 
 
+def many_precincts(marker: bytes) -> bytes:
+    """JPEG 2000 of 4,000 x 4,000 with precincts of 2 x 2, in COD or in COC (ISO 15444-1 A.6.1 and A.6.2)."""
+    frame = raw.jpeg2000(np.zeros((4000, 4000), np.uint8))
+    place = frame.find(b"\xff\x52")
+    style = frame[place + 4 : place + 2 + struct.unpack(">H", frame[place + 2 : place + 4])[0]]
+    small = b"\x11" * (style[5] + 1)
+    segment = b"\1" + style[1:10] + small if marker == b"\xff\x52" else b"\0\1" + style[5:10] + small
+    after = place if marker == b"\xff\x52" else place + 4 + len(style)
+    skipped = place + 4 + len(style)
+    frame = frame[:after] + marker + struct.pack(">H", len(segment) + 2) + segment + frame[skipped:]
+    return raw.compressed(raw.JPEG_2000, frame, changes={0x00280010: raw.short(4000), 0x00280011: raw.short(4000)})
+
+
 def decoy() -> bytes:
     """A JP2 file whose first SIZ stands in a box that no decoder looks at (ISO 15444-1 Annex I)."""
 
@@ -168,6 +181,8 @@ BOMBS = {
     "segmented palette, linear": ("dicom", puts(segmented, 0, 1, 0, *[1, 65535, 1] * 1480), "segmented palette"),
     "jpeg 2000 of 200 components": ("dicom", puts(many_components), "announces 200 samples of 8 bits, the header 1"),
     "jpeg 2000 of 262,144 tiles": ("dicom", puts(many_tiles), "262,144 tiles, expected at most 4,096"),
+    "jpeg 2000 of small precincts": ("dicom", puts(many_precincts, b"\xff\x52"), "precincts, expected at most 100,000"),
+    "the same for a component": ("dicom", puts(many_precincts, b"\xff\x53"), "precincts, expected at most 100,000"),
     "jp2 with a decoy size": ("dicom", puts(decoy), "announces 16000 x 16000 pixels, the header 24 x 32"),
     "300,000 regions": ("dicom", puts(regions), "(0018,6011) has more than 1,000 items"),
     "3,000,000 fragments": ("dicom", puts(fragments), "has more than 200,000 fragments"),

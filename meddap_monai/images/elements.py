@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.tag import BaseTag
 
 from meddap_monai.errors import UnreadableImage
@@ -58,7 +58,7 @@ class Elements:
         end: where the walk ended.
     """
 
-    wanted: dict[BaseTag, RawDataElement] = field(default_factory=dict)
+    wanted: dict[BaseTag, DataElement | RawDataElement] = field(default_factory=dict)
     items: dict[int, list[Span]] = field(default_factory=dict)
     pixels: tuple[int, str, int, int] | None = None
     encoding: Encoding = Encoding(False, True)

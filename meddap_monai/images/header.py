@@ -112,7 +112,9 @@ class Header:
         laid = Dataset({tag: self.dataset.get_item(tag) for tag in self.dataset.keys()})  # noqa: SIM118
         for macro, names in _MACROS.items():
             found = next((items[0] for group in groups if (items := group.get(macro))), None)
-            for name in names if found is not None else ():
+            if found is None:
+                continue
+            for name in names:
                 laid.pop(name, None)
                 if name in found:
                     laid[name] = found[name]
@@ -174,7 +176,8 @@ def _meta(path: Path, stream: BinaryIO, size: int, place: int, limits: Limits) -
     """Transfer syntax UID of the file meta information, empty without one, and where the data set begins."""
     found = Walk(path, stream, size, {_SYNTAX}, limits).run(place, Encoding(False, True), meta=True)
     raw = found.wanted.get(_SYNTAX)
-    return (raw.value or b"").decode("latin1").strip(" \0") if raw else "", found.end
+    value = raw.value if raw is not None else b""
+    return (value or b"").decode("latin1").strip(" \0"), found.end
 
 
 def _inflate(path: Path, stream: BinaryIO, limits: Limits) -> io.BytesIO:

@@ -120,6 +120,9 @@ class Walk:
         """One element inside of a sequence; return where the next one begins."""
         inner = self._open[-1]
         tag, vr, length, value = self._head(place, inner.implicit)
+        if tag == _ITEM and inner.tag in (SHARED_GROUPS, FRAME_GROUPS) and len(self._open) == 1 and length != UNDEFINED:
+            self.found.items.setdefault(inner.tag, []).append(Span(value, min(value + length, inner.end)))
+            return value + length  # a clip has one for each frame; only those of wanted frames are looked into
         if tag == _ITEM:
             implicit = inner.implicit or self._is_implicit(value, False)
             self._push(_Open(False, inner.tag, value, value + length if length != UNDEFINED else _NEVER, implicit))

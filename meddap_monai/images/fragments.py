@@ -8,13 +8,12 @@ from typing import BinaryIO
 
 from meddap_monai.errors import UnreadableImage
 from meddap_monai.images.codestream import begins_frame
-from meddap_monai.images.elements import UNDEFINED
 from meddap_monai.images.header import Header
 from meddap_monai.images.limits import Limits
 
 Span = tuple[int, int]
 """Offset of a fragment's bytes in the stream, and their number."""
-_ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+_ITEM = b"\xfe\xff\x00\xe0"
 
 
 def find_frames(header: Header, frames: int, limits: Limits) -> list[list[Span]]:
@@ -83,11 +82,9 @@ def _fragments(header: Header, limits: Limits) -> tuple[list[int], list[Span]]:
     while True:
         stream.seek(place)
         head = stream.read(8)
-        if len(head) < 8 or head[:4] == _END:
+        if len(head) < 8 or head[:4] != _ITEM:  # the delimiter, or what follows where it is missing
             break
         size = struct.unpack("<I", head[4:])[0]
-        if head[:4] != _ITEM or size == UNDEFINED:
-            raise UnreadableImage(f"{header.path}: PixelData (7FE0,0010) is damaged between its fragments")
         spans.append((place + 8, size))
         place += 8 + size
         if len(spans) > limits.fragments:
@@ -98,6 +95,8 @@ def _fragments(header: Header, limits: Limits) -> tuple[list[int], list[Span]]:
     if not spans:
         raise UnreadableImage(f"{header.path}: PixelData (7FE0,0010) has no fragments, expected a compressed image")
     first = _read(stream, spans[0], 4 * limits.frames)
+    if begins_frame(first[:12]):  # some writers leave the table out
+        return [], spans
     return [*struct.unpack(f"<{len(first) // 4}I", first[: len(first) // 4 * 4])], spans[1:]
 
 

@@ -23,7 +23,7 @@ class Limits:
         frame_pixels: rows times columns of a frame.
         decoded_bytes: all frames that were asked for, decoded.
         depth: nested sequences in a DICOM header.
-        elements: data elements of a DICOM header, nested ones included.
+        elements: data elements of a DICOM header, nested ones included where they are walked through.
         items: of a sequence that describes the whole image, such as its regions.
         value_bytes: length of a value that is read from a DICOM header.
         inflated_bytes: a deflated DICOM file after inflating.
@@ -37,7 +37,7 @@ class Limits:
     frame_pixels: int = 64_000_000
     decoded_bytes: int = 1024 * MIB
     depth: int = 32
-    elements: int = 200_000
+    elements: int = 300_000
     items: int = 1000
     value_bytes: int = MIB
     inflated_bytes: int = 512 * MIB

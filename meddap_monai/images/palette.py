@@ -79,7 +79,8 @@ def _as_bytes(table: np.ndarray, wide: bool) -> np.ndarray:
 def _entries(header: Header, colour: str, table: Table) -> np.ndarray:
     """The entries of one table (N,): uint8 where they are stored as bytes, else uint16."""
     name = f"{colour}PaletteColorLookupTableData"
-    if header.raw(name) is not None:
+    found = header.raw(name)
+    if found and found[1]:
         return entries_of(header, name, table)
     vr, data = raw(header, f"Segmented{name}")
     segments = packed_bytes(header, vr, data) if table.bits == 8 else words(header, data)

@@ -154,3 +154,17 @@ def test_a_file_that_ends_in_a_fragment(tmp_path: Path) -> None:
     assert np.array_equal(read(tmp_path, data, frames=[0, 1])[:, 0], CLIP[:2])
     with pytest.raises(UnreadableImage, match="truncated: it ends inside of a fragment"):
         read(tmp_path, data, frames="last")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_pixel_data_without_an_offset_table(count: int, tmp_path: Path) -> None:
+    """Some writers begin with the first frame."""
+    whole = raw.fragments(*FRAMES[raw.JPEG_LS][:count])[8:]
+    changes = {0x00280008: text("IS", str(count)), 0x7FE00010: ("OB", whole)}
+    pixels = read(tmp_path, dicom(changes, raw.JPEG_LS, pixel_length=0xFFFFFFFF))
+    assert np.array_equal(pixels[:, 0], CLIP[:count])
+
+
+def test_what_follows_fragments_without_a_delimiter(tmp_path: Path) -> None:
+    data = compressed(raw.JPEG_LS, raw.jpeg_ls(), end=False) + raw.element(0xFFFCFFFC, "OB", bytes(40))
+    assert np.array_equal(read(tmp_path, data)[0, 0], GREY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -42,14 +43,16 @@ def groups(*parts: dict) -> Dataset:
     return dataset(**{MACROS[next(iter(part))]: Sequence([dataset(**part)]) for part in parts})
 
 
-def enhanced(path: Path, syntax: str = raw.EXPLICIT, undefined: bool = False, **attributes) -> Path:
+def enhanced(
+    path: Path, syntax: str = raw.EXPLICIT, undefined: bool = False, clip: np.ndarray = CLIP, **attributes
+) -> Path:
     made = dataset(
         SOPClassUID="1.2.840.10008.5.1.4.1.1.6.2",
         SOPInstanceUID="1.2.3.4",
         Modality="US",
-        Rows=CLIP.shape[1],
-        Columns=CLIP.shape[2],
-        NumberOfFrames=len(CLIP),
+        Rows=clip.shape[1],
+        Columns=clip.shape[2],
+        NumberOfFrames=len(clip),
         SamplesPerPixel=1,
         PhotometricInterpretation="MONOCHROME2",
         BitsAllocated=16,
@@ -58,7 +61,7 @@ def enhanced(path: Path, syntax: str = raw.EXPLICIT, undefined: bool = False, **
         PixelRepresentation=0,
         **attributes,
     )
-    made.PixelData = CLIP.astype(">u2" if syntax == raw.BIG else "<u2").tobytes()
+    made.PixelData = clip.astype(">u2" if syntax == raw.BIG else "<u2").tobytes()
     made["PixelData"].VR = "OW"
     for element in made:
         if element.VR == "SQ" and undefined:
@@ -159,3 +162,14 @@ def test_the_material_is_what_pydicom_reads(tmp_path: Path) -> None:
     made = pydicom.dcmread(io.BytesIO(path.read_bytes()))
     assert made.SharedFunctionalGroupsSequence[0].FrameVOILUTSequence[0].WindowWidth == 4001
     assert np.array_equal(made.pixel_array, CLIP)
+
+
+@pytest.mark.parametrize("undefined", [False, True])
+def test_groups_of_a_long_clip_cost_little(undefined: bool, tmp_path: Path) -> None:
+    """5,000 frames of 8 x 8 pixels; the groups of one of them are parsed."""
+    part = groups(WINDOW, RESCALE, {"PixelSpacing": [0.2, 0.3]})
+    attributes = {"PerFrameFunctionalGroupsSequence": Sequence([part] * 5000)}
+    path = enhanced(tmp_path / "x", undefined=undefined, clip=np.zeros((5000, 8, 8), np.uint16), **attributes)
+    begin = time.process_time()
+    assert read(path, frames="last")[1].spacing_mm == (0.2, 0.3)
+    assert time.process_time() - begin < 1

@@ -15,7 +15,7 @@ from meddap_monai.errors import UnreadableImage
 from meddap_monai.images.codestream import Codestream, check_work, read_codestream, without_padding
 from meddap_monai.images.colour import expand_422, ybr_to_rgb
 from meddap_monai.images.elements import UNDEFINED
-from meddap_monai.images.fragments import Span, find_frames, is_encapsulated, read_frame
+from meddap_monai.images.fragments import Fragment, find_frames, is_encapsulated, read_frame
 from meddap_monai.images.header import Header, integer, word
 from meddap_monai.images.limits import MIB, Limits, check_frame_size
 
@@ -29,7 +29,7 @@ COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
 class Layout:
     """How the pixels of a file are stored (PS3.3 C.7.6.3), checked.
 
-    `subsampled` is native YBR_FULL_422 with two samples per pixel; `spans` are the fragments of each compressed frame.
+    `subsampled` is native YBR_FULL_422 with two samples per pixel; `fragments` are those of each compressed frame.
     """
 
     rows: int
@@ -44,7 +44,7 @@ class Layout:
     planar: int
     native: bool
     subsampled: bool = False
-    spans: tuple[list[Span], ...] = ()
+    fragments: tuple[list[Fragment], ...] = ()
 
     @property
     def frame_bytes(self) -> int:
@@ -92,7 +92,7 @@ def read_layout(header: Header, limits: Limits) -> Layout:
         return _check_native(header, layout)
     if header.pixel_bytes != UNDEFINED and not is_encapsulated(header):
         raise UnreadableImage(f"{path}: compressed transfer syntax, but PixelData (7FE0,0010) is not encapsulated")
-    return replace(layout, spans=tuple(find_frames(header, layout.frames, limits)))
+    return replace(layout, fragments=tuple(find_frames(header, layout.frames, limits)))
 
 
 def _high_bit(header: Header, allocated: int, stored: int) -> int:
@@ -208,7 +208,7 @@ def _stored_bits(values: np.ndarray, layout: Layout, precision: int) -> np.ndarr
 
 def _encapsulated(header: Header, layout: Layout, number: int, limits: Limits) -> np.ndarray:
     decoder = _decoder(header)
-    frame = read_frame(header, layout.spans[number])
+    frame = read_frame(header, layout.fragments[number])
     if not frame:
         raise UnreadableImage(f"{header.path}: frame {number} of {layout.frames} is empty")
     precision = layout.allocated

@@ -11,12 +11,12 @@ from meddap_monai.images.codestream import begins_frame
 from meddap_monai.images.header import Header
 from meddap_monai.images.limits import Limits
 
-Span = tuple[int, int]
+Fragment = tuple[int, int]
 """Offset of a fragment's bytes in the stream, and their number."""
 _ITEM = b"\xfe\xff\x00\xe0"
 
 
-def find_frames(header: Header, frames: int, limits: Limits) -> list[list[Span]]:
+def find_frames(header: Header, frames: int, limits: Limits) -> list[list[Fragment]]:
     """Say which fragments each frame consists of.
 
     As many fragments as frames are one each, whatever the tables say. Otherwise the codestreams that the fragments
@@ -58,7 +58,7 @@ def is_encapsulated(header: Header) -> bool:
     return header.stream.read(4) == _ITEM
 
 
-def read_frame(header: Header, spans: list[Span]) -> bytes:
+def read_frame(header: Header, spans: list[Fragment]) -> bytes:
     """The bytes of one frame.
 
     Raises:
@@ -70,15 +70,15 @@ def read_frame(header: Header, spans: list[Span]) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _read(stream: BinaryIO, span: Span, most: int | None = None) -> bytes:
+def _read(stream: BinaryIO, span: Fragment, most: int | None = None) -> bytes:
     stream.seek(span[0])
     return stream.read(span[1] if most is None else min(most, span[1]))
 
 
-def _fragments(header: Header, limits: Limits) -> tuple[list[int], list[Span]]:
+def _fragments(header: Header, limits: Limits) -> tuple[list[int], list[Fragment]]:
     """The basic offset table and all fragments."""
     stream, place = header.stream, header.pixel_start
-    spans: list[Span] = []
+    spans: list[Fragment] = []
     while True:
         stream.seek(place)
         head = stream.read(8)
@@ -100,7 +100,7 @@ def _fragments(header: Header, limits: Limits) -> tuple[list[int], list[Span]]:
     return [*struct.unpack(f"<{len(first) // 4}I", first[: len(first) // 4 * 4])], spans[1:]
 
 
-def _by_table(header: Header, basic: list[int], spans: list[Span], frames: int) -> list[int]:
+def _by_table(header: Header, basic: list[int], spans: list[Fragment], frames: int) -> list[int]:
     """The first fragment of each frame, by the extended offset table, else by the basic one."""
     extended = header.get("ExtendedOffsetTable")
     if isinstance(extended, bytes) and len(extended) == 8 * frames:

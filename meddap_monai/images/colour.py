@@ -1,4 +1,4 @@
-"""Grey that was stored as colour, as many scanners do: recognised, and returned as one channel where that is wanted."""
+"""Colour as it is stored: YBR to RGB, and grey that was stored as colour, returned as one channel where wanted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,23 @@ import numpy as np
 COLOURS = ("keep", "auto", "grey")
 _TOLERANCE = 6
 _PART = 3 * 2**15
+
+
+def expand_422(pairs: np.ndarray) -> np.ndarray:
+    """Uncompressed YBR_FULL_422 (H, W/2, 4), stored Y Y Cb Cr (PS3.3 C.7.6.3.1.2), to RGB (H, W, 3)."""
+    rows, half, _ = pairs.shape
+    full = np.empty((rows, half, 2, 3), np.uint8)
+    full[..., 0] = pairs[..., :2]
+    full[..., 1:] = pairs[..., None, 2:]
+    return ybr_to_rgb(full.reshape(rows, half * 2, 3))
+
+
+def ybr_to_rgb(values: np.ndarray, bits: int = 8) -> np.ndarray:
+    """YBR_FULL (..., 3) of `bits` bits to RGB of the same type, rounded (PS3.3 C.7.6.3.1.2)."""
+    luma, blue, red = (values[..., channel].astype(np.float32) for channel in range(3))
+    blue, red = blue - (1 << (bits - 1)), red - (1 << (bits - 1))
+    colour = np.stack([luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue], -1)
+    return np.clip(np.rint(colour), 0, (1 << bits) - 1).astype(values.dtype)
 
 
 def reduce_colour(pixels: np.ndarray, colour: str) -> tuple[np.ndarray, bool]:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from meddap_monai.images.frames import check_policy, choose_frames
 from meddap_monai.images.grey_levels import WINDOWS, to_display
 from meddap_monai.images.header import Header, finite, open_header, word
 from meddap_monai.images.limits import DEFAULT_LIMITS, Limits, check_decoded_size
+from meddap_monai.images.palette import read_palette
 from meddap_monai.images.pseudonym import device_name, load_key, pseudonym
 from meddap_monai.images.regions import Region, choose_region, declared_regions, find_region, pixel_spacing
 
@@ -130,16 +132,20 @@ def read_ultrasound(
         if modality == "US" and word(header, "Modality") not in ("US", "IVUS"):
             raise UnreadableImage(f"{path}: Modality (0008,0060) is not US; set modality to any to read it")
         layout = read_layout(header, limits)
+        palette = read_palette(header, layout)
+        of_frame = cache(header.of_frame)
 
         def show(number: int) -> np.ndarray:
-            return to_display(decode_frame(header, layout, number), header, layout, window)
+            return to_display(decode_frame(header, layout, number, limits), of_frame(number), layout, palette, window)
 
         wanted = _wanted(path, frames, layout, show)
-        channels = 3 if layout.samples == 3 or layout.photometric == "PALETTE COLOR" else 1
+        channels = 3 if layout.samples == 3 or palette is not None else 1
         check_decoded_size(path, len(wanted), layout.rows * layout.columns * channels, limits)
         planes = [show(number).reshape(1, layout.rows, layout.columns, channels) for number in wanted]
         pixels = planes[0] if len(planes) == 1 else np.concatenate(planes)
         info = _describe(header, layout, tuple(wanted), key)
+        spacings = {pixel_spacing(of_frame(number).get("PixelSpacing")) for number in wanted}
+        info = replace(info, spacing_mm=spacings.pop() if len(spacings) == 1 else None)
         pixels, info = _cut(path, pixels, info, outside, full_frame)
     pixels, grey = reduce_colour(pixels, colour)
     return np.moveaxis(pixels, -1, 1), replace(info, grey_in_colour=grey)
@@ -205,7 +211,7 @@ def _describe(header: Header, layout: Layout, wanted: tuple[int, ...], key: byte
         patient=pseudonym(patient, key) if patient else (pseudonym(study, key, "study") if study else ""),
         centre=pseudonym(centre, key, "centre", 8) if centre else "",
         device=device_name(text("Manufacturer"), text("ManufacturerModelName"), key),
-        spacing_mm=pixel_spacing(header.get("PixelSpacing")),
+        spacing_mm=None,
         frame_time_ms=time if time is not None and 0 < time < 1e5 else None,
         regions=regions,
         region=None,

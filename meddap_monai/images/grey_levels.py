@@ -1,27 +1,31 @@
-"""From stored values to what a display shows: palettes, modality and VOI look-up, inversion, 8 bits."""
+"""From stored values to what a display shows: modality and VOI look-up, inversion, colour, 8 bits."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from pydicom.dataset import Dataset
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi
 
 from meddap_monai.errors import UnreadableImage
 from meddap_monai.images.decode import Layout
 from meddap_monai.images.header import Header, finite
+from meddap_monai.images.look_up import Table, describe, entries_of, look_up
+from meddap_monai.images.palette import Palette
 
 WINDOWS = ("file", "none", "minmax")
 
 
-def to_display(values: np.ndarray, header: Header, layout: Layout, window: str = "file") -> np.ndarray:
+def to_display(
+    values: np.ndarray, header: Header, layout: Layout, palette: Palette | None = None, window: str = "file"
+) -> np.ndarray:
     """Turn one decoded frame into 8-bit display values.
 
     Args:
         values: (H, W) stored values or palette indices, or (H, W, 3) RGB, of 8 or 16 bits.
         header: the file, for its look-up tables.
         layout: its layout.
+        palette: its palette, if it has one.
         window: "file" applies the first VOI window or VOI LUT of the file, where it is valid; "none" maps the whole
             stored range to 0..255; "minmax" maps the frame's own range.
 
@@ -29,17 +33,25 @@ def to_display(values: np.ndarray, header: Header, layout: Layout, window: str =
         (H, W) or (H, W, 3) uint8; for MONOCHROME1 already inverted, so that white is high.
 
     Raises:
-        UnreadableImage: a palette, slope or intercept that makes no sense.
+        UnreadableImage: a slope or intercept that makes no sense.
     """
-    if layout.photometric == "PALETTE COLOR":
-        return _apply_palette(values, header)
     if values.ndim == 3:
         return _eight_bits(values, layout.stored)
+    if palette is None:
+        return _grey(values, header, layout, window)
+    if not palette.supplemental:
+        return palette.paint(values)
+    grey = _grey(values, header, layout, window)[..., None]
+    return np.where((values >= palette.first)[..., None], palette.paint(values), grey)
+
+
+def _grey(values: np.ndarray, header: Header, layout: Layout, window: str) -> np.ndarray:
+    """Grey levels (H, W) uint8 of stored values (H, W)."""
     _slope(header)
     plain = layout.stored == 8 and not layout.signed
     if window == "minmax":
         shown = _stretch(values.astype(np.float64), float(values.min()), float(values.max()))
-    elif window == "file" and (windowed := _windowed(values, header)) is not None:
+    elif window == "file" and (windowed := _windowed(values, header, layout)) is not None:
         shown = windowed
     elif plain:
         shown = values.astype(np.uint8, copy=False)
@@ -62,48 +74,6 @@ def _stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.clip(np.rint((values - low) * (255.0 / (high - low))), 0, 255).astype(np.uint8)
 
 
-def _apply_palette(values: np.ndarray, header: Header) -> np.ndarray:
-    """PALETTE COLOR indices (H, W) to RGB (H, W, 3) uint8 (PS3.3 C.7.6.3.1.5)."""
-    _order_packed_entries(header)
-    try:
-        colour = apply_color_lut(values, header.dataset)
-    except Exception as error:
-        raise UnreadableImage(
-            f"{header.path}: the palette (0028,1101 to 1223) is missing or damaged ({type(error).__name__})"
-        ) from error
-    if colour.ndim != 3 or colour.shape[-1] < 3:
-        raise UnreadableImage(f"{header.path}: the palette gives shape {colour.shape}, expected red, green and blue")
-    colour = colour[..., :3]
-    if colour.dtype == np.uint8 or _entries_fit_a_byte(header.dataset):
-        return colour.astype(np.uint8)
-    return _stretch(colour.astype(np.float64), 0, 65535)
-
-
-def _order_packed_entries(header: Header) -> None:
-    """Put 8-bit entries that are packed into big-endian words (PS3.5 8.2) into their order, once."""
-    if header.little_endian or header.palette_ordered:
-        return
-    header.palette_ordered = True
-    dataset = header.dataset
-    for name in ("Red", "Green", "Blue"):
-        data = dataset.get(f"{name}PaletteColorLookupTableData")
-        count = _first(dataset.get(f"{name}PaletteColorLookupTableDescriptor"))
-        if isinstance(data, bytes) and count is not None and len(data) % 2 == 0 and 0 <= len(data) - count <= 1:
-            dataset[f"{name}PaletteColorLookupTableData"].value = np.frombuffer(data, "u2").byteswap().tobytes()
-
-
-def _entries_fit_a_byte(dataset: Dataset) -> bool:
-    """Some machines announce 16-bit palettes and write 8-bit entries."""
-    for name in ("Red", "Green", "Blue"):
-        data = dataset.get(f"{name}PaletteColorLookupTableData")
-        if not isinstance(data, bytes) or len(data) % 2:
-            return False
-        order = "<" if dataset.original_encoding[1] is not False else ">"
-        if np.frombuffer(data, order + "u2").max(initial=0) > 255:
-            return False
-    return True
-
-
 def _slope(header: Header) -> tuple[float, float]:
     """Rescale slope and intercept, 1 and 0 when the file has none.
 
@@ -121,27 +91,42 @@ def _slope(header: Header) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def _windowed(values: np.ndarray, header: Header) -> np.ndarray | None:
-    """Apply modality and VOI transformation (PS3.3 C.11.1, C.11.2); None when the file has no valid VOI."""
-    dataset = header.dataset
+def _windowed(values: np.ndarray, header: Header, layout: Layout) -> np.ndarray | None:
+    """Apply modality and VOI transformation (PS3.3 C.11.1, C.11.2); None when the file has no valid one."""
     slope, intercept = _slope(header)
-    tables = header.get("VOILUTSequence")
+    modality = _first_table(header, "ModalityLUTSequence", layout.signed)
+    voi = _first_table(header, "VOILUTSequence", layout.signed or intercept < 0)
     centre, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
     function = str(header.get("VOILUTFunction") or "LINEAR").strip().upper()
     least = 1.0 if function == "LINEAR" else 1e-6
     usable = centre is not None and width is not None and least <= width < 1e9 and abs(centre) < 1e9
-    if not tables and not usable:
+    if not (modality or voi or usable):
         return None
-    if header.get("ModalityLUTSequence"):
-        scaled = apply_modality_lut(values, dataset).astype(np.float64)
+    if modality:
+        scaled = look_up(values, modality[0].first, modality[1]).astype(np.float64)
     else:
         scaled = values.astype(np.float64) * slope + intercept
-    if tables:
-        shown = apply_voi(scaled.astype(np.int64), dataset)
-        bits = int(tables[0].LUTDescriptor[2])
-        return _stretch(shown.astype(np.float64), 0, (1 << min(max(bits, 8), 16)) - 1)
-    assert centre is not None and width is not None
-    return _window(scaled, centre, width, function)
+    if voi:
+        return _stretch(look_up(np.rint(scaled), voi[0].first, voi[1]).astype(np.float64), 0, _most(voi[0]))
+    if usable:
+        assert centre is not None and width is not None
+        return _window(scaled, centre, width, function)
+    assert modality is not None
+    return _stretch(scaled, 0, _most(modality[0]))
+
+
+def _first_table(header: Header, name: str, signed: bool) -> tuple[Table, np.ndarray] | None:
+    """The first table of a sequence, None without one."""
+    items = header.get(name)
+    if not items:
+        return None
+    item = replace(header, dataset=items[0])
+    table = describe(item, "LUTDescriptor", signed)
+    return table, entries_of(item, "LUTData", table)
+
+
+def _most(table: Table) -> int:
+    return (1 << min(max(table.bits, 8), 16)) - 1
 
 
 def _window(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:

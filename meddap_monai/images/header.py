@@ -11,21 +11,25 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pydicom import dcmread
 from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from meddap_monai.errors import UnreadableImage
+from meddap_monai.images.elements import FRAME_GROUPS, SHARED_GROUPS, Encoding, Span, Walk
 from meddap_monai.images.limits import MIB, Limits, open_regular
-from meddap_monai.images.nesting import nesting_depth
 
 _NAMES = (
     "SpecificCharacterSet", "SyntheticData", "Modality", "Manufacturer", "ManufacturerModelName", "InstitutionName",
@@ -36,12 +40,17 @@ _NAMES = (
     "GreenPaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableDescriptor",
     "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData",
     "SegmentedRedPaletteColorLookupTableData", "SegmentedGreenPaletteColorLookupTableData",
-    "SegmentedBluePaletteColorLookupTableData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
+    "SegmentedBluePaletteColorLookupTableData", "PixelPresentation", "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 TAGS = [Tag(name) for name in _NAMES]
-_DEFLATED = b"\x02\0\x10\0UI\x16\0" + DeflatedExplicitVRLittleEndian.encode()
-_LONG_VR = {b"OB", b"OW", b"OD", b"OF", b"OL", b"OV", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
-UNDEFINED = 0xFFFFFFFF
+_SYNTAX = Tag("TransferSyntaxUID")
+_MACROS = {
+    "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
+    "PixelMeasuresSequence": ("PixelSpacing",),
+}
+"""What a functional group macro says in place of the header (PS3.3 C.7.6.16.2)."""
 
 
 @dataclass
@@ -50,7 +59,7 @@ class Header:
 
     Attributes:
         path: for messages.
-        dataset: the attributes of `TAGS` that the file holds.
+        dataset: the attributes of `TAGS` that the file holds, functional groups left out.
         stream: positioned at the first byte of the value of PixelData (7FE0,0010).
         pixel_vr: value representation of PixelData.
         pixel_bytes: length of its value, `UNDEFINED` when encapsulated.
@@ -58,7 +67,7 @@ class Header:
         available: bytes from there to the end of the stream.
         syntax: transfer syntax UID.
         little_endian: byte order.
-        palette_ordered: whether packed big-endian palette entries were put in order.
+        items: where the items of sequences lie in `stream`.
     """
 
     path: Path
@@ -70,11 +79,55 @@ class Header:
     available: int
     syntax: str
     little_endian: bool
-    palette_ordered: bool = False
+    items: dict[int, list[Span]]
 
     def get(self, name: str) -> Any:
         """Return the value of an attribute by its keyword, None when the file does not hold it."""
         return value_of(self.dataset, name)
+
+    def raw(self, name: str) -> tuple[str, bytes] | None:
+        """Return VR (empty in implicit VR) and bytes of an attribute that nobody took with `get`, None without it."""
+        element = self.dataset.get_item(_tag(name))
+        if not isinstance(element, RawDataElement) or element.value is None:
+            return None
+        return element.VR or "", element.value
+
+    def of_frame(self, number: int) -> Header:
+        """Return the header as if the file held this frame only: functional groups are laid over it (PS3.3 C.7.6.16).
+
+        Args:
+            number: frame, 0 is the first.
+
+        Raises:
+            UnreadableImage: there are functional groups, but none for this frame.
+        """
+        frames, shared = self.items.get(FRAME_GROUPS, []), self.items.get(SHARED_GROUPS, [])
+        if not frames and not shared:
+            return self
+        if frames and number >= len(frames):
+            raise UnreadableImage(
+                f"{self.path}: has functional groups (5200,9230) of {len(frames)} frames, expected one for each frame"
+            )
+        groups = [self._group(span) for span in (*frames[number : number + 1], *shared[:1])]
+        laid = Dataset({tag: self.dataset.get_item(tag) for tag in self.dataset.keys()})  # noqa: SIM118
+        for macro, names in _MACROS.items():
+            found = next((items[0] for group in groups if (items := group.get(macro))), None)
+            if found is None:
+                continue
+            for name in names:
+                laid.pop(name, None)
+                if name in found:
+                    laid[name] = found[name]
+        return replace(self, dataset=laid)
+
+    def _group(self, span: Span) -> Dataset:
+        """Parse the functional groups of one item."""
+        if span.end - span.begin > MIB:
+            raise UnreadableImage(f"{self.path}: functional groups of {span.end - span.begin:,} bytes for one frame")
+        self.stream.seek(span.begin)
+        data = io.BytesIO(self.stream.read(span.end - span.begin))
+        implicit = bool(self.dataset.original_encoding[0])
+        return read_dataset(data, implicit, self.little_endian, bytelength=span.end - span.begin)
 
 
 @contextmanager
@@ -96,25 +149,14 @@ def open_header(path: Path | str, limits: Limits, extra: tuple[int, ...] = ()) -
         marked = start[128:132] == b"DICM"
         if not marked and not _looks_like_a_bare_dataset(start):
             raise UnreadableImage(f"{path}: is not DICOM (no DICM prefix at byte 128 and no data set at byte 0)")
-        stream.seek(0)
-        tags: list[Any] = [*TAGS, *extra]
-        if marked and _DEFLATED in start:
-            header = _locate(path, *_inflate(path, stream, start, limits, tags))
-            _check_depth(header, 0, limits)
-            yield header
+        syntax, place = _meta(path, stream, size, 132 if marked else 0, limits)
+        if syntax == DeflatedExplicitVRLittleEndian:
+            stream.seek(place)
+            inflated = _inflate(path, stream, limits)
+            size, place, syntax = inflated.getbuffer().nbytes, 0, ExplicitVRLittleEndian
+            yield _header(path, inflated, size, place, syntax, limits, extra)
         else:
-            dataset = dcmread(stream, stop_before_pixels=True, force=not marked, specific_tags=tags)
-            header = _locate(path, dataset, stream, size)
-            _check_depth(header, 132 if marked else 0, limits)
-            yield header
-
-
-def _check_depth(header: Header, start: int, limits: Limits) -> None:
-    header.stream.seek(0)
-    before = header.stream.read(header.pixel_start)
-    implicit = bool(header.dataset.original_encoding[0])
-    if nesting_depth(before, start, implicit, header.little_endian, limits.depth) > limits.depth:
-        raise UnreadableImage(f"{header.path}: sequences are nested deeper than {limits.depth} levels")
+            yield _header(path, stream, size, place, syntax, limits, extra)
 
 
 def _looks_like_a_bare_dataset(start: bytes) -> bool:
@@ -130,13 +172,16 @@ def _looks_like_a_bare_dataset(start: bytes) -> bool:
     return False
 
 
-def _inflate(
-    path: Path, stream: BinaryIO, start: bytes, limits: Limits, tags: list[Any]
-) -> tuple[Dataset, BinaryIO, int]:
-    """Inflate a deflated data set within limits (PS3.5 A.5): its header, the inflated stream and its size."""
-    if start[132:136] != b"\x02\0\0\0" or start[136:138] != b"UL":
-        raise UnreadableImage(f"{path}: deflated, without the group length (0002,0000) that says where the data begin")
-    stream.seek(144 + struct.unpack("<I", start[140:144])[0])
+def _meta(path: Path, stream: BinaryIO, size: int, place: int, limits: Limits) -> tuple[str, int]:
+    """Transfer syntax UID of the file meta information, empty without one, and where the data set begins."""
+    found = Walk(path, stream, size, {_SYNTAX}, limits).run(place, Encoding(False, True), meta=True)
+    raw = found.wanted.get(_SYNTAX)
+    value = raw.value if raw is not None else b""
+    return (value or b"").decode("latin1").strip(" \0"), found.end
+
+
+def _inflate(path: Path, stream: BinaryIO, limits: Limits) -> io.BytesIO:
+    """Inflate a deflated data set within limits (PS3.5 A.5)."""
     machine = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated, taken = io.BytesIO(), 0
     while block := stream.read(MIB):
@@ -150,42 +195,37 @@ def _inflate(
                     f"{path}: deflated data grow to more than {total:,} bytes, expected at most "
                     f"{limits.inflated_bytes:,} and {limits.inflate_ratio} times the deflated size"
                 )
-    size = inflated.tell()
-    inflated.seek(0)
-    dataset = read_dataset(
-        inflated, False, True, stop_when=lambda tag, _vr, _length: tag >= 0x7FE00008, specific_tags=tags
-    )
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.set_original_encoding(False, True)
-    return dataset, inflated, size
+    return inflated
 
 
-def _locate(path: Path, dataset: Dataset, stream: BinaryIO, size: int) -> Header:
-    """Find the value of PixelData, which begins where the reader of the header stopped."""
-    implicit, little = dataset.original_encoding
-    little = little is not False
-    order = "<" if little else ">"
-    head = stream.read(8)
-    if len(head) < 8:
+def _header(
+    path: Path, stream: BinaryIO, size: int, place: int, syntax: str, limits: Limits, extra: tuple[int, ...]
+) -> Header:
+    """Walk to the pixels."""
+    stream.seek(place)
+    encoding = _encoding(syntax, stream.read(6))
+    found = Walk(path, stream, size, {*TAGS, *extra}, limits).run(place, encoding)
+    implicit, little = found.encoding
+    if found.pixels is None:
         raise UnreadableImage(f"{path}: has no PixelData (7FE0,0010); expected an image")
-    group, element = struct.unpack(order + "HH", head[:4])
-    if (group, element) != (0x7FE0, 0x0010):
+    tag, vr, length, begin = found.pixels
+    if tag != 0x7FE00010:
         raise UnreadableImage(
-            f"{path}: has ({group:04X},{element:04X}) where integer PixelData (7FE0,0010) is expected"
+            f"{path}: has ({tag >> 16:04X},{tag & 0xFFFF:04X}) where integer PixelData (7FE0,0010) is expected"
         )
-    if implicit:
-        vr, length = b"OW", struct.unpack(order + "I", head[4:])[0]
-    elif (vr := head[4:6]) in _LONG_VR:
-        tail = stream.read(4)
-        length = struct.unpack(order + "I", tail)[0] if len(tail) == 4 else 0
-    else:
-        length = struct.unpack(order + "H", head[6:])[0]
-    place = stream.tell()
-    syntax = str(getattr(dataset, "file_meta", {}).get("TransferSyntaxUID", "") or "")
     if not syntax:
         syntax = "1.2.840.10008.1.2" if implicit else ("1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2")
-    return Header(path, dataset, stream, vr.decode("latin1"), length, place, size - place, syntax, little)
+    dataset = Dataset(found.wanted)
+    dataset.set_original_encoding(implicit, little)
+    return Header(path, dataset, stream, vr or "OW", length, begin, size - begin, syntax, little, found.items)
+
+
+def _encoding(syntax: str, start: bytes) -> Encoding:
+    """How the data set is encoded; without a syntax by its first tag and VR, as pydicom does."""
+    if syntax:
+        return Encoding(syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian)
+    swapped = len(start) == 6 and start[4:6].isalpha() and start[0] == 0 and start[1] > 0
+    return Encoding(True, not swapped)
 
 
 @lru_cache(maxsize=256)

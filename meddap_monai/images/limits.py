@@ -23,18 +23,28 @@ class Limits:
         frame_pixels: rows times columns of a frame.
         decoded_bytes: all frames that were asked for, decoded.
         depth: nested sequences in a DICOM header.
+        elements: data elements of a DICOM header, nested ones included where they are walked through.
+        items: of a sequence that describes the whole image, such as its regions.
+        value_bytes: length of a value that is read from a DICOM header.
         inflated_bytes: a deflated DICOM file after inflating.
         inflate_ratio: inflated by deflated size, tested once 32 MiB are inflated.
+        frame_ratio: decoded by compressed size of a DICOM frame, tested where it decodes to more than 32 MiB.
         frames: frames of a clip.
+        fragments: parts into which the compressed pixels of a file are cut.
     """
 
     file_bytes: int = 512 * MIB
     frame_pixels: int = 64_000_000
     decoded_bytes: int = 1024 * MIB
     depth: int = 32
+    elements: int = 300_000
+    items: int = 1000
+    value_bytes: int = MIB
     inflated_bytes: int = 512 * MIB
     inflate_ratio: int = 100
+    frame_ratio: int = 25
     frames: int = 100_000
+    fragments: int = 200_000
 
 
 DEFAULT_LIMITS = Limits()

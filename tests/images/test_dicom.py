@@ -14,7 +14,7 @@ import raw_dicom as raw
 from raw_dicom import GREY, dicom, short, text
 
 from meddap_monai.errors import ConfigurationError, UnreadableImage
-from meddap_monai.images.codestream import announced_size
+from meddap_monai.images.codestream import read_codestream
 from meddap_monai.images.colour import reduce_colour
 from meddap_monai.images.dicom import read_ultrasound
 from meddap_monai.images.regions import Region
@@ -128,8 +128,9 @@ def test_files_without_preamble_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("frame", [raw.jpeg(), raw.jpeg_ls(), raw.jpeg2000()], ids=["jpeg", "jpeg-ls", "jpeg 2000"])
 def test_codestreams_announce_their_size(frame: bytes) -> None:
-    assert announced_size(frame) == GREY.shape
-    assert announced_size(frame[:6]) is None and announced_size(b"") is None
+    found = read_codestream(frame)
+    assert found and (found.rows, found.columns, found.components, found.precision) == (*GREY.shape, 1, 8)
+    assert read_codestream(frame[:6]) is None and read_codestream(b"") is None
 
 
 def test_the_default_key_is_used(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,33 @@ def seeds() -> list[bytes]:
         compressed(raw.JPEG_2000, raw.jpeg2000()),
         compressed(raw.JPEG_LS, raw.jpeg_ls()),
         dicom_bytes(simulated()[None], "someone", "1.1"),
+        dicom({**segmented(), 0x7FE00010: ("OB", GREY.tobytes())}),
+        dicom({**palette, 0x00280004: text("CS", "MONOCHROME2"), 0x00089205: text("CS", "COLOR")}),
+        dicom({**wide, **two, **groups(), 0x7FE00010: ("OW", shades.tobytes() * 2)}),
+        dicom({**two, **groups(), 0x7FE00010: ("OB", GREY.tobytes() * 2)}, raw.IMPLICIT),
+        compressed(raw.JPEG_LS, raw.jpeg_ls()[:99], raw.jpeg_ls()[99:], raw.jpeg_ls(), table=bytes(8), changes=two),
     ]
+
+
+def segmented() -> dict:
+    """Palettes of 256 entries: a discrete, a linear and an indirect segment."""
+    data = np.array([0, 2, 0, 9, 1, 126, 60000, 2, 1, 8, 0, 1, 2, 0], "<u2").tobytes()
+    changes = {0x00280004: text("CS", "PALETTE COLOR")}
+    for tag in (0x00281101, 0x00281102, 0x00281103):
+        changes |= {tag: short(256, 0, 16), tag + 0x120: ("OW", data)}
+    return changes
+
+
+def groups() -> dict:
+    """Functional groups: a window for all frames, a spacing for each of two."""
+
+    def item(data: bytes) -> bytes:
+        return b"\xfe\xff\x00\xe0" + len(data).to_bytes(4, "little") + data
+
+    window = raw.element(0x00281050, "DS", b"1000") + raw.element(0x00281051, "DS", b"800 ")
+    shared = raw.element(0x00289132, "SQ", item(window))
+    spacing = raw.element(0x00289110, "SQ", item(raw.element(0x00280030, "DS", b"0.1\\0.1 ")))
+    return {0x52009229: ("SQ", item(shared)), 0x52009230: ("SQ", item(spacing) * 2)}
 
 
 def simulated() -> np.ndarray:

@@ -88,10 +88,8 @@ def dicom(
 
 def fragments(*parts: bytes, table: bytes = b"", end: bool = True) -> bytes:
     """Encapsulated pixel data: offset table, fragments, delimiter."""
-    out = b"\xfe\xff\x00\xe0" + struct.pack("<I", len(table)) + table
-    for part in parts:
-        part += b"\0" * (len(part) % 2)
-        out += b"\xfe\xff\x00\xe0" + struct.pack("<I", len(part)) + part
+    items = [part + b"\0" * (len(part) % 2) for part in (table, *parts)]
+    out = b"".join(b"\xfe\xff\x00\xe0" + struct.pack("<I", len(item)) + item for item in items)
     return out + (b"\xfe\xff\xdd\xe0\0\0\0\0" if end else b"")
 
 

@@ -79,6 +79,92 @@ def gzipped_nifti() -> bytes:
     return gzip.compress(head.binaryblock + b"\0" * 4 + b"\0" * (150 * 2**20), 1)
 
 
+def segmented(*numbers: int) -> bytes:
+    """Segmented palettes of 65,536 entries."""
+    changes: dict = {0x00280004: raw.text("CS", "PALETTE COLOR")}
+    for tag in (0x00281101, 0x00281102, 0x00281103):
+        changes |= {tag: raw.short(0, 0, 16), tag + 0x120: ("OW", np.array(numbers, "<u2").tobytes())}
+    return raw.dicom(changes)
+
+
+def many_components() -> bytes:
+    """JPEG 2000 that announces 200 components (ISO 15444-1 A.5.1)."""
+    frame = raw.jpeg2000()
+    length = struct.unpack(">H", frame[4:6])[0] + 199 * 3
+    head = frame[:4] + struct.pack(">H", length) + frame[6:40] + struct.pack(">H", 200)
+    return raw.compressed(raw.JPEG_2000, head + frame[42:45] * 200 + frame[45:])
+
+
+def many_tiles() -> bytes:
+    frame = bytearray(raw.jpeg2000(np.zeros((512, 512), np.uint8)))
+    frame[24:32] = struct.pack(">2I", 1, 1)
+    return raw.compressed(raw.JPEG_2000, bytes(frame), changes={0x00280010: raw.short(512), 0x00280011: raw.short(512)})
+
+
+def many_precincts(marker: bytes) -> bytes:
+    """JPEG 2000 of 4,000 x 4,000 with precincts of 2 x 2, in COD or in COC (ISO 15444-1 A.6.1 and A.6.2)."""
+    frame = raw.jpeg2000(np.zeros((4000, 4000), np.uint8))
+    place = frame.find(b"\xff\x52")
+    style = frame[place + 4 : place + 2 + struct.unpack(">H", frame[place + 2 : place + 4])[0]]
+    small = b"\x11" * (style[5] + 1)
+    segment = b"\1" + style[1:10] + small if marker == b"\xff\x52" else b"\0\1" + style[5:10] + small
+    after = place if marker == b"\xff\x52" else place + 4 + len(style)
+    skipped = place + 4 + len(style)
+    frame = frame[:after] + marker + struct.pack(">H", len(segment) + 2) + segment + frame[skipped:]
+    return raw.compressed(raw.JPEG_2000, frame, changes={0x00280010: raw.short(4000), 0x00280011: raw.short(4000)})
+
+
+def decoy() -> bytes:
+    """A JP2 file whose first SIZ stands in a box that no decoder looks at (ISO 15444-1 Annex I)."""
+
+    def box(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data) + 8) + kind + data
+
+    frame = bytearray(raw.jpeg2000())
+    small = bytes(frame[:60])
+    frame[8:16] = struct.pack(">2I", 16_000, 16_000)
+    boxes = box(b"jP  ", b"\r\n\x87\n") + box(b"ftyp", b"jp2 \0\0\0\0jp2 ") + box(b"free", small)
+    return raw.compressed(raw.JPEG_2000, boxes + box(b"jp2c", bytes(frame)))
+
+
+def regions() -> bytes:
+    item = raw.element(0x00186012, "US", b"\1\0")
+    return raw.dicom({0x00186011: ("SQ", (b"\xfe\xff\x00\xe0" + struct.pack("<I", len(item)) + item) * 300_000)})
+
+
+def fragments() -> bytes:
+    items = b"\xfe\xff\x00\xe0\0\0\0\0" * 3_000_000
+    return raw.dicom({0x7FE00010: ("OB", items)}, raw.JPEG, pixel_length=0xFFFFFFFF)
+
+
+def rle_of_64_million() -> bytes:
+    """Black, three segments of runs (PS3.5 G.3)."""
+    segment = b"\x81\0" * (64_000_000 // 128)
+    head = struct.pack("<16I", 3, *(64 + number * len(segment) for number in range(3)), *[0] * 12)
+    side = {0x00280010: raw.short(8000), 0x00280011: raw.short(8000)}
+    rgb = {0x00280002: raw.short(3), 0x00280004: raw.text("CS", "RGB"), 0x00280006: raw.short(0)}
+    return raw.compressed(raw.RLE, head + segment * 3, changes=side | rgb)
+
+
+def scans() -> bytes:
+    """A progressive JPEG of 4 megapixels whose last scan comes 300 times."""
+    frame = raw.jpeg(np.zeros((2000, 2000), np.uint8), progressive=True)
+    begin, end = frame.rfind(b"\xff\xda"), frame.rfind(b"\xff\xd9")
+    changes = {0x00280010: raw.short(2000), 0x00280011: raw.short(2000)}
+    return raw.compressed(raw.JPEG, frame[:begin] + frame[begin:end] * 300 + frame[end:], changes=changes)
+
+
+def long_patient_id(path: Path) -> None:
+    """400 MB of zeros, sparse on disk."""
+    with path.open("wb") as stream:
+        stream.write(raw.meta(raw.IMPLICIT) + struct.pack("<HHI", 0x10, 0x20, 400_000_000))
+        stream.truncate(stream.tell() + 400_000_100)
+
+
+def puts(build, *arguments):
+    return lambda path: path.write_bytes(build(*arguments))
+
+
 WIDE = {0x00280010: raw.short(65535), 0x00280011: raw.short(65535)}
 FRAMES = {0x00280010: raw.short(4000), 0x00280011: raw.short(4000), 0x00280008: raw.text("IS", "90000")}
 BOMBS = {
@@ -87,10 +173,22 @@ BOMBS = {
     "65,535 x 65,535": ("dicom", lambda path: path.write_bytes(raw.dicom(WIDE)), "65535 x 65535 pixels"),
     "90,000 frames": (
         "dicom",
-        lambda path: path.write_bytes(raw.compressed(raw.JPEG, raw.jpeg(), changes=FRAMES)),
+        lambda path: path.write_bytes(raw.compressed(raw.JPEG, *[raw.jpeg()] * 90_000, changes=FRAMES)),
         "expected at most 1,073,741,824 bytes",
     ),
     "huge codestream": ("dicom", lambda path: path.write_bytes(huge_codestream()), "announces 65535 x 65535"),
+    "segmented palette, indirect": ("dicom", puts(segmented, 0, 1, 0, *[2, 65535, 0, 0] * 280), "segmented palette"),
+    "segmented palette, linear": ("dicom", puts(segmented, 0, 1, 0, *[1, 65535, 1] * 1480), "segmented palette"),
+    "jpeg 2000 of 200 components": ("dicom", puts(many_components), "announces 200 samples of 8 bits, the header 1"),
+    "jpeg 2000 of 262,144 tiles": ("dicom", puts(many_tiles), "262,144 tiles, expected at most 4,096"),
+    "jpeg 2000 of small precincts": ("dicom", puts(many_precincts, b"\xff\x52"), "precincts, expected at most 100,000"),
+    "the same for a component": ("dicom", puts(many_precincts, b"\xff\x53"), "precincts, expected at most 100,000"),
+    "jp2 with a decoy size": ("dicom", puts(decoy), "announces 16000 x 16000 pixels, the header 24 x 32"),
+    "300,000 regions": ("dicom", puts(regions), "(0018,6011) has more than 1,000 items"),
+    "3,000,000 fragments": ("dicom", puts(fragments), "has more than 200,000 fragments"),
+    "rle of 64 megapixels": ("dicom", puts(rle_of_64_million), "grows from 3,000,064 to 192,000,000 bytes"),
+    "patient id of 400 MB": ("dicom", long_patient_id, "(0010,0020) holds 400,000,000 bytes"),
+    "jpeg of 300 scans": ("dicom", puts(scans), "scans, expected at most 160 for its size"),
     "named pipe": ("dicom", os.mkfifo, "a named pipe"),
     "png of 20,000 x 20,000": (
         "plain",

@@ -193,11 +193,8 @@ def _train_network(config: ClassifyConfig, output: Path, material: Material, wor
         network.load_state_dict(progress.best_state)
     results = _finish(config, output, material, network, progress)
     (output / checkpoint.NAME).unlink(missing_ok=True)
-    return results | {
-        "steps_per_second": round(speed, 3),
-        "images_at_a_time": step.chunk,
-        "memory_halvings": step.halvings,
-    }
+    spent = {"steps_per_second": round(speed, 3), "images_at_a_time": step.chunk, "memory_halvings": step.halvings}
+    return results | {"cost": spent}
 
 
 def _train(run: _Run, step: TrainingStep, flag: store.InterruptFlag) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import stat
 import struct
 from collections.abc import Mapping
@@ -94,12 +93,9 @@ def read_json(path: Path) -> dict:
     try:
         if path.stat().st_size > MAX_HEADER:
             raise BadAdapter(f"{path}: {path.stat().st_size:,} bytes, expected at most {MAX_HEADER:,}")
-        document = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadAdapter(f"{path}: cannot be read as JSON ({error}); get the whole adapter folder again") from error
-    if not isinstance(document, dict):
-        raise BadAdapter(f"{path}: holds {type(document).__name__}, expected a JSON object")
-    return document
+    except OSError as error:
+        raise BadAdapter(f"{path}: cannot be read ({error.strerror}); get the whole adapter folder again") from error
+    return store.read_json(path, BadAdapter, "get the whole adapter folder again")
 
 
 # ----------------------------------------------------------------------------------------------------------- folder

@@ -7,7 +7,6 @@ clean latents (time 0, as published), or on noisy latents with the time as an in
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,7 +179,7 @@ def load_latent_classifier(folder: Path, base: str | Path | None = None) -> tupl
 
 def _card(folder: Path) -> dict[str, Any] | None:
     path = folder / "classifier.json"
-    return dict(json.loads(path.read_text())) if path.is_file() else None
+    return store.read_json(path) if path.is_file() else None
 
 
 @torch.no_grad()

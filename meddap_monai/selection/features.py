@@ -12,7 +12,6 @@ all read the same numbers. Extractors by name:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,7 +219,7 @@ def load(path: Path, records: Sequence[Record], extractor: str) -> np.ndarray | 
     beside = path.with_suffix(".json")
     if not (path.is_file() and beside.is_file()):
         return None
-    found = json.loads(beside.read_text())
+    found = store.read_json(beside)
     wanted = _document(records, extractor)
     if any(found.get(key) != value for key, value in wanted.items()):
         return None

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from meddap_monai import store
 from meddap_monai.configuration import check_choice
+from meddap_monai.contract import SPLITS
 from meddap_monai.errors import ConfigurationError, RecordsError
 from meddap_monai.images import sources
 from meddap_monai.images.accept import Acceptance
@@ -24,7 +25,7 @@ from meddap_monai.images.ledger import Ledger, Members
 from meddap_monai.images.pseudonym import load_key, pseudonym
 from meddap_monai.images.sources import Source
 from meddap_monai.images.workforce import accept_all
-from meddap_monai.records import SPLITS, Record, deal_draw, deal_shares, write_records
+from meddap_monai.records import Record, deal_draw, deal_shares, write_records
 
 
 @dataclass(frozen=True)

@@ -254,7 +254,7 @@ def test_synthetic_images_are_never_tested_on(runs: list[Run], synthetic: dict[s
 def test_a_class_the_model_does_not_know_is_named(runs: list[Run], unseen: Path, tmp_path: Path) -> None:
     folder = tmp_path / "unseen"
     folder.mkdir()
-    rows = [row | {"class_name": "cyst"} for row in read_records(unseen, full=True)]
+    rows = [row | {"class_name": "cyst", "label": 0} for row in read_records(unseen, full=True)]
     write_records(folder / "records.jsonl", rows)
     with pytest.raises(RecordsError, match="class 'cyst', the model knows benign, malignant, normal"):
         evaluate(CONFIG, tmp_path / "out", runs=runs[:1], unseen=folder / "records.jsonl")

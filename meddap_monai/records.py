@@ -221,7 +221,7 @@ def split_by_group(records: Iterable[Record], fractions: Mapping[str, float], se
         seed: the order in which groups are dealt.
 
     Raises:
-        RecordsError: a class has fewer groups than there are splits.
+        RecordsError: a class has fewer groups than there are splits, or the shares do not sum to 1.
     """
     return sorted(deal_shares(_groups(records), fractions, seed), key=lambda record: record["id"])
 
@@ -234,6 +234,8 @@ def deal_shares(members: Mapping[str, Sequence[Record]], fractions: Mapping[str,
         fractions: see `split_by_group`.
         seed: see `split_by_group`.
     """
+    if not abs(sum(fractions.values()) - 1) <= 1e-6 or min(fractions.values()) < 0:
+        raise RecordsError(f"shares of splits are {dict(fractions)}, expected numbers from 0 to 1 that sum to 1")
     totals, groups = _totals(members)
     for class_name, number in sorted(groups.items()):
         if number < len(fractions):

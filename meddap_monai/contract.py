@@ -13,7 +13,7 @@ SOURCES = ("real", "synthetic")
 MOST_CLASSES = 10_000
 
 
-def _text(form: str = r"[^\0]{1,4096}") -> Callable[[Any], bool]:
+def _text(form: str = r".{1,4096}") -> Callable[[Any], bool]:
     whole = re.compile(form, re.DOTALL)
     return lambda value: isinstance(value, str) and whole.fullmatch(value) is not None
 
@@ -28,7 +28,7 @@ def _is_object(value: Any) -> bool:
 
 _FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("id", _text(r"[A-Za-z0-9_-]{1,80}"), "a value of type str of 1 to 80 letters, digits, - and _"),
-    ("image", _text(), "a value of type str, a path"),
+    ("image", _text(r"[^\0]{1,4096}"), "a value of type str, a path"),
     ("label", _is_label, f"a value of type int from 0 to {MOST_CLASSES - 1}"),
     ("class_name", _text(), "a value of type str"),
     ("patient", _text(), "a value of type str"),

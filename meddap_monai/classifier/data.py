@@ -74,7 +74,7 @@ def frame(picture: Image.Image, size: int, fit: str = "pad") -> torch.Tensor:
 class _ByName(Compose):
     """A composition without random transforms that lets named errors through; MONAI's turns all into RuntimeError."""
 
-    def __call__(self, item: Any, *_: Any, **__: Any) -> Any:
+    def __call__(self, item: Any, *_: Any, **__: Any) -> Any:  # type: ignore[override]
         """Apply the transforms in their order."""
         for transform in self.transforms:
             item = transform(item)

@@ -65,10 +65,10 @@ def remake_shard(
     """
     generated = Path(generated)
     document = store.read_stage(generated)
-    config = build(GenerateConfig, document["configuration"], f"{generated}: configuration")
+    config = build(GenerateConfig, document.get("configuration", {}), f"{generated}: configuration")
     request = request_of(config, Path(destination), Path(records), base, adapters)
-    for name in sorted(set(request.inputs) | set(document["inputs"])):
-        if request.inputs.get(name) != document["inputs"].get(name):
+    for name in sorted(set(request.inputs) | set(document.get("inputs", {}))):
+        if request.inputs.get(name) != document.get("inputs", {}).get(name):
             raise ForeignOutput(
                 f"{generated}: was made with another {name.split('_')[0]}; give the one it was made with"
             )

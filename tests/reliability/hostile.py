@@ -97,7 +97,7 @@ PROMPTS: dict[str, Change] = {
     "tab": lambda data: b"name:\n\t- a\n",
     "deep": lambda data: b"[" * 10_000,
     "code": lambda data: b"!!python/object/apply:os.system ['true']\n",
-    "surrogate": lambda data: data.replace(b"breast tumor", b'"\\ud800"'),
+    "surrogate": lambda data: data.replace(b": benign breast tumor", b': "\\ud800"'),
     "cyclic": lambda data: b"&a [*a]\n",
     "no sentence": lambda data: data.replace(b"{class}", b"class"),
     "unknown key": lambda data: data + b"wording: 1\n",

@@ -153,7 +153,7 @@ TABLE: tuple[tuple[str, dict[str, hostile.Change], tuple[str, ...]], ...] = (
     ("adapt/adapter.json", DOCUMENTS | hostile.CARDS, ("generate",)),
     ("plan.csv", hostile.TEXTS | hostile.TABLES | hostile.PLANS, ("generate a plan",)),
     ("prompts.yaml", hostile.TEXTS | hostile.PROMPTS, ("generate with prompts", "adapt with prompts")),
-    ("labels.csv", hostile.TEXTS | hostile.TABLES, ("index",)),
+    ("labels.csv", hostile.TEXTS | {"another head": hostile.TABLES["another head"]}, ("index",)),
     ("reading/reading.json", DOCUMENTS, ("read again",)),
     ("reading/answers/one.jsonl", DOCUMENTS, ("read again", "table of a reading")),
 )

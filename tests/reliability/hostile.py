@@ -102,6 +102,14 @@ PROMPTS: dict[str, Change] = {
     "no sentence": lambda data: data.replace(b"{class}", b"class"),
     "unknown key": lambda data: data + b"wording: 1\n",
 }
+CONFIGURATIONS: dict[str, Change] = {
+    "list": lambda data: b"- 1\n",
+    "number": lambda data: b"3\n",
+    "unknown id": lambda data: b"clasify#steps: 4\n",
+    "text for a number": lambda data: b"classify#steps: many\n",
+    "not a number": lambda data: b"classify#learning_rate: .nan\n",
+    "surrogate": lambda data: b'classify#head: "\\ud800"\n',
+}
 
 
 def of_class_benign(column: str, value: str) -> Change:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import stat
 import struct
 from collections.abc import Mapping
@@ -97,16 +96,9 @@ def read_json(path: Path) -> dict:
     try:
         if path.stat().st_size > MAX_HEADER:
             raise BadAdapter(f"{path}: {path.stat().st_size:,} bytes, expected at most {MAX_HEADER:,}")
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadAdapter(f"{path}: cannot be read as JSON ({error}); get the whole adapter folder again") from error
-    if not isinstance(document, dict):
-        raise BadAdapter(f"{path}: holds {type(document).__name__}, expected a JSON object")
-    return document
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number")
+    except OSError as error:
+        raise BadAdapter(f"{path}: cannot be read ({error.strerror}); get the whole adapter folder again") from error
+    return store.read_json(path, BadAdapter, "get the whole adapter folder again")
 
 
 # ----------------------------------------------------------------------------------------------------------- folder
@@ -169,9 +161,7 @@ def read_card(folder: Path | str) -> dict[str, Any]:
     missing = {"method", "base", "base_sha256", "weights_sha256", "parameters", "classes"} - set(card)
     if missing:
         raise BadAdapter(f"{folder / CARD}: lacks {', '.join(sorted(missing))}; get the whole folder again")
-    wrong = best_match(
-        Draft202012Validator(json.loads(resources.find("schemas/adapter.json").read_text())).iter_errors(card)
-    )
+    wrong = best_match(Draft202012Validator(store.read_json(resources.find("schemas/adapter.json"))).iter_errors(card))
     if wrong is not None:
         raise BadAdapter(f"{folder / CARD}: {wrong.json_path[2:]}: {wrong.message[:200]}; get the whole folder again")
     file = folder / (EMBEDDINGS if card["method"] == "textual_inversion" else WEIGHTS)

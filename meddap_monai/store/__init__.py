@@ -22,9 +22,11 @@ from meddap_monai.store.files import (
     write_json,
 )
 from meddap_monai.store.process import InterruptFlag, lock_folder
+from meddap_monai.store.regular import ALLOW_LINKS, file_kind, links_out, regular_file
 from meddap_monai.store.stage import STAGES, Stage, open_stage, read_stage, versions
 
 __all__ = [
+    "ALLOW_LINKS",
     "STAGES",
     "InterruptFlag",
     "Stage",
@@ -33,12 +35,15 @@ __all__ = [
     "commit_shard",
     "csv_text",
     "disk_full",
+    "file_kind",
     "hash_configuration",
+    "links_out",
     "lock_folder",
     "naming_full_disk",
     "open_stage",
     "plain",
     "read_stage",
+    "regular_file",
     "sha256_file",
     "sha256_text",
     "shard_done",

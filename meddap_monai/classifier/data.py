@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from monai.data import CacheDataset, DataLoader, Dataset, PersistentDataset
 from monai.transforms import Compose, MapTransform
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from meddap_monai.classifier.settings import ClassifyConfig
-from meddap_monai.errors import RecordsError, UnreadableImage
+from meddap_monai.errors import RecordsError
+from meddap_monai.images.opening import open_image
 from meddap_monai.records import Record
 from meddap_monai.seeds import derive_seed
 
@@ -49,14 +50,7 @@ def read_framed(path: Path | str, size: int, channels: int = 1, fit: str = "pad"
     Raises:
         UnreadableImage: the file is missing or no image.
     """
-    try:
-        with Image.open(path) as opened:
-            picture = opened.convert("L" if channels == 1 else "RGB")
-    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableImage(
-            f"{path}: cannot be read as an image ({error}); run the stage that wrote it again"
-        ) from error
-    return frame(picture, size, fit)
+    return frame(open_image(path).convert("L" if channels == 1 else "RGB"), size, fit)
 
 
 def frame(picture: Image.Image, size: int, fit: str = "pad") -> torch.Tensor:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
@@ -27,6 +26,7 @@ from meddap_monai.diffusion.denoiser import diffuse
 from meddap_monai.diffusion.loop import finite, learning_rate, set_rate
 from meddap_monai.diffusion.views import grey_tensor, square
 from meddap_monai.errors import BadBase, RecordsError
+from meddap_monai.images.opening import open_image
 from meddap_monai.provenance import check_provenance, train_hashes, write_train_hashes
 from meddap_monai.records import class_names, read_records
 from meddap_monai.seeds import generator
@@ -190,8 +190,7 @@ def _encode(pipeline: Any, records: list[dict[str, Any]]) -> tuple[torch.Tensor,
     side = (sample if isinstance(sample, int) else max(sample)) * pipeline.vae_scale_factor
     pictures = []
     for record in records:
-        with Image.open(record["image"]) as opened:
-            pixels = square(opened, side)
+        pixels = square(open_image(record["image"]), side)
         pictures += [pixels, pixels[:, ::-1]]
     latents = []
     for start in range(0, len(pictures), 16):

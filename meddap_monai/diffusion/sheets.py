@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from meddap_monai import store
+from meddap_monai.images.opening import image_size, open_image
 from meddap_monai.records import Record, iter_records
 from meddap_monai.transforms.pixels import fit
 
@@ -54,7 +55,7 @@ def class_sheet(rows: dict[str, list[Record]], real: Sequence[Record], columns: 
         real: records of real training images of the class.
         columns: images per row.
     """
-    shape = _shape(next(iter(rows.values()))[0]["image"])
+    shape = image_size(next(iter(rows.values()))[0]["image"])
     prints = np.stack([fingerprint(item["image"], shape) for item in real]) if real else np.zeros((0, _THUMBNAIL**2))
     lines: list[tuple[str, list[str]]] = [("real", [record["image"] for record in real[:columns]])] if real else []
     for adjective, records in rows.items():
@@ -70,8 +71,7 @@ def class_sheet(rows: dict[str, list[Record]], real: Sequence[Record], columns: 
         top = number * (TILE + _LINE + _MARGIN)
         draw.text((_MARGIN, top + 2), title.encode("ascii", "replace").decode(), fill="black")
         for column, image in enumerate(images):
-            with Image.open(image) as opened:
-                tile = ImageOps.contain(opened.convert("RGB"), (TILE, TILE))
+            tile = ImageOps.contain(open_image(image).convert("RGB"), (TILE, TILE))
             sheet.paste(tile, (_MARGIN + column * (TILE + _MARGIN), top + _LINE))
     return sheet
 
@@ -84,17 +84,11 @@ def fingerprint(path: str, shape: tuple[int, int]) -> np.ndarray:
         shape: (height, width) of the synthetic images; a real one is cropped to that form as a source image is, so
             that a hardly changed source is its own nearest.
     """
-    with Image.open(path) as opened:
-        cut = fit(opened.convert("L"), *shape)
+    cut = fit(open_image(path).convert("L"), *shape)
     small = np.asarray(cut.resize((_THUMBNAIL, _THUMBNAIL)), dtype=np.float32).ravel()
     small = small - small.mean()
     result: np.ndarray = small / max(float(np.linalg.norm(small)), 1e-6)
     return result
-
-
-def _shape(path: str) -> tuple[int, int]:
-    with Image.open(path) as opened:
-        return opened.height, opened.width
 
 
 def _first_of_each(records: Iterable[Record], count: int) -> dict[tuple[int, str], list[Record]]:

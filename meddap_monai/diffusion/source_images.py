@@ -14,6 +14,7 @@ from meddap_monai.diffusion.generation_config import GenerateConfig
 from meddap_monai.diffusion.image_sampler import Sources
 from meddap_monai.diffusion.plan import PlanRow
 from meddap_monai.errors import ConfigurationError
+from meddap_monai.images.opening import open_image
 from meddap_monai.records import Record
 from meddap_monai.seeds import derive_seed
 from meddap_monai.transforms.pixels import fit
@@ -70,8 +71,7 @@ class SourceImages:
                 f"plan row {row.row}: source_id {row.source_id!r} is no real training record; synthetic images are "
                 "made from the training split only"
             )
-        with Image.open(self.paths[row.source_id]) as opened:
-            return image_tensor(opened.convert("RGB"), row.height, row.width)
+        return image_tensor(open_image(self.paths[row.source_id]).convert("RGB"), row.height, row.width)
 
     def _mask(self, row: PlanRow) -> torch.Tensor:
         mask = self._drawn_mask(row) if self.masks is None else self._mask_file(row, self.masks)
@@ -81,8 +81,7 @@ class SourceImages:
         path = folder / f"{row.source_id}.png"
         if not path.is_file():
             raise ConfigurationError(f"{path}: no mask for source {row.source_id}; expected a PNG, white = lesion")
-        with Image.open(path) as opened:
-            cut = fit(opened.convert("L"), row.height, row.width)
+        cut = fit(open_image(path).convert("L"), row.height, row.width)
         mask = torch.from_numpy((np.asarray(cut) > 127).astype(np.float32))[None]
         if not mask.any():
             raise ConfigurationError(f"{path}: the mask is empty inside the used crop; expected white pixels")

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from meddap_monai.errors import UnreadableImage
 from meddap_monai.evaluation.material import copy_summary, dropped_rows, pictures_by_class, records_of
+from meddap_monai.images.opening import open_image
 
 THUMBNAIL = 112
 
@@ -73,9 +73,8 @@ def _picture(row: Mapping[str, Any]) -> dict[str, str]:
 def data_uri(path: Path) -> str:
     """Return an image file as a small PNG inside a ``data:`` address; empty when it cannot be read."""
     try:
-        with Image.open(path) as opened:
-            picture = opened.convert("L" if opened.mode in ("1", "L", "I;16") else "RGB")
-    except OSError:
+        picture = open_image(path)
+    except UnreadableImage:
         return ""
     picture.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
     stream = io.BytesIO()

@@ -27,6 +27,7 @@ class Limits:
         inflated_bytes: a deflated DICOM file after inflating.
         inflate_ratio: inflated by deflated size, tested once 32 MiB are inflated.
         frames: frames of a clip.
+        pages: pictures of a TIFF file or of an animated PNG.
     """
 
     file_bytes: int = 512 * MIB
@@ -36,6 +37,7 @@ class Limits:
     inflated_bytes: int = 512 * MIB
     inflate_ratio: int = 100
     frames: int = 100_000
+    pages: int = 4_096
 
 
 DEFAULT_LIMITS = Limits()

@@ -24,11 +24,11 @@ from PIL.PngImagePlugin import PngInfo
 from meddap_monai import store
 from meddap_monai.configuration import check_choice
 from meddap_monai.errors import ConfigurationError, RecordsError
+from meddap_monai.images.marks import KEY, NOTICE
+from meddap_monai.images.opening import open_image
 from meddap_monai.records import iter_records
 
 UID_ROOT = "2.25."
-NOTICE = "Synthetic image made by a generative model; it shows no patient and is not for diagnosis."
-KEY = "meddap-monai"
 COMPRESSIONS = {
     "none": "1.2.840.10008.1.2.1",
     "rle": "1.2.840.10008.1.2.5",
@@ -244,8 +244,7 @@ def export_dicom(records: Path | str, output: Path | str, compression: str = "no
     for record in iter_records(records):
         if record["source"] != "synthetic":
             continue
-        with Image.open(record["image"]) as image:
-            pixels = np.asarray(image.convert("L" if image.mode in ("L", "1") else "RGB"))
+        pixels = np.asarray(open_image(record["image"]))
         name = f"{store.sha256_text(record['id'])[:16]}" if not _plain_name(record["id"]) else record["id"]
         keys = {"run": run, "item": record["id"], "number": len(written) + 1, "class_name": record["class_name"]}
         path = Path(output) / f"{name}.dcm"

@@ -23,6 +23,7 @@ from PIL import Image
 from meddap_monai import store
 from meddap_monai.configuration import check_range
 from meddap_monai.errors import ConfigurationError, ForeignOutput, RecordsError
+from meddap_monai.images.opening import image_size, open_image
 from meddap_monai.records import Record, read_records
 from meddap_monai.seeds import derive_seed
 
@@ -143,8 +144,7 @@ class Reading:
 
     def picture(self, number: int) -> bytes:
         """Return the PNG that the reader sees: a centred square of equal size for all, without any metadata."""
-        with Image.open(self.items[number]["image"]) as opened:
-            picture = opened.convert("RGB")
+        picture = open_image(self.items[number]["image"]).convert("RGB")
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
         square = picture.crop((left, top, left + side, top + side)).resize(
@@ -201,8 +201,7 @@ class Reading:
 
 
 def _shorter_side(record: Record) -> int:
-    with Image.open(record["image"]) as opened:
-        return min(opened.size)
+    return min(image_size(record["image"]))
 
 
 def read_answers(path: Path) -> list[dict[str, Any]]:

@@ -6,9 +6,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from meddap_monai.errors import RecordsError
+from meddap_monai.images.opening import open_image
 from meddap_monai.records import iter_records
 
 
@@ -58,5 +58,4 @@ class ImageBank:
 
     def draw(self, label: int | str, seed: int) -> np.ndarray:
         """Return one image of a label, ``(H, W) or (H, W, 3) uint8``; see `path`."""
-        with Image.open(self.path(label, seed)) as image:
-            return np.asarray(image.convert("RGB") if image.mode not in ("L", "RGB") else image)
+        return np.asarray(open_image(self.path(label, seed)))

@@ -49,6 +49,8 @@ class Raster:
         stream.seek(0)
         self.path, self.limits, self.pages = path, limits, found.pages
         self.image: Any = Image.open(stream, formats=FORMATS)
+        if self.pages[0] != 0:
+            self.image.seek(self.pages[0])
         check_frame_size(path, self.image.height, self.image.width, limits)
         if self.image.format in ("JPEG", "MPO"):
             place = stream.tell()

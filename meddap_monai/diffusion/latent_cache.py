@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 
 from meddap_monai import store
 from meddap_monai.images import opening
+from meddap_monai.images.recorded import open_recorded
 from meddap_monai.records import Record
 from meddap_monai.seeds import derive_seed
 
@@ -70,7 +71,7 @@ def image_size(record: Record) -> tuple[int, int]:
 
 def views(record: Record, framing: Framing) -> torch.Tensor:
     """Return the pictures of an image, ``(views, 3, H, W)`` float32 in [-1, 1]: all cuts, then them mirrored."""
-    image = opening.open_image(record["image"]).convert("RGB")
+    image = open_recorded(record).convert("RGB")
     cuts = [_cut(image, framing, record["sha256"], number) for number in range(framing.crops)]
     pictures = torch.from_numpy(np.stack(cuts)).permute(0, 3, 1, 2).float() / 127.5 - 1
     return torch.cat([pictures, pictures.flip(-1)]) if framing.flip else pictures

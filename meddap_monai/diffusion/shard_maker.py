@@ -19,7 +19,7 @@ from meddap_monai.diffusion.generation_config import GenerateConfig
 from meddap_monai.diffusion.image_sampler import ImageSampler
 from meddap_monai.diffusion.ranks import Ranks
 from meddap_monai.diffusion.source_images import SourceImages
-from meddap_monai.images.opening import open_image
+from meddap_monai.images.recorded import open_recorded
 from meddap_monai.images.write import write_synthetic_png
 from meddap_monai.records import Record, iter_records, write_records
 
@@ -205,7 +205,7 @@ def _wants_grey(request: Request) -> bool:
         return request.config.grey
     for record in iter_records(request.records):
         if record["split"] == "train" and record["source"] == "real":
-            return open_image(record["image"]).mode == "L"
+            return open_recorded(record).mode == "L"
     return True
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from meddap_monai import store
 from meddap_monai.errors import RecordsError
 from meddap_monai.records import Record, iter_records
 from meddap_monai.selection.intervals import wilson
@@ -27,9 +28,8 @@ def read_sections(sections: Mapping[str, Path]) -> dict[str, Any]:
     """
     found = {}
     for name, folder in sections.items():
-        path = folder / "stage.json"
-        if path.is_file():
-            found[name] = _section(folder, json.loads(path.read_text(encoding="utf-8")))
+        if (folder / "stage.json").is_file():
+            found[name] = _section(folder, store.read_stage(folder))
     return found
 
 
@@ -41,8 +41,7 @@ def sum_stages(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """
     found: dict[str, list[tuple[Path, dict[str, Any]]]] = defaultdict(list)
     for folder in dict.fromkeys(folders):
-        path = folder / "stage.json"
-        document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        document = store.read_stage(folder) if (folder / "stage.json").is_file() else {}
         joined = "joined" in (document.get("configuration") or {})  # its parts are counted already
         if document.get("state") == "done" and not joined:
             found[document["stage"]].append((folder, document))
@@ -59,7 +58,7 @@ def _sum(name: str, members: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str,
     return {
         "stage": name,
         "runs": len(members),
-        "seconds": round(sum(float(document.get("seconds") or 0) for _, document in members), 3),
+        "seconds": round(sum(store.read_cost(folder).get("seconds", 0.0) for folder, _ in members), 3),
         "device": ", ".join(devices),
         "counts": dict(counts),
         "reasons": dict(why.most_common(20)),
@@ -96,7 +95,7 @@ def _section(folder: Path, stage: dict[str, Any]) -> dict[str, Any]:
     return {
         "stage": stage.get("stage", ""),
         "counts": stage.get("counts", {}),
-        "seconds": stage.get("seconds"),
+        "seconds": store.read_cost(folder).get("seconds"),
         "device": device_of(stage),
         "classes": class_counts(records),
         "patients": len({row["patient"] for row in records if row["source"] == "real"}),
@@ -108,7 +107,7 @@ def _section(folder: Path, stage: dict[str, Any]) -> dict[str, Any]:
 
 def _shown(stage: dict[str, Any]) -> dict[str, Any]:
     """Keys of a finished stage that are neither bookkeeping nor long: what the stage itself wanted to say."""
-    known = {"stage", "configuration", "inputs", "versions", "state", "counts", "seconds", "classes", "device"}
+    known = {"stage", "configuration", "inputs", "versions", "state", "counts", "classes", "device"}
     return {key: value for key, value in stage.items() if key not in known and len(json.dumps(value)) < 2000}
 
 
@@ -117,7 +116,7 @@ def copy_summary(folder: Path) -> dict[str, Any] | None:
     path = folder / "selection.json"
     if not path.is_file():
         return None
-    found = json.loads(path.read_text(encoding="utf-8")).get("copies")
+    found = store.read_json(path).get("copies")
     wanted = ("copies", "of", "rate", "interval", "real_images_flagged", "closest")
     return {name: found.get(name) for name in wanted} if found else None
 

@@ -11,6 +11,7 @@ import torch
 from monai.networks import nets
 from torch import nn
 
+from meddap_monai import store
 from meddap_monai.errors import ConfigurationError, MissingPackage
 
 
@@ -209,8 +210,8 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(store.regular_file(path))
+        found = torch.load(store.regular_file(path), map_location="cpu", weights_only=True)
     except Exception as error:
         raise ConfigurationError(
             f"classify#weights: {path}: cannot be read as plain tensors ({type(error).__name__}: {error}); expected a "

@@ -175,7 +175,7 @@ def load_latent_classifier(folder: Path, base: str | Path | None = None) -> tupl
     config = build(LatentClassifierConfig, document["configuration"], f"{folder}/classifier.json")
     model = LatentClassifier(document["latents"], len(document["classes"]), config)
     path = Path(folder) / "classifier.safetensors"
-    state = load_file(str(path))
+    state = load_file(store.regular_file(path))
     check_finite(state, path, StageError)
     model.load_state_dict(state)
     return model.eval().requires_grad_(False), document

@@ -106,7 +106,7 @@ def _network(
     """Return the network of one fold from its file, or train it and write the file; see `train_fold`."""
     if path.is_file():
         network = build_network(config.network, classes, config.channels, config.size).to(config.device)
-        state = load_file(path, device=config.device)
+        state = load_file(store.regular_file(path), device=config.device)
         check_finite(state, path, StageError)
         network.load_state_dict(state)
         return network.eval()

@@ -118,7 +118,7 @@ def _shown(path: Path | str, image: Any) -> np.ndarray:
     if image.mode.startswith("I"):
         return _deep(path, image, tags, clear)
     if image.mode in ("1", "L"):
-        grey = np.asarray(image.convert("L"))
+        grey = np.asarray(image if image.mode == "L" else image.convert("L"))
         grey = grey ^ 128 if tags.get(_SAMPLE_FORMAT) == (2,) else grey  # signed: -128 is black
         return grey if clear is None else np.where(grey == clear, np.uint8(0), grey)
     if image.mode in ("LA", "La"):
@@ -130,7 +130,7 @@ def _shown(path: Path | str, image: Any) -> np.ndarray:
     if image.mode in ("RGBA", "PA") or clear is not None:
         return _over_black(image.convert("RGBA"))
     if image.mode in ("RGB", "P", "CMYK", "YCbCr"):
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     kind = "floating-point pixels" if image.mode == "F" else f"pixels of the kind {image.mode}"
     raise UnreadableImage(f"{path}: holds {kind}, expected grey, palette, RGB or CMYK of 8 or 16 bits")
 

@@ -52,6 +52,8 @@ def links_out(path: Path | str, folder: Path | str | None = None) -> bool:
     """
     if os.environ.get(ALLOW_LINKS) == "1":
         return False
+    if folder is None and not os.path.islink(path):
+        return False
     path = Path(os.path.abspath(path))
     home = path.parent if folder is None else Path(os.path.abspath(folder))
     if not path.is_relative_to(home):

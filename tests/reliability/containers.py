@@ -30,7 +30,7 @@ TURNED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     3: lambda image: image[::-1, ::-1],
     4: lambda image: image[::-1],
     5: lambda image: image.swapaxes(0, 1),
-    6: lambda image: np.rot90(image),
+    6: np.rot90,
     7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
     8: lambda image: np.rot90(image, -1),
 }
@@ -186,8 +186,13 @@ def ybr_full(values: np.ndarray) -> np.ndarray:
 def dicom_jpeg(path: Path, values: np.ndarray) -> None:
     stream = io.BytesIO()
     picture(values).save(stream, "JPEG", quality=100, subsampling=0)
-    dicom(path, stream.getvalue(), syntax=JPEG, photometric="YBR_FULL" if values.ndim == 3 else "MONOCHROME2",
-          encapsulated=True)  # fmt: skip
+    dicom(
+        path,
+        stream.getvalue(),
+        syntax=JPEG,
+        photometric="YBR_FULL" if values.ndim == 3 else "MONOCHROME2",
+        encapsulated=True,
+    )
 
 
 def palette(bits: int, order: str = "<") -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -76,29 +75,51 @@ def pngs() -> list[Row]:
         row("bits 1.png", save(GREY > 90), np.where(GREY > 90, 255, 0).astype(np.uint8)),
         row("bits 2.png", raw(png(c.packed(COARSE // 85, 2), 2, 0)), COARSE),
         row("bits 4.png", raw(png(c.packed(GREY // 16, 4), 4, 0)), GREY // 16 * 17),
-        row("palette.png", lambda path: indexed.save(path), THROUGH_PALETTE),
+        row("palette.png", indexed.save, THROUGH_PALETTE),
         row("palette, opaque.png", lambda path: indexed.save(path, transparency=bytes([255] * 256)), THROUGH_PALETTE),
-        row("palette, clear entry.png", lambda path: indexed.save(path, transparency=200),
-            np.where((GREY == 200)[..., None], np.uint8(0), THROUGH_PALETTE)),
+        row(
+            "palette, clear entry.png",
+            lambda path: indexed.save(path, transparency=200),
+            np.where((GREY == 200)[..., None], np.uint8(0), THROUGH_PALETTE),
+        ),
         row("clear level 8.png", save(GREY, transparency=200), DARK),
-        row("clear level 2.png", raw(png(c.packed(COARSE // 85, 2), 2, 0, chunk(b"tRNS", b"\0\2"))),
-            np.where(COARSE == 170, np.uint8(0), COARSE)),
-        row("clear level 4.png", raw(png(c.packed(GREY // 16, 4), 4, 0, chunk(b"tRNS", b"\0\x0f"))),
-            np.where(GREY // 16 == 15, np.uint8(0), GREY // 16 * 17)),
+        row(
+            "clear level 2.png",
+            raw(png(c.packed(COARSE // 85, 2), 2, 0, chunk(b"tRNS", b"\0\2"))),
+            np.where(COARSE == 170, np.uint8(0), COARSE),
+        ),
+        row(
+            "clear level 4.png",
+            raw(png(c.packed(GREY // 16, 4), 4, 0, chunk(b"tRNS", b"\0\x0f"))),
+            np.where(GREY // 16 == 15, np.uint8(0), GREY // 16 * 17),
+        ),
         row("clear level 16.png", raw(png(c.words(GREY), 16, 0, chunk(b"tRNS", bytes([200, 200])))), DARK),
-        row("clear colour 8.png", save(COLOUR, transparency=tuple(int(v) for v in COLOUR[20, 30])),
-            np.where((COLOUR == COLOUR[20, 30]).all(-1)[..., None], np.uint8(0), COLOUR)),
-        row("clear colour 16.png", raw(png(c.words(COLOUR), 16, 2, chunk(b"tRNS", bytes(range(6))))), "is not supported"),
-        row("turned after its pixels.png",
-            raw(png(TURNED[6](GREY), 8, 0, late=chunk(b"eXIf", bytes(c.exif(6).tobytes()).removeprefix(b"Exif\0\0"))))),
+        row(
+            "clear colour 8.png",
+            save(COLOUR, transparency=tuple(int(v) for v in COLOUR[20, 30])),
+            np.where((COLOUR[20, 30] == COLOUR).all(-1)[..., None], np.uint8(0), COLOUR),
+        ),
+        row(
+            "clear colour 16.png", raw(png(c.words(COLOUR), 16, 2, chunk(b"tRNS", bytes(range(6))))), "is not supported"
+        ),
+        row(
+            "turned after its pixels.png",
+            raw(png(TURNED[6](GREY), 8, 0, late=chunk(b"eXIf", bytes(c.exif(6).tobytes()).removeprefix(b"Exif\0\0")))),
+        ),
         row("turned by xmp.png", raw(png(TURNED[8](GREY), 8, 0, c.xmp(8)))),
-        row("one animation frame.png",
-            lambda path: picture(GREY).save(path, save_all=True, append_images=[picture(GREY)])),
-        row("a picture beside its animation.png", lambda path: picture(GREY).save(
-            path, save_all=True, default_image=True, append_images=[picture(GREY // 2), picture(GREY // 3)]),
-            "cannot be told"),
+        row(
+            "one animation frame.png",
+            lambda path: picture(GREY).save(path, save_all=True, append_images=[picture(GREY)]),
+        ),
+        row(
+            "a picture beside its animation.png",
+            lambda path: picture(GREY).save(
+                path, save_all=True, default_image=True, append_images=[picture(GREY // 2), picture(GREY // 3)]
+            ),
+            "cannot be told",
+        ),
         row("synthetic.png", lambda path: write_synthetic_png(path, COLOUR, MADE), COLOUR),
-    ]  # fmt: skip
+    ]
 
 
 def jpegs() -> list[Row]:
@@ -113,12 +134,22 @@ def jpegs() -> list[Row]:
         *turned,
         row("grey.jpg", save(GREY), GREY, 2),
         row("progressive.jpg", save(COLOUR, progressive=True), COLOUR, 2),
-        row("of a camera.jpg", lambda path: picture(COLOUR).save(path, "MPO", save_all=True, append_images=extra, **best),
-            COLOUR, 2),
-        row("of a camera, turned.jpg", lambda path: picture(TURNED[6](COLOUR)).save(
-            path, "MPO", save_all=True, append_images=extra, exif=c.exif(6), **best), COLOUR, 2),
+        row(
+            "of a camera.jpg",
+            lambda path: picture(COLOUR).save(path, "MPO", save_all=True, append_images=extra, **best),
+            COLOUR,
+            2,
+        ),
+        row(
+            "of a camera, turned.jpg",
+            lambda path: picture(TURNED[6](COLOUR)).save(
+                path, "MPO", save_all=True, append_images=extra, exif=c.exif(6), **best
+            ),
+            COLOUR,
+            2,
+        ),
         row("cmyk.jpg", lambda path: picture(COLOUR).convert("CMYK").save(path, "JPEG", quality=100), COLOUR, 3),
-    ]  # fmt: skip
+    ]
 
 
 def tiffs() -> list[Row]:
@@ -126,12 +157,17 @@ def tiffs() -> list[Row]:
         return lambda path: tiff(path, (values, how), order=order)
 
     deep = GREY.astype(np.uint16) * 257
+    whole = (COLOUR, {"photometric": "rgb"})
     small = (COLOUR[::4, ::4], {"photometric": "rgb"})
+    thumbnail, mask = (small[0], small[1] | {"subfiletype": 1}), (GREY > 90, {"photometric": "mask", "subfiletype": 4})
     turned = [
-        row(f"turned {way}.tif", lambda path, way=way, turn=turn: picture(turn(COLOUR)).save(path, tiffinfo={274: way}),
-            COLOUR)
+        row(
+            f"turned {way}.tif",
+            lambda path, way=way, turn=turn: picture(turn(COLOUR)).save(path, tiffinfo={274: way}),
+            COLOUR,
+        )
         for way, turn in TURNED.items()
-    ]  # fmt: skip
+    ]
     return [
         *turned,
         row("black is zero.tif", write(GREY, photometric="minisblack")),
@@ -141,30 +177,37 @@ def tiffs() -> list[Row]:
         row("white is zero 16, packed.tif", write(65535 - deep, photometric="miniswhite", compression="zlib")),
         row("big endian 16.tif", write(deep, ">", photometric="minisblack")),
         row("white is zero 16, big endian.tif", write(65535 - deep, ">", photometric="miniswhite"), "not supported"),
-        row("white is zero 1.tif", lambda path: picture(GREY > 90).save(path, tiffinfo={262: 0}, compression="group4"),
-            np.where(GREY > 90, 255, 0).astype(np.uint8)),
+        row(
+            "white is zero 1.tif",
+            lambda path: picture(GREY > 90).save(path, tiffinfo={262: 0}, compression="group4"),
+            np.where(GREY > 90, 255, 0).astype(np.uint8),
+        ),
         row("signed 8.tif", write((GREY.astype(int) - 128).astype(np.int8), photometric="minisblack")),
         row("signed 16.tif", write((deep.astype(int) - 32768).astype(np.int16), photometric="minisblack")),
-        row("12 bits.tif", lambda path: c.twelve_bit_tiff(path), GREY, 1),
+        row("12 bits.tif", c.twelve_bit_tiff, GREY, 1),
         row("integers of 32 bits.tif", write(deep.astype(np.uint32), photometric="minisblack"), "32-bit integers"),
-        row("signed integers of 32 bits.tif", write(deep.astype(np.int32), photometric="minisblack"), "32-bit integers"),
+        row(
+            "signed integers of 32 bits.tif", write(deep.astype(np.int32), photometric="minisblack"), "32-bit integers"
+        ),
         row("floats.tif", write(GREY / np.float32(255), photometric="minisblack"), "floating-point"),
         row("colour.tif", write(COLOUR, photometric="rgb"), COLOUR),
-        row("colour in planes.tif", write(np.moveaxis(COLOUR, -1, 0), photometric="rgb", planarconfig="separate"), COLOUR),
+        row(
+            "colour in planes.tif",
+            write(np.moveaxis(COLOUR, -1, 0), photometric="rgb", planarconfig="separate"),
+            COLOUR,
+        ),
         row("colour 16.tif", write(COLOUR.astype(np.uint16) * 257, photometric="rgb"), COLOUR),
         row("lzw.tif", lambda path: picture(COLOUR).save(path, compression="tiff_lzw"), COLOUR),
         row("grey alpha.tif", lambda path: picture(c.opaque(GREY)).save(path)),
         row("colour alpha.tif", lambda path: picture(c.opaque(COLOUR)).save(path), COLOUR),
         row("palette 16.tif", lambda path: c.palette_tiff(path, ENTRIES * 257), THROUGH_PALETTE),
         row("palette of bytes.tif", lambda path: c.palette_tiff(path, ENTRIES), THROUGH_PALETTE),
-        row("with thumbnail.tif", lambda path: tiff(path, (COLOUR, {"photometric": "rgb"}), (small[0], small[1] | {"subfiletype": 1})),
-            COLOUR),
-        row("thumbnail first.tif", lambda path: tiff(path, (small[0], small[1] | {"subfiletype": 1}), (COLOUR, {"photometric": "rgb"})),
-            COLOUR),
-        row("with mask.tif", lambda path: tiff(path, (COLOUR, {"photometric": "rgb"}), (GREY > 90, {"subfiletype": 4, "photometric": "mask"})), COLOUR),
-        row("pages that differ.tif", lambda path: tiff(path, (COLOUR, {"photometric": "rgb"}), small), "pages differ in size"),
-        row("grey and colour pages.tif", lambda path: tiff(path, (COLOUR, {"photometric": "rgb"}), (GREY, {})), "pages differ"),
-    ]  # fmt: skip
+        row("with thumbnail.tif", lambda path: tiff(path, whole, thumbnail), COLOUR),
+        row("thumbnail first.tif", lambda path: tiff(path, thumbnail, whole), COLOUR),
+        row("with mask.tif", lambda path: tiff(path, whole, mask), COLOUR),
+        row("pages that differ.tif", lambda path: tiff(path, whole, small), "pages differ in size"),
+        row("grey and colour pages.tif", lambda path: tiff(path, whole, (GREY, {})), "pages differ"),
+    ]
 
 
 def bmps() -> list[Row]:
@@ -243,12 +286,20 @@ def dicoms() -> list[Row]:
         row("big endian words.dcm", lambda path: dicom(path, swapped, syntax=BIG, vr="OW")),
         row("inverted.dcm", lambda path: dicom(path, (255 - GREY).tobytes(), photometric="MONOCHROME1")),
         row("16 bits.dcm", lambda path: dicom(path, (deep * 257).tobytes(), bits=16)),
-        row("16 bits, big endian.dcm", lambda path: dicom(path, (deep * 257).byteswap().tobytes(), bits=16, syntax=BIG)),
+        row(
+            "16 bits, big endian.dcm", lambda path: dicom(path, (deep * 257).byteswap().tobytes(), bits=16, syntax=BIG)
+        ),
         row("12 bits.dcm", lambda path: dicom(path, np.rint(GREY * (4095 / 255)).astype(np.uint16).tobytes(), bits=12)),
         row("signed.dcm", lambda path: dicom(path, (GREY ^ 128).tobytes(), PixelRepresentation=1)),
         row("window.dcm", lambda path: dicom(path, deep.tobytes(), **window)),
-        row("enhanced, shared.dcm", lambda path: dicom(path, deep.tobytes(), bits=16, **c.enhanced((128.0, 256.0), True))),
-        row("enhanced, per frame.dcm", lambda path: dicom(path, deep.tobytes(), bits=16, **c.enhanced((128.0, 256.0), False))),
+        row(
+            "enhanced, shared.dcm",
+            lambda path: dicom(path, deep.tobytes(), bits=16, **c.enhanced((128.0, 256.0), True)),
+        ),
+        row(
+            "enhanced, per frame.dcm",
+            lambda path: dicom(path, deep.tobytes(), bits=16, **c.enhanced((128.0, 256.0), False)),
+        ),
         row("colour.dcm", lambda path: dicom(path, flat, photometric="RGB"), COLOUR),
         row("planes.dcm", lambda path: dicom(path, planes, photometric="RGB", PlanarConfiguration=1), COLOUR),
         row("ybr.dcm", lambda path: dicom(path, ybr, photometric="YBR_FULL"), COLOUR, 2),
@@ -262,12 +313,18 @@ def dicoms() -> list[Row]:
         row("jpeg 2000, colour.dcm", lambda path: c.compressed(path, J2K, COLOUR), COLOUR),
         row("palette 8.dcm", lambda path: dicom(path, GREY.tobytes(), **c.palette(8)), THROUGH_PALETTE),
         row("palette 16.dcm", lambda path: dicom(path, GREY.tobytes(), **c.palette(16)), THROUGH_PALETTE),
-        row("palette 16, big endian.dcm", lambda path: dicom(path, GREY.tobytes(), syntax=BIG, **c.palette(16, ">")),
-            THROUGH_PALETTE),
+        row(
+            "palette 16, big endian.dcm",
+            lambda path: dicom(path, GREY.tobytes(), syntax=BIG, **c.palette(16, ">")),
+            THROUGH_PALETTE,
+        ),
         row("synthetic.dcm", lambda path: write_synthetic_dicom(path, COLOUR, MADE, run="r", item="1"), COLOUR),
-        row("synthetic, jpeg 2000.dcm", lambda path: write_synthetic_dicom(
-            path, COLOUR, MADE, run="r", item="1", compression="jpeg2000"), COLOUR),
-    ]  # fmt: skip
+        row(
+            "synthetic, jpeg 2000.dcm",
+            lambda path: write_synthetic_dicom(path, COLOUR, MADE, run="r", item="1", compression="jpeg2000"),
+            COLOUR,
+        ),
+    ]
 
 
 TABLE = [*pngs(), *jpegs(), *tiffs(), *bmps(), *niftis(), *dicoms()]
@@ -304,6 +361,43 @@ def test_one_picture_one_tensor(
         opened = np.asarray(open_image(path))
         assert np.array_equal(as_right(opened[None] if opened.ndim == 2 else np.moveaxis(opened, -1, 0), right), shown)
         assert image_size(path) == shown.shape[:2], "the size that is told without decoding"
+
+
+CLIPS: dict[str, Callable[[Path, list[np.ndarray]], object]] = {
+    "pages.tif": lambda path, frames: tiff(
+        path, *[(65535 - 257 * frame.astype(np.uint16), {"photometric": "miniswhite"}) for frame in frames]
+    ),
+    "pages with thumbnails.tif": lambda path, frames: tiff(
+        path, *[page for frame in frames for page in ((frame, {}), (frame[::4, ::4], {"subfiletype": 1}))]
+    ),
+    "animation.png": lambda path, frames: picture(frames[0]).save(
+        path, save_all=True, append_images=[picture(frame) for frame in frames[1:]], blend=0
+    ),
+    "turned animation.png": lambda path, frames: picture(TURNED[8](frames[0])).save(
+        path, save_all=True, append_images=[picture(TURNED[8](frame)) for frame in frames[1:]], exif=c.exif(8)
+    ),
+    "rows up.nii": lambda path, frames: nifti(
+        path, np.stack([lying(frame, False, True) for frame in frames], -1), np.diag([-0.3, 0.2, 1, 1])
+    ),
+    "times.nii.gz": lambda path, frames: nifti(
+        path, np.stack([lying(frame, False, True) for frame in frames], -1)[:, :, None], np.diag([-0.3, 0.2, 1, 1])
+    ),
+    "sloping.nii.gz": lambda path, frames: nifti(
+        path, np.stack([frame.T for frame in frames], -1), np.diag([-0.3, -0.2, 1, 1]), 0.5
+    ),
+    "clip.dcm": lambda path, frames: dicom(path, np.stack(frames).tobytes(), NumberOfFrames=len(frames)),
+}
+
+
+@pytest.mark.parametrize("policy", ["all", "middle", "last", "every 2", "different 2"])
+@pytest.mark.parametrize("name", CLIPS)
+def test_one_clip_one_tensor(name: str, policy: str, tmp_path: Path, reader: UltrasoundReader) -> None:
+    frames = [GREY, np.roll(GREY, 9, 0), 255 - GREY]
+    CLIPS[name](tmp_path / name, frames)
+    chosen = {"all": [0, 1, 2], "middle": [1], "last": [2], "every 2": [0, 2], "different 2": [1, 2]}[policy]
+    pixels, facts = reader.read(tmp_path / name, frames=policy)
+    assert facts["frames"].tolist() == chosen
+    assert np.array_equal(pixels[:, 0], np.stack(frames)[chosen])
 
 
 def test_the_turns_are_those_of_exif(tmp_path: Path) -> None:

@@ -21,23 +21,23 @@ class Limits:
 
     Attributes:
         file_bytes: size of the file.
+        pages: pictures of a TIFF file or of an animated PNG.
         frame_pixels: rows times columns of a frame.
         decoded_bytes: all frames that were asked for, decoded.
         depth: nested sequences in a DICOM header.
         inflated_bytes: a deflated DICOM file after inflating.
         inflate_ratio: inflated by deflated size, tested once 32 MiB are inflated.
         frames: frames of a clip.
-        pages: pictures of a TIFF file or of an animated PNG.
     """
 
     file_bytes: int = 512 * MIB
+    pages: int = 4_096
     frame_pixels: int = 64_000_000
     decoded_bytes: int = 1024 * MIB
     depth: int = 32
     inflated_bytes: int = 512 * MIB
     inflate_ratio: int = 100
     frames: int = 100_000
-    pages: int = 4_096
 
 
 DEFAULT_LIMITS = Limits()

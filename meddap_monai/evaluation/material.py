@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
+import itertools
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from meddap_monai import store
-from meddap_monai.errors import RecordsError
 from meddap_monai.records import Record, iter_records
 from meddap_monai.selection.intervals import wilson
 from meddap_monai.store import STAGES
@@ -125,10 +124,7 @@ def records_of(folder: Path) -> list[Record]:
     """Return the full records of a stage folder; none when it has none."""
     for name in RECORD_FILES:
         if (folder / name).is_file():
-            try:
-                return list(iter_records(folder / name))
-            except RecordsError:
-                return []
+            return list(iter_records(folder / name))
     return []
 
 
@@ -144,13 +140,9 @@ def reasons(folder: Path) -> dict[str, int]:
     """Return why items were left out -> how many, from ``rejects.csv`` or ``dropped.csv``; most frequent first."""
     counts: Counter[str] = Counter()
     for name in ("rejects.csv", "dropped.csv"):
-        path = folder / name
-        if not path.is_file():
-            continue
-        with path.open(encoding="utf-8", newline="") as stream:
-            for line in csv.DictReader(stream):
-                column = next((key for key in REASON_COLUMNS if line.get(key)), None)
-                counts[_kind_of(str(line[column])) if column else "not said"] += 1
+        for line in _rows(folder / name):
+            column = next((key for key in REASON_COLUMNS if line.get(key)), None)
+            counts[_kind_of(line[column]) if column else "not said"] += 1
     return dict(counts.most_common(20))
 
 
@@ -175,8 +167,12 @@ def pictures_by_class(records: Iterable[Record], per_class: int) -> dict[str, li
 
 def dropped_rows(folder: Path, limit: int) -> list[dict[str, str]]:
     """Return the first rows of ``dropped.csv``."""
-    path = folder / "dropped.csv"
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as stream:
-        return [dict(line) for line, _ in zip(csv.DictReader(stream), range(limit), strict=False)]
+    return list(itertools.islice(_rows(folder / "dropped.csv"), limit))
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of a table of a stage; none where there is no such file."""
+    if path.is_file():
+        lines = store.read_csv(path)
+        _, head = next(lines, (1, []))
+        yield from (dict(zip(head, cells, strict=False)) for _, cells in lines)

@@ -5,7 +5,7 @@ Needs the standard library only, so that a process that just takes a lock starts
 skipped, an unfinished one goes on, a folder of another configuration is refused.
 """
 
-from meddap_monai.store.documents import parse_json, read_json, read_text
+from meddap_monai.store.documents import parse_json, read_csv, read_json, read_text
 from meddap_monai.store.files import (
     atomic_folder,
     atomic_path,
@@ -46,6 +46,7 @@ __all__ = [
     "parse_json",
     "plain",
     "read_cost",
+    "read_csv",
     "read_json",
     "read_stage",
     "read_text",

@@ -186,8 +186,8 @@ def read_stage(folder: Path | str) -> dict[str, Any]:
     """
     path = Path(folder) / "stage.json"
     document = read_json(path, advice="run the stage that makes this folder first")
-    classes = document.get("classes", [])
-    if not isinstance(classes, list) or not all(isinstance(name, str) and name for name in classes):
+    classes = document.get("classes", ["any"])
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) and name for name in classes):
         raise StageError(f"{path}: classes is {classes!r:.80}, expected a list of names; run the stage again")
     for name in ("configuration", "inputs", "counts"):
         if not isinstance(document.get(name, {}), dict):

@@ -89,7 +89,7 @@ def make_dataset(rows: Sequence[Record], config: ClassifyConfig, cache_folder: P
             "label": int(row["label"]),
             "synthetic": int(row["source"] == "synthetic"),
             "id": row["id"],
-            "sha256": row["sha256"],
+            "sha256": row.get("sha256"),
         }
         for row in rows
     ]

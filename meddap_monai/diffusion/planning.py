@@ -205,3 +205,5 @@ def _given_plan(path: Path, config: GenerateConfig, table: PromptTable, wanted: 
             raise ConfigurationError(f"{path}, row {row}: {error}") from error
         seen[cell] += 1
         yield made
+    if not seen:
+        raise ConfigurationError(f"{path}: holds no row; expected a head line and one line per image")

@@ -192,6 +192,11 @@ def read_stage(folder: Path | str) -> dict[str, Any]:
     for name in ("configuration", "inputs", "counts"):
         if not isinstance(document.get(name, {}), dict):
             raise StageError(f"{path}: {name} is {document[name]!r:.80}, expected an object; run the stage again")
+    if document.get("stage", STAGES[0]) not in STAGES:
+        raise StageError(f"{path}: stage is {document['stage']!r:.80}, expected one of {', '.join(STAGES)}")
+    for name, value in document.get("counts", {}).items():
+        if not isinstance(value, int) or value < 0:
+            raise StageError(f"{path}: counts {name} is {value!r:.80}, expected a whole number; run the stage again")
     return document
 
 

@@ -97,10 +97,18 @@ PROMPTS: dict[str, Change] = {
     "tab": lambda data: b"name:\n\t- a\n",
     "deep": lambda data: b"[" * 10_000,
     "code": lambda data: b"!!python/object/apply:os.system ['true']\n",
-    "surrogate": lambda data: data.replace(b"breast tumor", b'"\\ud800"'),
+    "surrogate": lambda data: data.replace(b": benign breast tumor", b': "\\ud800"'),
     "cyclic": lambda data: b"&a [*a]\n",
     "no sentence": lambda data: data.replace(b"{class}", b"class"),
     "unknown key": lambda data: data + b"wording: 1\n",
+}
+CONFIGURATIONS: dict[str, Change] = {
+    "list": lambda data: b"- 1\n",
+    "number": lambda data: b"3\n",
+    "unknown id": lambda data: b"clasify#steps: 4\n",
+    "text for a number": lambda data: b"classify#steps: many\n",
+    "not a number": lambda data: b"classify#learning_rate: .nan\n",
+    "surrogate": lambda data: b'classify#head: "\\ud800"\n',
 }
 
 

@@ -63,6 +63,7 @@ def material(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, make_rec
     (root / "labels.csv").write_text("image,label,group\n" + table)
     (root / "plan.csv").write_text("class_name,seed\nbenign,1\n")
     (root / "prompts.yaml").write_text(PROMPTS)
+    (root / "config.yaml").write_text("classify#steps: 2\n")
     records = root / "index" / "records.jsonl"
     adapter = made.run("adapt", root / "adapt", records=records)
     generated = made.run("generate", root / "generate", records=records, adapters=[adapter])
@@ -98,6 +99,13 @@ def _review(made: Material, output: Path) -> Any:
     return Reading(output, "two", ReadingConfig(4), made / "index/records.jsonl", made / "generate/generated.jsonl")
 
 
+def _configured(made: Material, output: Path) -> Any:
+    from meddap_monai.cli import load_sections
+
+    keys = load_sections([SMALL, made / "config.yaml"])["classify"]
+    return made.run("classify", output, keys, records=made / "index/records.jsonl")
+
+
 REAL = {"records": "index/records.jsonl"}
 COMMANDS: dict[str, Callable[[Material, Path], Any]] = {
     "cluster": _stage("cluster", **REAL),
@@ -112,6 +120,7 @@ COMMANDS: dict[str, Callable[[Material, Path], Any]] = {
     "mix": _stage("mix", **REAL, kept="select/kept.jsonl"),
     "classify": _stage("classify", **REAL),
     "classify hog": _stage("classify", {"network": "hog", "head": "logistic"}, **REAL),
+    "classify as configured": _configured,
     "classify a hybrid": _stage("classify", records="mix/hybrid.jsonl"),
     "evaluate": _evaluate,
     "evaluate a hybrid": _evaluate_hybrid,
@@ -153,7 +162,8 @@ TABLE: tuple[tuple[str, dict[str, hostile.Change], tuple[str, ...]], ...] = (
     ("adapt/adapter.json", DOCUMENTS | hostile.CARDS, ("generate",)),
     ("plan.csv", hostile.TEXTS | hostile.TABLES | hostile.PLANS, ("generate a plan",)),
     ("prompts.yaml", hostile.TEXTS | hostile.PROMPTS, ("generate with prompts", "adapt with prompts")),
-    ("labels.csv", hostile.TEXTS | hostile.TABLES, ("index",)),
+    ("config.yaml", hostile.TEXTS | hostile.CONFIGURATIONS, ("classify as configured",)),
+    ("labels.csv", hostile.TEXTS | {"another head": hostile.TABLES["another head"]}, ("index",)),
     ("reading/reading.json", DOCUMENTS, ("read again",)),
     ("reading/answers/one.jsonl", DOCUMENTS, ("read again", "table of a reading")),
 )
@@ -224,8 +234,9 @@ def test_a_document_is_refused_by_name(
     change = next(variants[name] for other, variants, _ in TABLE if other == place)
     damaged([material / place], lambda path: path.write_bytes(change(path.read_bytes())))
     message = refuse(material, command, tmp_path / "out")
-    assert Path(place).name in message or "line" in message, message
-    if name in hostile.TEXTS and place != "labels.csv":
+    named = Path(place).name in message or "line" in message
+    assert named or (place == "config.yaml" and "classify#" in message), message
+    if name in hostile.TEXTS and place not in ("labels.csv", "config.yaml"):
         assert "line" in message and "not UTF-8" in message, message
 
 

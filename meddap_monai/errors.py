@@ -17,6 +17,13 @@ class ChangedImage(MeddapError):
     """The pixels of an image are not those that its record was written for."""
 
 
+class IrregularFile(MeddapError, OSError):
+    """A path leads to a directory, named pipe, socket or device where a regular file is expected."""
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
+
+
 class RecordsError(MeddapError):
     """A records file or a single record breaks the contract of ``docs/contracts.md``."""
 

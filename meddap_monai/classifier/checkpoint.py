@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from meddap_monai import store
 from meddap_monai.errors import StageError
 from meddap_monai.tensors import save_tensors
 
@@ -63,7 +64,7 @@ def load_checkpoint(folder: Path, network: nn.Module, optimiser: torch.optim.Opt
     if not path.exists():
         return Progress(), {}
     try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
+        document = torch.load(store.regular_file(path), map_location="cpu", weights_only=True)
         network.load_state_dict(document["network"])
         optimiser.load_state_dict(document["optimiser"])
         return Progress(**document["progress"]), document["scaler"]

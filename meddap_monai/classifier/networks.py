@@ -11,6 +11,7 @@ import torch
 from monai.networks import nets
 from torch import nn
 
+from meddap_monai import store
 from meddap_monai.errors import ConfigurationError, MissingPackage
 from meddap_monai.tensors import check_finite, read_weights
 
@@ -209,7 +210,7 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return read_weights(path, ConfigurationError)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = torch.load(store.regular_file(path), map_location="cpu", weights_only=True)
     except ConfigurationError as error:
         raise ConfigurationError(f"classify#weights: {error}") from error
     except Exception as error:

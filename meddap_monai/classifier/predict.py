@@ -13,6 +13,7 @@ from monai.data import DataLoader
 from scipy.optimize import minimize_scalar
 from torch import nn
 
+from meddap_monai import store
 from meddap_monai.classifier.data import in_order, make_dataset, make_loader, normalise, to_float
 from meddap_monai.classifier.networks import build_network
 from meddap_monai.classifier.settings import ClassifyConfig
@@ -124,7 +125,7 @@ def load_classifier(folder: Path | str, device: str = "cpu") -> Classifier:
     """
     path = Path(folder) / MODEL
     try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
+        document = torch.load(store.regular_file(path), map_location="cpu", weights_only=True)
         values = document["configuration"] | {"device": device, "weights": None}
         config = build(ClassifyConfig, values, "classify")
         classes, temperature = checked_card(document["classes"], document["temperature"])

@@ -40,7 +40,7 @@ def read_tensors(path: Path | str) -> tuple[dict[str, torch.Tensor], dict[str, s
     path = Path(path)
     _check_header(path)
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with safe_open(store.regular_file(path), framework="pt", device="cpu") as file:
             header = dict(file.metadata() or {})
             names = list(file.keys())
             if len(names) > MAX_TENSORS:

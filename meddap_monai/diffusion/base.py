@@ -72,6 +72,9 @@ def _open(source: Path | str, name_or_path: str | Path, dtype: torch.dtype | Non
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
     try:
+        for path in Path(source).rglob("*") if isinstance(source, Path) else ():
+            if not path.is_dir():
+                store.regular_file(path)
         plain = {"dtype": dtype or torch.float32, "low_cpu_mem_usage": False}
         if is_xl(source):
             return StableDiffusionXLPipeline.from_pretrained(source, **plain)

@@ -77,7 +77,7 @@ def read_checkpoint(
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with safe_open(store.regular_file(path), framework="pt", device="cpu") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         progress = Progress(**json.loads(header["progress"]))

@@ -113,7 +113,7 @@ def cached_prompts(
         name = store.sha256_text(json.dumps([encoder_name, str(pipeline.text_encoder.dtype), prompt, clip_skip]))
         path = Path(folder) / name[:2] / f"{name}.safetensors"
         try:
-            tensors = load_file(path)
+            tensors = load_file(store.regular_file(path))
         except (SafetensorError, OSError):
             encoded = encode_prompts(pipeline, [prompt], clip_skip)
             tensors = {"hidden": encoded.hidden.cpu().contiguous()}

@@ -121,7 +121,7 @@ class LatentCache:
         """
         path = self._path(record, framing)
         try:
-            return load_file(path)["moments"].clone()
+            return load_file(store.regular_file(path))["moments"].clone()
         except (SafetensorError, OSError, KeyError):
             moments = self._encode(views(record, framing))
             store.write_atomic(path, save({"moments": moments.contiguous()}))

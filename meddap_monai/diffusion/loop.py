@@ -80,7 +80,8 @@ class Phase:
         if not self.checkpoint.is_file():
             return
         try:
-            document: dict[str, Any] = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
+            place = store.regular_file(self.checkpoint)
+            document: dict[str, Any] = torch.load(place, weights_only=True, map_location="cpu")
             for name, item in self.state.items():
                 item.load_state_dict(document[name])
             self.step = int(document["step"])

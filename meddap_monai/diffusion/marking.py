@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from meddap_monai.diffusion.plan import PlanRow
+from meddap_monai.images.opening import image_text
 from meddap_monai.images.write import KEY
 from meddap_monai.records import Record, pixel_hash
 
@@ -34,8 +35,7 @@ def synthetic_field(row: PlanRow, made: dict[str, Any]) -> dict[str, Any]:
 
 def read_mark(path: Path | str) -> dict[str, Any] | None:
     """Return the field `synthetic` from a PNG file's text, or None for an image without our mark."""
-    with Image.open(path) as image:
-        text = getattr(image, "text", {})
+    text = image_text(path)
     return dict(json.loads(text[KEY])) if text.get("SyntheticData") == "YES" and KEY in text else None
 
 

@@ -158,7 +158,7 @@ class PretrainJob:
                 place = self.phases / "drawn.safetensors"
                 draw_once(place, self.pipeline(self.unet), captions, config, self._stop_between)
             self.ranks.share()
-            drawn = load_file(self.phases / "drawn.safetensors")["latents"]
+            drawn = load_file(store.regular_file(self.phases / "drawn.safetensors"))["latents"]
             polish = PolishTraining(self.vae, views, self.latents, drawn, rows, config)
             self._run("polish", config.polish.steps, polish)
             polish.finish()

@@ -86,7 +86,7 @@ def remake_shard(
 
 
 def _compare(before: dict, after: dict) -> Difference:
-    equal = Path(before["image"]).read_bytes() == Path(after["image"]).read_bytes()
     one, two = (np.asarray(open_image(record["image"]), dtype=int) for record in (before, after))
+    equal = Path(before["image"]).read_bytes() == Path(after["image"]).read_bytes()
     levels = np.abs(one - two).max()
     return Difference(before["id"], equal, int(levels))

@@ -21,6 +21,7 @@ class Limits:
 
     Attributes:
         file_bytes: size of the file.
+        pages: pictures of a TIFF file or of an animated PNG.
         frame_pixels: rows times columns of a frame.
         decoded_bytes: all frames that were asked for, decoded.
         depth: nested sequences in a DICOM header.
@@ -35,6 +36,7 @@ class Limits:
     """
 
     file_bytes: int = 512 * MIB
+    pages: int = 4_096
     frame_pixels: int = 64_000_000
     decoded_bytes: int = 1024 * MIB
     depth: int = 32

@@ -6,7 +6,6 @@ Pillow knows dozens of formats and hands some of them to other programs; only th
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +13,9 @@ from PIL import Image
 
 from meddap_monai import store
 from meddap_monai.errors import UnreadableImage
-from meddap_monai.images.limits import DEFAULT_LIMITS, Limits, check_frame_size, open_regular
-
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+from meddap_monai.images.limits import DEFAULT_LIMITS, Limits
+from meddap_monai.images.plain import sniff
+from meddap_monai.images.raster import FORMATS, Raster, open_raster
 
 
 def open_image(path: Path | str, *, folder: Path | str | None = None, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
@@ -33,38 +32,36 @@ def open_image(path: Path | str, *, folder: Path | str | None = None, limits: Li
     Raises:
         UnreadableImage: missing, no regular file, a link that leaves the folder, another format, too large, damaged.
     """
-    with _header(path, folder, limits) as image:
-        image.load()
-        return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    with _opened(path, folder, limits) as raster:
+        return Image.fromarray(raster.picture(0))
 
 
 def image_size(path: Path | str, *, folder: Path | str | None = None) -> tuple[int, int]:
     """Return (height, width) of the picture `open_image` returns, without decoding it; errors as there."""
-    with _header(path, folder, DEFAULT_LIMITS) as image:
-        return image.height, image.width
+    with _opened(path, folder, DEFAULT_LIMITS) as raster:
+        return raster.size
+
+
+def image_text(path: Path | str, *, folder: Path | str | None = None) -> dict[str, str]:
+    """Return the text of a PNG, keyword -> text; empty for another format; errors as for `open_image`."""
+    with _opened(path, folder, DEFAULT_LIMITS) as raster:
+        return dict(getattr(raster.image, "text", {}))
 
 
 @contextlib.contextmanager
-def _header(path: Path | str, folder: Path | str | None, limits: Limits) -> Iterator[Image.Image]:
-    if store.links_out(path, folder):
-        raise UnreadableImage(
-            f"{path}: is a link that leaves the folder of its records; copy the file there, or set "
-            f"{store.ALLOW_LINKS}=1 if the link can be trusted"
-        )
-    stream, _ = open_regular(path, limits)
+def _opened(path: Path | str, folder: Path | str | None, limits: Limits) -> Iterator[Raster]:
     try:
-        with stream, warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(stream, formats=FORMATS) as image:
-                check_frame_size(path, image.height, image.width, limits)
-                yield image
-    except UnreadableImage:
-        raise
-    except Image.UnidentifiedImageError as error:
-        raise UnreadableImage(f"{path}: is not an image, expected {', '.join(FORMATS)}") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UnreadableImage(f"{path}: has too many pixels, expected at most {limits.frame_pixels:,}") from error
-    except MemoryError as error:
-        raise UnreadableImage(f"{path}: asks for more memory than there is") from error
-    except Exception as error:
-        raise UnreadableImage(f"{path}: cannot be read as an image ({error}); the file is damaged") from error
+        if store.links_out(path, folder):
+            raise UnreadableImage(
+                f"{path}: is a link that leaves the folder of its records; copy the file there, or set "
+                f"{store.ALLOW_LINKS}=1 if the link can be trusted"
+            )
+        if sniff(path, limits) != "raster":
+            raise UnreadableImage(f"{path}: expected {', '.join(FORMATS)}")
+        with open_raster(path, limits) as raster:
+            if len(raster.pages) != 1:
+                raise UnreadableImage(f"{path}: holds {len(raster.pages)} pictures, expected one")
+            yield raster
+    except UnreadableImage as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise UnreadableImage(f"{path}: cannot be read as an image: {reason}") from error

@@ -24,12 +24,11 @@ from PIL.PngImagePlugin import PngInfo
 from meddap_monai import store
 from meddap_monai.configuration import check_choice
 from meddap_monai.errors import ConfigurationError, RecordsError
+from meddap_monai.images.marks import KEY, NOTICE
 from meddap_monai.images.recorded import open_recorded
 from meddap_monai.records import iter_records
 
 UID_ROOT = "2.25."
-NOTICE = "Synthetic image made by a generative model; it shows no patient and is not for diagnosis."
-KEY = "meddap-monai"
 _TIMES = (
     "InstanceCreationDate",
     "InstanceCreationTime",

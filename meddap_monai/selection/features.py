@@ -143,7 +143,7 @@ def build_extractor(name: str, channels: int, size: int, device: str = "cpu") ->
         if kind == "clip" and place:
             return _clip(place, device)
         if kind == "torchscript" and place:
-            network: Extractor = torch.jit.load(place, map_location=device).eval()
+            network: Extractor = torch.jit.load(str(store.regular_file(place)), map_location=device).eval()
             return network
         if kind in NETWORKS and place:
             return _named(kind, place, channels, size, device)

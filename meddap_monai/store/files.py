@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from meddap_monai.errors import DiskFull, MeddapError, StageError
+from meddap_monai.store.regular import regular_file
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.")
 _NO_ROOM = 2**20
@@ -243,7 +244,7 @@ def sha256_text(text: str) -> str:
 
 def sha256_file(path: Path | str) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes, read in blocks."""
-    with open(path, "rb") as stream:
+    with regular_file(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

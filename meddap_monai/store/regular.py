@@ -7,6 +7,8 @@ import os
 import stat
 from pathlib import Path
 
+from meddap_monai.errors import IrregularFile
+
 ALLOW_LINKS = "MEDDAP_ALLOW_LINKS"
 """Environment variable; 1 lets links lead out of the folder of the records that name them."""
 
@@ -15,12 +17,13 @@ def regular_file(path: Path | str) -> Path:
     """Return the path of a file whose opening never waits: no directory, named pipe, socket or device.
 
     Raises:
-        OSError: it is something else, or missing; ``strerror`` says what it is and what was expected.
+        IrregularFile: it is something else; ``strerror`` says what it is and what was expected.
+        OSError: it is missing or out of reach.
     """
     path = Path(path)
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, f"is {file_kind(mode)}, expected a regular file", str(path))
+        raise IrregularFile(errno.EINVAL, f"is {file_kind(mode)}, expected a regular file", str(path))
     return path
 
 
@@ -48,6 +51,8 @@ def links_out(path: Path | str, folder: Path | str | None = None) -> bool:
         False as well when the environment allows such links (`ALLOW_LINKS`).
     """
     if os.environ.get(ALLOW_LINKS) == "1":
+        return False
+    if folder is None and not os.path.islink(path):
         return False
     path = Path(os.path.abspath(path))
     home = path.parent if folder is None else Path(os.path.abspath(folder))

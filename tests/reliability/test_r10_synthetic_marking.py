@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -14,10 +15,12 @@ import pytest
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, SaveImage, SaveImaged
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from meddap_monai.errors import ConfigurationError, RecordsError
 from meddap_monai.images.dicom import read_ultrasound
 from meddap_monai.images.index import IndexConfig, index
+from meddap_monai.images.marks import NOTICE
 from meddap_monai.images.plain import is_marked_synthetic
 from meddap_monai.images.write import (
     COMPRESSIONS,
@@ -87,7 +90,7 @@ def test_png_and_nifti(tmp_path: Path) -> None:
     assert is_marked_synthetic(tmp_path / "x.png")
 
 
-@pytest.mark.parametrize("kind", ["dcm", "png", "nii"])
+@pytest.mark.parametrize("kind", ["dcm", "png", "nii", "nii.gz"])
 def test_a_marked_image_is_never_indexed_as_real(kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "in" / "benign"
     folder.mkdir(parents=True)
@@ -97,11 +100,71 @@ def test_a_marked_image_is_never_indexed_as_real(kind: str, tmp_path: Path) -> N
     elif kind == "png":
         write_synthetic_png(folder / "x.png", GREY, MADE)
     else:
-        write_synthetic_nifti(folder / "x.nii", GREY, MADE)
+        write_synthetic_nifti(folder / f"x.{kind}", GREY, MADE)
     config = IndexConfig(source=tmp_path / "in", key_file=tmp_path / "key", full_frame=True, workers=0, split="train")
     with pytest.raises(RecordsError, match="none of 1 items could be accepted"):
         index(config, tmp_path / "out")
     assert "marked as synthetic" in (tmp_path / "out" / "rejects.csv").read_text()
+
+
+def rewritten(path: Path, *texts: tuple[str, str, str], before: str = "", late: bool = False) -> None:
+    """A PNG as another tool writes it: (kind, keyword, text), after a text of its own, or behind the pixels."""
+    chunks = PngInfo()
+    if before:
+        chunks.add_text("Comment", before)
+    for kind, keyword, text in texts:
+        if kind == "iTXt":
+            chunks.add_itxt(keyword, text, zip=True)
+        else:
+            chunks.add_text(keyword, text, zip=kind == "zTXt")
+    stream = io.BytesIO()
+    Image.fromarray(GREY).save(stream, "PNG", pnginfo=chunks)
+    data = stream.getvalue()
+    if late:
+        first, end = data.index(b"tEXt") - 4, data.index(b"IDAT") - 4
+        data = data[:first] + data[end:-12] + data[first:end] + data[-12:]
+    path.write_bytes(data)
+
+
+REWRITTEN = {
+    "as it is": lambda path: rewritten(path, ("tEXt", "SyntheticData", "YES")),
+    "packed": lambda path: rewritten(path, ("zTXt", "SyntheticData", "YES")),
+    "international": lambda path: rewritten(path, ("iTXt", "SyntheticData", "YES")),
+    "behind 300 kB of text": lambda path: rewritten(path, ("tEXt", "SyntheticData", "YES"), before="x" * 300_000),
+    "behind the pixels": lambda path: rewritten(path, ("tEXt", "SyntheticData", "YES"), late=True),
+    "another case": lambda path: rewritten(path, ("tEXt", "syntheticdata", "yes")),
+    "the notice only": lambda path: rewritten(path, ("zTXt", "Description", NOTICE)),
+    "our facts only": lambda path: rewritten(path, ("iTXt", "meddap-monai", "{}")),
+    "as a comment of a JPEG": lambda path: Image.fromarray(GREY).save(path, "JPEG", comment=NOTICE),
+    "as a description of a TIFF": lambda path: Image.fromarray(GREY).save(path, "TIFF", tiffinfo={270: NOTICE}),
+}
+
+
+@pytest.mark.parametrize("name", REWRITTEN)
+def test_marks_that_other_tools_wrote_anew(name: str, tmp_path: Path) -> None:
+    REWRITTEN[name](tmp_path / "x.png")
+    assert is_marked_synthetic(tmp_path / "x.png")
+
+
+def test_a_nifti_that_was_saved_again_keeps_a_mark(tmp_path: Path) -> None:
+    """nibabel keeps the description; FSL writes its own and keeps the extension."""
+    write_synthetic_nifti(tmp_path / "x.nii.gz", GREY, MADE)
+    image = nibabel.load(tmp_path / "x.nii.gz")
+    image.header.extensions.clear()
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    image = nibabel.load(tmp_path / "x.nii.gz")
+    image.header["descrip"] = b"FSL6.0"
+    nibabel.save(image, tmp_path / "b.nii.gz")
+    image.header.extensions.clear()
+    nibabel.save(image, tmp_path / "c.nii.gz")
+    assert [is_marked_synthetic(tmp_path / f"{name}.nii.gz") for name in "abc"] == [True, True, False]
+
+
+def test_what_is_no_mark(tmp_path: Path) -> None:
+    Image.fromarray(GREY).save(tmp_path / "a.png")
+    rewritten(tmp_path / "b.png", ("tEXt", "SyntheticData", "NO"), ("tEXt", "Comment", "a synthetic sling, YES"))
+    Image.fromarray(GREY).save(tmp_path / "c.jpg")
+    assert not any(is_marked_synthetic(path) for path in sorted(tmp_path.iterdir()))
 
 
 @pytest.mark.parametrize("split", ["val", "test", "unseen"])

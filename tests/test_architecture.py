@@ -16,7 +16,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
     {"errors", "seeds"},
     {"store", "configuration", "resources"},
-    {"records", "tensors"},
+    {"records", "tensors", "ids"},
     {"provenance", "seeded"},
     {"phantom_tissue", "phantom_scanner"},
     {"phantom"},

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from meddap_monai.cli import command_of, load_sections, main
+from meddap_monai.cli import load_sections, main
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.study import read_study
+from meddap_monai.study.command import command_of
 
 
 @pytest.mark.parametrize(

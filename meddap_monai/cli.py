@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,23 +36,36 @@ _STUDY = "bundles/meddap_study/configs/train.yaml"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 2 after one clear sentence on standard error (130 when interrupted)."""
-    with _naming_lost_output():
-        return _run(_parse(arguments))
-
-
-def _run(options: argparse.Namespace) -> int:
     try:
-        options.run(options)
+        options = _parse(arguments)
+    except SystemExit as stop:  # after --help, --version, or a sentence about the options
+        raise SystemExit(_say("") or stop.code) from None
+    try:
+        said: str = options.run(options)
     except Interrupted as error:
         print(f"meddap: {error}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:  # in a stage of short steps, which has no moment of its own to stop at
         print("meddap: interrupted; whole files are kept, run the same command again to go on", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # of standard output, which `_naming_lost_output` names
-        return 2
     except (MeddapError, OSError) as error:
         print(f"meddap: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    return _say(said)
+
+
+def _say(text: str) -> int:
+    """Print what a command has to say; return 0, or 2 where standard output is on a full disk or a closed pipe."""
+    out = sys.stdout
+    try:
+        if isinstance(out, io.TextIOWrapper):
+            out.reconfigure(errors="backslashreplace")  # file names that are no text, locales that lack a letter
+        print(text, end="\n" if text else "", flush=True)
+    except OSError as error:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), out.fileno())  # or Python fails once more when it ends
+        said = f"standard output cannot be written ({error.strerror}); results are in the output folder"
+        print(f"meddap: {said}", file=sys.stderr)
         return 2
     return 0
 
@@ -67,28 +79,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if rest:
         options.overrides = [*options.overrides, *rest]
     return options
-
-
-@contextlib.contextmanager
-def _naming_lost_output() -> Iterator[None]:
-    """Say in one sentence, with exit code 2, that standard output is on a full disk or a closed pipe."""
-    out = sys.stdout
-    if isinstance(out, io.TextIOWrapper):
-        out.reconfigure(errors="backslashreplace")  # file names that are no text, locales that lack a letter
-    try:
-        yield
-    finally:
-        try:
-            if out is not None:
-                out.flush()
-        except OSError as error:
-            with open(os.devnull, "wb") as nothing:
-                os.dup2(nothing.fileno(), out.fileno())  # or Python fails once more when it ends
-            print(
-                f"meddap: standard output cannot be written ({error.strerror}); results are in the output folder",
-                file=sys.stderr,
-            )
-            raise SystemExit(2) from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -124,7 +114,7 @@ _HELP = {
 }
 
 
-def _command(commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], str]) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     command.add_argument(
         "--output", type=Path, default=Path("runs") / name, help="output folder (default: %(default)s)"
@@ -195,39 +185,38 @@ def _overlay(name: str | Path) -> Path:
 
 
 # --------------------------------------------------------------------------------------------------------- commands
-def _run_stage(options: argparse.Namespace) -> None:
+def _run_stage(options: argparse.Namespace) -> str:
     from meddap_monai.study import run_stage
 
     sections = load_sections(options.config, options.overrides, options.stage, options.trust_config)
     inputs = {name: value for name in _INPUTS[options.stage] if (value := getattr(options, name)) is not None}
-    result = run_stage(options.stage, sections.get(options.stage) or {}, options.output, inputs, options.overwrite)
-    print(result)
+    return str(run_stage(options.stage, sections.get(options.stage) or {}, options.output, inputs, options.overwrite))
 
 
-def _run_join(options: argparse.Namespace) -> None:
+def _run_join(options: argparse.Namespace) -> str:
     from meddap_monai.study.join import join_generated
 
-    print(join_generated(options.output, options.parts, options.overwrite))
+    return str(join_generated(options.output, options.parts, options.overwrite))
 
 
-def _run_study(options: argparse.Namespace) -> None:
+def _run_study(options: argparse.Namespace) -> str:
     from meddap_monai.study import run_study
     from meddap_monai.study.command import with_command
 
     sections = load_sections(options.config, options.overrides, trust=options.trust_config)
     told = with_command(sections, "study", options.config, options.overrides)
     report = run_study(options.output, told, options.overwrite)
-    print(f"report: {report.resolve()}")
+    return f"report: {report.resolve()}"
 
 
-def _run_demo(options: argparse.Namespace) -> None:
+def _run_demo(options: argparse.Namespace) -> str:
     from meddap_monai.demo import run_demo
 
     report = run_demo(options.output, options.config, options.overrides, options.overwrite, options.trust_config)
-    print(f"report: {report.resolve()}\ncurves and pictures: tensorboard --logdir {options.output}")
+    return f"report: {report.resolve()}\ncurves and pictures: tensorboard --logdir {options.output}"
 
 
-def _run_review(options: argparse.Namespace) -> None:
+def _run_review(options: argparse.Namespace) -> str:
     from meddap_monai.selection.review import review
 
     review(
@@ -239,6 +228,7 @@ def _run_review(options: argparse.Namespace) -> None:
         seed=options.seed,
         port=options.port,
     )
+    return ""
 
 
 if __name__ == "__main__":

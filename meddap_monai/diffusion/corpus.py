@@ -223,7 +223,9 @@ def main() -> None:
     first = os.environ.get("RANK", "0") == "0"
     if first:  # the others wait in `pretrain` until the first one has opened its folder
         gather(CorpusConfig(folders, {"busbra": {"role": "pretrain"}}), records.parent)
-    settings = yaml.safe_load((given.config or resources.find("configs/base.yaml")).read_text())["pretrain"]
+    settings = yaml.safe_load((given.config or resources.find("configs/base.yaml")).read_text(encoding="utf-8"))[
+        "pretrain"
+    ]
     config = build(PretrainConfig, {"sources": SOURCES} | settings | {"device": given.device}, "pretrain")
     if given.sharpen:
         if first:  # the decoder is one process's work

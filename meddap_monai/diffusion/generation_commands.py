@@ -36,7 +36,7 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapters", nargs="*", default=[], help="adapter folders or files")
 
 
-def _synthesize(options: argparse.Namespace) -> None:
+def _synthesize(options: argparse.Namespace) -> str:
     from meddap_monai.diffusion.generation_config import GenerateConfig
     from meddap_monai.diffusion.synthesize import synthesize_folder
     from meddap_monai.images.index import IndexConfig
@@ -54,10 +54,10 @@ def _synthesize(options: argparse.Namespace) -> None:
         adapters=options.adapters,
         overwrite=options.overwrite,
     )
-    print(f"{len(list(folder.iterdir()))} synthetic DICOM files: {folder}")
+    return f"{len(list(folder.iterdir()))} synthetic DICOM files: {folder}"
 
 
-def _remake(options: argparse.Namespace) -> None:
+def _remake(options: argparse.Namespace) -> str:
     from meddap_monai.diffusion.remake import remake_shard
 
     found = remake_shard(
@@ -70,4 +70,4 @@ def _remake(options: argparse.Namespace) -> None:
     )
     equal = sum(item.equal for item in found)
     largest = max(item.levels for item in found)
-    print(f"{equal} of {len(found)} images equal byte for byte; largest difference {largest} grey levels")
+    return f"{equal} of {len(found)} images equal byte for byte; largest difference {largest} grey levels"

@@ -59,17 +59,17 @@ def read_draw(text: str) -> tuple[int, Path, Path | None]:
     return int(seed), Path(paths[0]), Path(paths[1]) if len(paths) == 2 else None
 
 
-def _infer(options: argparse.Namespace) -> None:
+def _infer(options: argparse.Namespace) -> str:
     from meddap_monai.classifier.inference import InferConfig, infer
 
     config = read_keys(options.overrides, InferConfig)
-    print(infer(config, options.models, options.source, options.output))
+    return str(infer(config, options.models, options.source, options.output))
 
 
-def _grid(options: argparse.Namespace) -> None:
+def _grid(options: argparse.Namespace) -> str:
     from meddap_monai.evaluation.grid import Draw, GridConfig, run_grid
 
     config = read_keys(options.overrides, GridConfig)
     draws = [Draw(*read_draw(text)) for text in options.draws]
     folder = run_grid(config, options.output, draws=draws, unseen=options.unseen, overwrite=options.overwrite)
-    print(folder / "grid.md")
+    return str(folder / "grid.md")

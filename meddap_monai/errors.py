@@ -13,6 +13,10 @@ class UnreadableImage(MeddapError):
     """An image file cannot be read, or reading it would break a stated limit."""
 
 
+class ChangedImage(MeddapError):
+    """The pixels of an image are not those that its record was written for."""
+
+
 class RecordsError(MeddapError):
     """A records file or a single record breaks the contract of ``docs/contracts.md``."""
 

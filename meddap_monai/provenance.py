@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 from meddap_monai import store
-from meddap_monai.errors import LeakedRecords
+from meddap_monai.errors import LeakedRecords, StageError
 from meddap_monai.records import FILE_GROUP, Record, iter_records
 
 NAME = "train_sha256.txt"
+_CARDS = ("adapter.json", "base.json", "classifier.json", "filter.json", "model.pt")
+"""What this package writes into the folder of a trained thing, always beside `NAME`."""
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def write_train_hashes(
@@ -66,9 +71,28 @@ def check_apart(test: Path, training: Path) -> None:
 
 
 def train_hashes(folder: Path | str) -> frozenset[str]:
-    """Return the hashes a trained thing saw; empty for a foreign one that carries none."""
+    """Return the hashes a trained thing saw; for a foreign one that carries none, nothing and a warning.
+
+    Raises:
+        StageError: a thing of this package lost its ``train_sha256.txt``, or a line of it is no hash.
+    """
     path = Path(folder) / NAME
-    return frozenset(path.read_text().split()) if path.is_file() else frozenset()
+    if not path.exists() and any((Path(folder) / card).exists() for card in _CARDS):
+        raise StageError(
+            f"{path}: missing, so nothing tells which images this was trained on and no test set is safe from it; get "
+            "the whole folder again"
+        )
+    lines = store.read_text(path, advice="get the whole folder again").splitlines() if path.exists() else []
+    wrong = next((number for number, line in enumerate(lines, start=1) if _HASH.fullmatch(line) is None), None)
+    if wrong is not None:
+        raise StageError(f"{path}, line {wrong}: expected 64 hexadecimal digits; get the whole folder again")
+    if not lines:
+        warnings.warn(
+            f"{folder}: carries no {NAME}, so nothing tells which images it was trained on; judge it only on images "
+            "that it cannot have seen",
+            stacklevel=2,
+        )
+    return frozenset(lines)
 
 
 def check_provenance(folder: Path | str, records: Iterable[Record]) -> None:

@@ -18,16 +18,17 @@ from typing import Any
 import numpy as np
 
 from meddap_monai import store
+from meddap_monai.contract import RecordSet
 from meddap_monai.errors import RecordsError
 from meddap_monai.seeds import derive_seed
 
-SPLITS = ("train", "val", "test", "unseen")
-SOURCES = ("real", "synthetic")
 FILE_GROUP = "file-"
 """How `patient` begins where none is known, so that each file is a group of its own."""
-ITEM_FIELDS = ("id", "image", "label", "class_name", "patient", "split", "source")
+ITEM_FIELDS = ("id", "image", "label", "class_name", "patient", "split", "source", "sha256")
 """What `read_records` returns by default: no nulls and no nesting, so that it collates."""
-_TYPES: dict[str, type] = {name: str for name in (*ITEM_FIELDS, "sha256")} | {"label": int}
+LONGEST_LINE = 2**20
+"""Bytes of one record."""
+_AGAIN = "run the stage that writes this file again"
 
 Record = dict[str, Any]
 
@@ -57,53 +58,43 @@ def read_records(
 
 
 def iter_records(path: Path | str) -> Iterator[Record]:
-    """Yield full records one by one, images absolute; memory stays constant.
+    """Yield full records one by one, images absolute; memory grows with ids and patients only.
 
     Raises:
         RecordsError: see `read_records`.
     """
     path = Path(path)
     folder = path.resolve().parent
+    together = RecordSet(_classes_beside(path))
+    for number, line in enumerate(_lines(path), start=1):
+        where = f"{path}, line {number}"
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            raise RecordsError(f"{where}: not UTF-8 text (byte {line[error.start]:#04x}); {_AGAIN}") from error
+        record = store.parse_json(text, str(path), RecordsError, _AGAIN, number)
+        together.add(record, where)
+        record["image"] = os.path.normpath(folder / record["image"])
+        yield record
+
+
+def _lines(path: Path) -> Iterator[bytes]:
     try:
-        stream = path.open(encoding="utf-8")
-    except OSError as error:
-        raise RecordsError(f"{path}: cannot be read ({error.strerror}); give the records file of a stage") from error
+        stream = store.regular_file(path).open("rb")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", error)
+        raise RecordsError(f"{path}: cannot be read ({reason}); give the records file of a stage") from error
     with stream:
-        for number, line in enumerate(stream, start=1):
-            record = _parse(line, f"{path}, line {number}")
-            record["image"] = os.path.normpath(folder / record["image"])
-            yield record
+        while line := stream.readline(LONGEST_LINE + 1):
+            if len(line) > LONGEST_LINE:
+                raise RecordsError(f"{path}: a line of more than {LONGEST_LINE:,} bytes; {_AGAIN}")
+            yield line
 
 
-def _parse(line: str, where: str) -> Record:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise RecordsError(f"{where}: not JSON ({error}); run the stage that writes this file again") from error
-    check_record(record, where)
-    return dict(record)
-
-
-def check_record(record: Any, where: str) -> None:
-    """Check one record against the contract.
-
-    Raises:
-        RecordsError: names `where`, the field, what it holds and what was expected.
-    """
-    if not isinstance(record, Mapping):
-        raise RecordsError(f"{where}: got {type(record).__name__}, expected a JSON object")
-    for name, kind in _TYPES.items():
-        value = record.get(name)
-        if not isinstance(value, kind) or isinstance(value, bool) or value == "":
-            raise RecordsError(f"{where}: {name} is {value!r}, expected a value of type {kind.__name__}")
-    for name, valid in (("split", SPLITS), ("source", SOURCES)):
-        if record[name] not in valid:
-            raise RecordsError(f"{where}: {name} is {record[name]!r}, expected one of {', '.join(valid)}")
-    if record["source"] == "synthetic":
-        if record["split"] != "train":
-            raise RecordsError(f"{where}: a synthetic image in split {record['split']!r}; synthetic images only train")
-        if not isinstance(record.get("synthetic"), Mapping):
-            raise RecordsError(f"{where}: a synthetic image without its 'synthetic' field; it could not be made again")
+def _classes_beside(path: Path) -> list[str]:
+    """Return the classes of the ``stage.json`` beside a records file; none where it gives none."""
+    beside = path.parent / "stage.json"
+    return list(store.read_stage(path.parent).get("classes", ())) if beside.exists() else []
 
 
 def write_records(path: Path | str, records: Iterable[Record]) -> int:
@@ -115,17 +106,14 @@ def write_records(path: Path | str, records: Iterable[Record]) -> int:
     """
     path = Path(path)
     folder = path.resolve().parent
-    seen: set[str] = set()
+    together, count = RecordSet(), 0
     with store.atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
-        for number, record in enumerate(records, start=1):
-            check_record(record, f"{path}, record {number}")
-            if record["id"] in seen:
-                raise RecordsError(f"{path}: the id {record['id']!r} occurs twice, expected each once")
-            seen.add(record["id"])
+        for count, record in enumerate(records, start=1):
+            together.add(record, f"{path}, record {count}")
             image = Path(record["image"])
             relative = os.path.relpath(image, folder) if image.is_absolute() else str(image)
             stream.write(json.dumps(record | {"image": relative}, sort_keys=True, ensure_ascii=False) + "\n")
-    return len(seen)
+    return count
 
 
 def class_names(path: Path | str) -> list[str]:
@@ -233,7 +221,7 @@ def split_by_group(records: Iterable[Record], fractions: Mapping[str, float], se
         seed: the order in which groups are dealt.
 
     Raises:
-        RecordsError: a class has fewer groups than there are splits.
+        RecordsError: a class has fewer groups than there are splits, or the shares do not sum to 1.
     """
     return sorted(deal_shares(_groups(records), fractions, seed), key=lambda record: record["id"])
 
@@ -246,6 +234,8 @@ def deal_shares(members: Mapping[str, Sequence[Record]], fractions: Mapping[str,
         fractions: see `split_by_group`.
         seed: see `split_by_group`.
     """
+    if not abs(sum(fractions.values()) - 1) <= 1e-6 or min(fractions.values()) < 0:
+        raise RecordsError(f"shares of splits are {dict(fractions)}, expected numbers from 0 to 1 that sum to 1")
     totals, groups = _totals(members)
     for class_name, number in sorted(groups.items()):
         if number < len(fractions):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from meddap_monai import store
+from meddap_monai.errors import MeddapError
 
 
 def cpu_state(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -26,6 +27,13 @@ def save_tensors(path: Path, document: Mapping[str, Any]) -> None:
     needs = sum(tensor.nbytes for tensor in every_tensor(document))
     with store.atomic_path(path, needs=needs) as temporary, temporary.open("wb") as stream:
         torch.save(document, stream)  # by name, torch would write the temporary name into the file
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor], where: Path | str, error: type[MeddapError]) -> None:
+    """Raise `error`, with file and tensor, for NaN or infinite weights: a network would still give answers."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise error(f"{where}: {name} holds NaN or infinite values, expected finite ones; train or get it again")
 
 
 def every_tensor(value: Any) -> Iterator[torch.Tensor]:

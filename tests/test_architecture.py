@@ -16,6 +16,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
     {"errors", "seeds"},
     {"store", "configuration", "resources"},
+    {"contract"},
     {"records", "tensors", "ids"},
     {"provenance", "seeded"},
     {"phantom_tissue", "phantom_scanner"},

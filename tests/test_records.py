@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from meddap_monai import provenance
-from meddap_monai.errors import LeakedRecords, RecordsError
+from meddap_monai.errors import ConfigurationError, LeakedRecords, RecordsError, StageError
+from meddap_monai.images.index import IndexConfig
 from meddap_monai.records import (
     FILE_GROUP,
     ITEM_FIELDS,
@@ -72,6 +73,13 @@ def test_images_are_stored_relative_to_the_records_file(tmp_path: Path) -> None:
         ({"split": "Test"}, r"split is 'Test', expected one of train, val, test, unseen"),
         ({"source": "synthetic", "split": "test"}, r"a synthetic image in split 'test'"),
         ({"source": "synthetic"}, r"without its 'synthetic' field"),
+        ({"label": -1}, r"label is -1, expected a value of type int from 0 to 9999"),
+        ({"label": 10**400}, r"label is a number of over 150 digits, expected"),
+        ({"label": True}, r"label is True, expected a value of type int"),
+        ({"id": "../evil"}, r"id is '../evil', expected"),
+        ({"image": "a\0b"}, r"image is 'a.x00b', expected"),
+        ({"sha256": "A" * 64}, r"expected a value of type str of 64 hexadecimal digits"),
+        ({"meta": []}, r"meta is \[\], expected a JSON object"),
     ],
 )
 def test_a_broken_record_is_named_and_nothing_is_written(tmp_path: Path, change: dict, message: str) -> None:
@@ -91,6 +99,63 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str, message: str) -> None
     path.write_text(line + "\n")
     with pytest.raises(RecordsError, match=message):
         read_records(path)
+
+
+def _lines(*records: dict) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+BROKEN_FILES = {
+    "Latin-1": (_lines(item(1)).encode() + b'{"id": "\xe9"}\n', "line 2: not UTF-8 text"),
+    "UTF-16": (_lines(item(1)).encode("utf-16"), "line 1: not UTF-8 text"),
+    "binary": (b"\x89PNG\r\n\x1a\n" + bytes(100), "line 1: not UTF-8 text"),
+    "surrogate": (_lines(item(1, patient="\ud800")).encode(), "line 1: holds half a character"),
+    "deep": (_lines(item(1)).encode() + b"[" * 10_000 + b"]" * 10_000, "line 2: more than 64 nested levels"),
+    "one huge line": (b" " * (2**20 + 2), "a line of more than"),
+    "id twice": (_lines(item(1), item(1)).encode(), "line 2: the id 'r001' occurs twice"),
+    "two names": (_lines(item(1), item(2, class_name="malignant", label=0)).encode(), "line 2: label 0 and class_name"),
+    "two labels": (_lines(item(1), item(2, label=1)).encode(), "line 2: label 1 and class_name 'benign' disagree"),
+    "two splits": (
+        _lines(item(1, patient="p"), item(2, patient="p", split="test")).encode(),
+        "line 2: patient or group 'p' stands in the splits train and test",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_FILES)
+def test_a_broken_file_is_one_error_with_file_and_line(tmp_path: Path, name: str) -> None:
+    data, message = BROKEN_FILES[name]
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(data)
+    for read in (read_records, lambda given: list(iter_records(given))):
+        with pytest.raises(RecordsError, match=message) as found:
+            read(path)
+        assert str(found.value).startswith(str(path)) and len(str(found.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (
+            item(1, label=7, class_name="benign"),
+            "label is 7, expected 0 to 1: the stage.json beside it has the classes",
+        ),
+        (item(1, label=1, class_name="benign"), "label 1 and class_name 'benign' disagree"),
+        (item(1) | {"class_name": "cyst"}, "label 0 and class_name 'cyst' disagree"),
+    ],
+)
+def test_labels_are_those_of_the_stage(tmp_path: Path, record: dict, message: str) -> None:
+    (tmp_path / "stage.json").write_text(json.dumps({"classes": ["benign", "malignant"]}))
+    (tmp_path / "records.jsonl").write_text(_lines(record))
+    with pytest.raises(RecordsError, match=message):
+        read_records(tmp_path / "records.jsonl")
+
+
+def test_what_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
+    for wrong in ([item(1), item(2, label=1)], [item(1, patient="p"), item(2, patient="p", split="val")]):
+        with pytest.raises(RecordsError, match=r"record 2: .*"):
+            write_records(tmp_path / "records.jsonl", wrong)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_file_says_what_to_give(tmp_path: Path) -> None:
@@ -158,6 +223,30 @@ def test_a_trained_thing_is_not_judged_on_its_training_images_nor_on_their_group
     provenance.check_provenance(tmp_path, [group[1], item(1, patient="a")])
     with pytest.raises(LeakedRecords, match=r"1 validation, test or unseen image\(s\).*r002 \(test\)"):
         provenance.check_provenance(tmp_path, group)
+
+
+def test_the_guard_is_never_off_without_a_word(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"carries no train_sha256\.txt"):  # a foreign thing
+        provenance.check_provenance(tmp_path, [item(1, split="test")])
+    for card in ("adapter.json", "base.json", "classifier.json", "filter.json", "model.pt"):
+        (tmp_path / card).write_text("{}")
+        with pytest.raises(StageError, match=r"train_sha256\.txt: missing"):
+            provenance.train_hashes(tmp_path)
+        (tmp_path / card).unlink()
+    (tmp_path / "train_sha256.txt").write_text("0" * 64 + "\nabc\n")
+    with pytest.raises(StageError, match=r"train_sha256\.txt, line 2: expected 64 hexadecimal digits"):
+        provenance.train_hashes(tmp_path)
+    (tmp_path / "train_sha256.txt").write_bytes("0\n".encode("utf-16"))
+    with pytest.raises(StageError, match="not UTF-8"):
+        provenance.train_hashes(tmp_path)
+
+
+@pytest.mark.parametrize("shares", [{"train": 2.0, "test": -1.0}, {"train": float("nan"), "test": 1.0}, {"train": 0.5}])
+def test_shares_are_shares(shares: dict[str, float]) -> None:
+    with pytest.raises(RecordsError, match="expected numbers from 0 to 1 that sum to 1"):
+        split_by_group(many(10), shares, seed=0)
+    with pytest.raises(ConfigurationError, match=r"index#fractions"):
+        IndexConfig(source=Path("x"), fractions=shares)
 
 
 def test_images_and_patients_shared_by_two_sets_are_found(tmp_path: Path) -> None:

@@ -236,3 +236,149 @@ def test_json_is_sorted_and_ends_with_a_newline(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == {"a": "x", "b": [1, 2]}
     path = store.write_json(tmp_path / "b.json", {"a": float("nan"), "b": [float("-inf"), 0.5]})
     assert json.loads(path.read_text()) == {"a": None, "b": [None, 0.5]}, "JSON knows neither"
+
+
+BROKEN_DOCUMENTS = {
+    "Latin-1": (b'{\n"name": "\xe9"}', "line 2: not UTF-8 text"),
+    "UTF-16": ('{"a": 1}'.encode("utf-16"), "line 1: not UTF-8 text"),
+    "binary": (b"\x89PNG\r\n\x1a\n\0\0", "line 1: not UTF-8 text"),
+    "empty": (b"", "line 1: not JSON"),
+    "cut": (b'{"a": 1,\n"b": ', "line 2: not JSON"),
+    "list": (b"[1]", "got list, expected a JSON object"),
+    "number": (b"3", "got int, expected a JSON object"),
+    "null": (b"null", "got NoneType, expected a JSON object"),
+    "deep": (b'{"a": ' + b"[" * 10_000 + b"]" * 10_000 + b"}", "more than 64 nested levels"),
+    "rather deep": (b'{"a": ' + b"[" * 80 + b"]" * 80 + b"}", "more than 64 nested levels"),
+    "surrogate": (b'{"a": "\\ud800"}', "half a character"),
+    "NaN": (b'{"a": NaN}', "NaN is no JSON number"),
+    "long number": (b'{"a": ' + b"9" * 5000 + b"}", "not JSON"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_DOCUMENTS)
+def test_a_broken_document_is_one_named_error(tmp_path: Path, name: str) -> None:
+    data, message = BROKEN_DOCUMENTS[name]
+    path = tmp_path / "stage.json"
+    path.write_bytes(data)
+    with pytest.raises(StageError, match=message) as found:
+        store.read_stage(tmp_path)
+    assert str(path) in str(found.value) and "line" in str(found.value)
+    with pytest.raises(ForeignOutput, match=message):
+        _finish(tmp_path)
+    assert path.read_bytes() == data
+
+
+def test_deep_is_counted_and_wide_is_not(tmp_path: Path) -> None:
+    document = {"a": [[index] for index in range(1000)]}
+    assert store.read_json(store.write_json(tmp_path / "wide.json", document)) == document
+
+
+@pytest.mark.parametrize("document", ['{"classes": 3}', '{"classes": [1]}', '{"configuration": []}', '{"counts": 1}'])
+def test_a_stage_whose_values_have_another_type_is_refused(tmp_path: Path, document: str) -> None:
+    (tmp_path / "stage.json").write_text(document)
+    with pytest.raises(StageError, match="expected a"):
+        store.read_stage(tmp_path)
+
+
+def test_a_pipe_is_no_document(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "stage.json")
+    with pytest.raises(StageError, match="is a named pipe, expected a regular file"):
+        store.read_stage(tmp_path)
+
+
+def test_two_runs_give_equal_stage_files_and_what_they_cost_stands_apart(tmp_path: Path) -> None:
+    for name, speed in (("a", 1.0), ("b", 2.0)):
+        with store.open_stage(tmp_path / name, "index", {"a": 1}) as stage:
+            time.sleep(speed / 100)
+            stage.finish(COUNTS, cost={"speed": speed})
+    assert (tmp_path / "a" / "stage.json").read_bytes() == (tmp_path / "b" / "stage.json").read_bytes()
+    costs = [store.read_cost(tmp_path / name) for name in "ab"]
+    assert [cost["speed"] for cost in costs] == [1.0, 2.0] and costs[0]["seconds"] < costs[1]["seconds"]
+
+
+def test_the_time_of_a_run_that_was_stopped_counts(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), store.open_stage(tmp_path, "adapt", {"a": 1}):
+        time.sleep(0.05)
+        raise KeyboardInterrupt
+    first = store.read_cost(tmp_path)["seconds"]
+    with store.open_stage(tmp_path, "adapt", {"a": 1}) as stage:
+        stage.finish(COUNTS)
+    assert store.read_cost(tmp_path)["seconds"] >= first >= 0.05
+
+
+def test_a_lock_that_is_something_else_is_left_as_it_is(tmp_path: Path) -> None:
+    victim = tmp_path / "thesis.tex"
+    victim.write_text("years of work")
+    made = {"link": os.symlink, "hard link": os.link, "copy": shutil.copy}
+    for name, make in made.items():
+        (tmp_path / name).mkdir()
+        make(victim, tmp_path / name / ".lock")
+        with pytest.raises(StageError, match=r"choose (an|another) output folder"), store.lock_folder(tmp_path / name):
+            pass
+        assert (tmp_path / name / ".lock").read_text() == victim.read_text() == "years of work"
+
+
+def test_nothing_is_cleared_through_a_link(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / f".{'0' * 32}.mine").write_text("years of work")
+    _finish(tmp_path / "out")
+    (tmp_path / "out" / "images").symlink_to(elsewhere)
+    for overwrite in (False, True):
+        with pytest.raises(ForeignOutput, match="images: is a symbolic link"):
+            _finish(tmp_path / "out", overwrite=overwrite)
+    assert len(list(elsewhere.iterdir())) == 1
+    whole = tmp_path / "whole"
+    whole.symlink_to(tmp_path / "real")
+    (tmp_path / "real").mkdir()
+    _finish(whole)  # a whole output folder on another disk is fine
+    assert (tmp_path / "real" / "stage.json").is_file()
+
+
+@pytest.mark.parametrize("case", ["a file", "below a file", "read-only", "a long name", "a NUL"])
+def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path: Path, case: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    places = {
+        "a file": tmp_path / "file",
+        "below a file": tmp_path / "file" / "out",
+        "read-only": tmp_path / "locked" / "out" if os.getuid() else Path("/proc/out"),
+        "a long name": tmp_path / ("x" * 300),
+        "a NUL": tmp_path / "a\0b",
+    }
+    with pytest.raises(StageError, match=r"cannot be written .*choose an output folder"):
+        _finish(places[case])
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_name_that_is_too_long_for_the_disk_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="File name too long"):
+        store.write_atomic(tmp_path / ("x" * 300), "text")
+    assert os.listdir(tmp_path) == []
+
+
+LIMITED = """
+import resource, sys, torch
+from safetensors.torch import save_file
+from meddap_monai import store
+from meddap_monai.errors import StageError
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+weights = {"weights": torch.zeros(1_000_000)}
+writers = {
+    "plain": lambda path: path.write_bytes(bytes(1_000_000)),
+    "torch": lambda path: torch.save(weights, path),
+    "safetensors": lambda path: save_file(weights, path),
+}
+for name, write in writers.items():
+    try:
+        with store.atomic_path(sys.argv[1] + "/" + name) as temporary:
+            write(temporary)
+    except StageError as error:
+        print(name, "at most 100,000 bytes" in str(error))
+"""
+
+
+def test_a_limit_on_the_size_of_files_is_one_sentence(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["plain", "True", "torch", "True", "safetensors", "True"], done.stderr
+    assert os.listdir(tmp_path) == []

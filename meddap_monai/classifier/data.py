@@ -10,16 +10,19 @@ import numpy as np
 import torch
 from monai.data import CacheDataset, DataLoader, Dataset, PersistentDataset
 from monai.transforms import Compose, MapTransform
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from meddap_monai.classifier.settings import ClassifyConfig
-from meddap_monai.errors import RecordsError, UnreadableImage
+from meddap_monai.errors import RecordsError
+from meddap_monai.images.recorded import open_recorded
 from meddap_monai.records import Record
 from meddap_monai.seeds import derive_seed
 
 
 class LoadFramed(MapTransform):
-    """Read the PNG of a record and fit it into a square: path -> ``(C, size, size)`` uint8 tensor.
+    """Read the image of a record and fit it into a square: path -> ``(C, size, size)`` uint8 tensor.
+
+    Where the item has a ``sha256``, the pixels must be those.
 
     Args:
         keys: keys that hold paths.
@@ -39,24 +42,18 @@ class LoadFramed(MapTransform):
         """Return a copy of the record with its image as a tensor."""
         item = dict(data)
         for key in self.key_iterator(item):
-            item[key] = read_framed(item[key], self.size, self.channels, self.fit)
+            item[key] = read_framed(item | {"image": item[key]}, self.size, self.channels, self.fit)
         return item
 
 
-def read_framed(path: Path | str, size: int, channels: int = 1, fit: str = "pad") -> torch.Tensor:
-    """Return ``(channels, size, size)`` uint8 of an 8-bit image file.
+def read_framed(record: Mapping[Any, Any], size: int, channels: int = 1, fit: str = "pad") -> torch.Tensor:
+    """Return ``(channels, size, size)`` uint8 of the image of a record.
 
     Raises:
         UnreadableImage: the file is missing or no image.
+        ChangedImage: the pixels are not those of the record.
     """
-    try:
-        with Image.open(path) as opened:
-            picture = opened.convert("L" if channels == 1 else "RGB")
-    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableImage(
-            f"{path}: cannot be read as an image ({error}); run the stage that wrote it again"
-        ) from error
-    return frame(picture, size, fit)
+    return frame(open_recorded(record).convert("L" if channels == 1 else "RGB"), size, fit)
 
 
 def frame(picture: Image.Image, size: int, fit: str = "pad") -> torch.Tensor:
@@ -82,6 +79,7 @@ def make_dataset(rows: Sequence[Record], config: ClassifyConfig, cache_folder: P
             "label": int(row["label"]),
             "synthetic": int(row["source"] == "synthetic"),
             "id": row["id"],
+            "sha256": row["sha256"],
         }
         for row in rows
     ]

@@ -19,6 +19,7 @@ from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.configuration import build
 from meddap_monai.errors import StageError
 from meddap_monai.records import Record
+from meddap_monai.tensors import check_finite
 
 MODEL = "model.pt"
 
@@ -93,7 +94,13 @@ def predict_logits(network: nn.Module, loader: Any, config: ClassifyConfig) -> n
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return row-wise softmax of ``(N, K)``."""
+    """Return row-wise softmax of ``(N, K)``.
+
+    Raises:
+        StageError: a value is not finite, so that there is no answer.
+    """
+    if not np.isfinite(logits).all():
+        raise StageError("a network's outputs hold NaN or infinite values; train it again at a lower learning rate")
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return shifted / shifted.sum(axis=1, keepdims=True)
 
@@ -120,7 +127,7 @@ def load_classifier(folder: Path | str, device: str = "cpu") -> Classifier:
         document = torch.load(path, map_location="cpu", weights_only=True)
         values = document["configuration"] | {"device": device, "weights": None}
         config = build(ClassifyConfig, values, "classify")
-        classes = list(document["classes"])
+        classes, temperature = checked_card(document["classes"], document["temperature"])
         if config.head != "none":
             from meddap_monai.classifier.heads import restore_head
 
@@ -128,9 +135,28 @@ def load_classifier(folder: Path | str, device: str = "cpu") -> Classifier:
         else:
             network = build_network(config.network, len(classes), config.channels, config.size)
             network.load_state_dict(document["network"])
+        check_finite(network.state_dict(), path, StageError)
+    except StageError:
+        raise
     except Exception as error:
         raise StageError(
             f"{path}: no classifier of this package ({type(error).__name__}: {error}); run classify again"
         ) from error
     network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Classifier(config, classes, float(document["temperature"]), network)
+    return Classifier(config, classes, temperature, network)
+
+
+def checked_card(classes: Any, temperature: Any) -> tuple[list[str], float]:
+    """Return the class names and the temperature of a model.
+
+    Raises:
+        ValueError: names that are no texts or occur twice, or a temperature that is not a finite number above 0.
+    """
+    if not isinstance(classes, list) or not all(isinstance(name, str) and name for name in classes):
+        raise ValueError(f"classes is {classes!r:.80}, expected a list of names")
+    if len(set(classes)) != len(classes) or not classes:
+        raise ValueError(f"classes is {classes!r:.80}, expected each name once")
+    number = float(temperature)
+    if not 0 < number < 1e6:
+        raise ValueError(f"temperature is {number}, expected a finite number above 0")
+    return classes, number

@@ -116,7 +116,7 @@ def read_material(records: Path) -> Material:
 
     Raises:
         LeakedRecords: a synthetic image outside train.
-        RecordsError: a class without training image, no validation image, or labels beyond the classes.
+        RecordsError: a class without training image, no validation image, or fewer than two classes.
     """
     classes = class_names(records)
     rows = read_records(records, full=True)
@@ -128,6 +128,8 @@ def read_material(records: Path) -> Material:
     training = [row for row in rows if row["split"] == "train"]
     validation = [row for row in rows if row["split"] == "val"]
     found = Counter(row["label"] for row in training)
+    if len(classes) < 2:
+        raise RecordsError(f"{records}: holds one class ({', '.join(classes)}), expected at least two to tell apart")
     empty = [name for label, name in enumerate(classes) if not found[label]]
     if empty:
         raise RecordsError(
@@ -135,9 +137,6 @@ def read_material(records: Path) -> Material:
         )
     if not validation:
         raise RecordsError(f"{records}: no image of split val; the best weights are chosen on real validation images")
-    wrong = [row for row in rows if row["label"] >= len(classes)]
-    if wrong:
-        raise RecordsError(f"{records}: {wrong[0]['id']} has label {wrong[0]['label']}, expected below {len(classes)}")
     return Material(training, validation, classes)
 
 
@@ -193,11 +192,8 @@ def _train_network(config: ClassifyConfig, output: Path, material: Material, wor
         network.load_state_dict(progress.best_state)
     results = _finish(config, output, material, network, progress)
     (output / checkpoint.NAME).unlink(missing_ok=True)
-    return results | {
-        "steps_per_second": round(speed, 3),
-        "images_at_a_time": step.chunk,
-        "memory_halvings": step.halvings,
-    }
+    spent = {"steps_per_second": round(speed, 3), "images_at_a_time": step.chunk, "memory_halvings": step.halvings}
+    return results | {"cost": spent}
 
 
 def _train(run: _Run, step: TrainingStep, flag: store.InterruptFlag) -> None:

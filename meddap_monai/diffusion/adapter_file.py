@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import re
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +94,9 @@ def read_json(path: Path) -> dict:
     try:
         if path.stat().st_size > MAX_HEADER:
             raise BadAdapter(f"{path}: {path.stat().st_size:,} bytes, expected at most {MAX_HEADER:,}")
-        document = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadAdapter(f"{path}: cannot be read as JSON ({error}); get the whole adapter folder again") from error
-    if not isinstance(document, dict):
-        raise BadAdapter(f"{path}: holds {type(document).__name__}, expected a JSON object")
-    return document
+    except OSError as error:
+        raise BadAdapter(f"{path}: cannot be read ({error.strerror}); get the whole adapter folder again") from error
+    return store.read_json(path, BadAdapter, "get the whole adapter folder again")
 
 
 # ----------------------------------------------------------------------------------------------------------- folder
@@ -127,6 +124,33 @@ def find_file(path: Path) -> Path:
     return found[0]
 
 
+def _is_number(value: Any, low: float, whole: bool = False) -> bool:
+    kinds = int if whole else (int, float)
+    return isinstance(value, kinds) and not isinstance(value, bool) and low <= value < 1e12
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+_CARD_FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("method", lambda value: isinstance(value, str), "the name of a method"),
+    ("rank", lambda value: value is None or _is_number(value, 1, whole=True), "a whole number of at least 1"),
+    ("alpha", lambda value: value is None or _is_number(value, 1e-12), "a number above 0"),
+    ("parameters", lambda value: _is_number(value, 1, whole=True), "a whole number of at least 1"),
+    ("steps", lambda value: _is_number(value, 0, whole=True), "a whole number of at least 0"),
+    ("base", lambda value: isinstance(value, str), "the name of a base"),
+    ("base_sha256", _is_hash, "64 hexadecimal digits"),
+    ("weights_sha256", _is_hash, "64 hexadecimal digits"),
+    ("classes", _are_names, "a list of names"),
+)
+"""Fields of ``schemas/adapter.json``, what each must be, and that in words."""
+
+
 def read_card(folder: Path | str) -> dict[str, Any]:
     """Return ``adapter.json`` of an own adapter after checking it and the hash of the weights beside it.
 
@@ -138,6 +162,9 @@ def read_card(folder: Path | str) -> dict[str, Any]:
     missing = {"method", "base", "base_sha256", "weights_sha256", "parameters", "classes"} - set(card)
     if missing:
         raise BadAdapter(f"{folder / CARD}: lacks {', '.join(sorted(missing))}; get the whole folder again")
+    for name, fits, expected in _CARD_FIELDS:
+        if name in card and not fits(card[name]):
+            raise BadAdapter(f"{folder / CARD}: {name} is {card[name]!r:.80}, expected {expected}; get it again")
     file = folder / (EMBEDDINGS if card["method"] == "textual_inversion" else WEIGHTS)
     if not file.is_file():
         raise BadAdapter(f"{file}: missing, expected the weights that {CARD} describes; get the whole folder again")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,7 +112,7 @@ def is_xl(name_or_path: str | Path) -> bool:
     index = Path(name_or_path) / "model_index.json"
     if not index.is_file():
         return "xl" in str(name_or_path).lower()
-    return "XL" in str(json.loads(index.read_text()).get("_class_name", ""))
+    return "XL" in str(store.read_json(index, BadBase, "get the whole base again").get("_class_name", ""))
 
 
 def base_hash(name_or_path: str | Path) -> str:
@@ -141,7 +140,7 @@ def base_card(name_or_path: str | Path = EMBEDDED) -> dict[str, Any]:
     """Return ``base.json`` of a base, or an empty mapping for one that carries none."""
     folder = base_folder(name_or_path)
     path = Path(folder) / "base.json"
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
+    return store.read_json(path, BadBase, "get the whole base again") if path.is_file() else {}
 
 
 def _is_hub_id(name: str) -> bool:

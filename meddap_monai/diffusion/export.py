@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +58,7 @@ def export_base(job: PretrainJob, sharpened: str | Path | None = None) -> Path:
 
 def _open_as_float32(path: Path) -> None:
     """Let transformers open the text encoder as diffusers opens the rest: halves in the file, float32 in memory."""
-    store.write_json(path, json.loads(path.read_text()) | {"dtype": "float32"})
+    store.write_json(path, store.read_json(path) | {"dtype": "float32"})
 
 
 def describe(job: PretrainJob, pipeline: Any) -> dict[str, Any]:

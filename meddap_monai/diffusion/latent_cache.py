@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from meddap_monai import store
-from meddap_monai.errors import UnreadableImage
+from meddap_monai.images import opening
+from meddap_monai.images.recorded import open_recorded
 from meddap_monai.records import Record
 from meddap_monai.seeds import derive_seed
 
@@ -65,21 +66,12 @@ def bucket_size(height: int, width: int, resolution: int, step: int) -> tuple[in
 
 def image_size(record: Record) -> tuple[int, int]:
     """Return (height, width) of a record's image without decoding it."""
-    with _opened(record) as image:
-        return image.height, image.width
-
-
-def _opened(record: Record) -> Image.Image:
-    try:
-        return Image.open(record["image"])
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableImage(f"{record['image']}: cannot be opened ({error}); index the folder again") from error
+    return opening.image_size(record["image"])
 
 
 def views(record: Record, framing: Framing) -> torch.Tensor:
     """Return the pictures of an image, ``(views, 3, H, W)`` float32 in [-1, 1]: all cuts, then them mirrored."""
-    with _opened(record) as opened:
-        image = opened.convert("RGB")
+    image = open_recorded(record).convert("RGB")
     cuts = [_cut(image, framing, record["sha256"], number) for number in range(framing.crops)]
     pictures = torch.from_numpy(np.stack(cuts)).permute(0, 3, 1, 2).float() / 127.5 - 1
     return torch.cat([pictures, pictures.flip(-1)]) if framing.flip else pictures

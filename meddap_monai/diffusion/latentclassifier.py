@@ -7,14 +7,12 @@ clean latents (time 0, as published), or on noisy latents with the time as an in
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
@@ -26,10 +24,12 @@ from meddap_monai.diffusion.base import base_folder, base_hash, load_base
 from meddap_monai.diffusion.denoiser import diffuse
 from meddap_monai.diffusion.loop import finite, learning_rate, set_rate
 from meddap_monai.diffusion.views import grey_tensor, square
-from meddap_monai.errors import BadBase, RecordsError
+from meddap_monai.errors import BadBase, RecordsError, StageError
+from meddap_monai.images.recorded import open_recorded
 from meddap_monai.provenance import check_provenance, train_hashes, write_train_hashes
 from meddap_monai.records import class_names, read_records
 from meddap_monai.seeds import generator
+from meddap_monai.tensors import check_finite
 
 TIMES = ("noisy", "clean")
 
@@ -174,13 +174,16 @@ def load_latent_classifier(folder: Path, base: str | Path | None = None) -> tupl
         raise BadBase(f"{folder}: its latent classifier was trained for another base than {base}; train it again")
     config = build(LatentClassifierConfig, document["configuration"], f"{folder}/classifier.json")
     model = LatentClassifier(document["latents"], len(document["classes"]), config)
-    model.load_state_dict(load_file(str(Path(folder) / "classifier.safetensors")))
+    path = Path(folder) / "classifier.safetensors"
+    state = load_file(str(path))
+    check_finite(state, path, StageError)
+    model.load_state_dict(state)
     return model.eval().requires_grad_(False), document
 
 
 def _card(folder: Path) -> dict[str, Any] | None:
     path = folder / "classifier.json"
-    return dict(json.loads(path.read_text())) if path.is_file() else None
+    return store.read_json(path) if path.is_file() else None
 
 
 @torch.no_grad()
@@ -190,8 +193,7 @@ def _encode(pipeline: Any, records: list[dict[str, Any]]) -> tuple[torch.Tensor,
     side = (sample if isinstance(sample, int) else max(sample)) * pipeline.vae_scale_factor
     pictures = []
     for record in records:
-        with Image.open(record["image"]) as opened:
-            pixels = square(opened, side)
+        pixels = square(open_recorded(record), side)
         pictures += [pixels, pixels[:, ::-1]]
     latents = []
     for start in range(0, len(pictures), 16):

@@ -102,28 +102,29 @@ def read_table(path: Path | str) -> Iterator[dict[str, Any]]:
     Raises:
         ConfigurationError: see `read_plan`.
     """
-    try:
-        stream = Path(path).open(newline="", encoding="utf-8")  # noqa: SIM115
-    except OSError as error:
-        raise ConfigurationError(f"generate#plan: {path} cannot be read ({error.strerror})") from error
-    with stream:
-        reader = csv.reader(stream)
-        head = next(reader, [])
-        check_keys(head, COLUMNS, f"{path}: columns")
-        for number, cells in enumerate(reader):
-            if len(cells) != len(head):
-                raise ConfigurationError(f"{path}, row {number}: {len(cells)} cells, expected {len(head)}")
-            yield {name: _cell(name, text, path, number) for name, text in zip(head, cells, strict=True)}
+    lines = store.read_csv(path, ConfigurationError, "give generate#plan another table")
+    _, head = next(lines, (1, []))
+    check_keys(head, COLUMNS, f"{path}, line 1: columns")
+    if len(set(head)) != len(head):
+        raise ConfigurationError(f"{path}, line 1: a column stands twice in {', '.join(head)}; expected each once")
+    for number, (line, cells) in enumerate(lines):
+        where = f"{path}, line {line}, row {number}"
+        if len(cells) != len(head):
+            raise ConfigurationError(f"{where}: {len(cells)} cells, expected {len(head)}")
+        yield {name: _cell(name, text, where) for name, text in zip(head, cells, strict=True)}
 
 
-def _cell(name: str, text: str, path: Path | str, number: int) -> Any:
-    if text == "" and COLUMNS[name] is not str:
+def _cell(name: str, text: str, where: str) -> Any:
+    kind = COLUMNS[name]
+    if text == "" and kind is not str:
         return None
     try:
-        return COLUMNS[name](text)
+        value = kind(text)
+        if kind is not str and not abs(value) < 2**63:
+            raise ValueError("not finite, or too large")
     except ValueError as error:
-        kind = COLUMNS[name].__name__
-        raise ConfigurationError(f"{path}, row {number}: {name} is {text!r}, expected {kind}") from error
+        raise ConfigurationError(f"{where}: {name} is {text!r:.80}, expected {kind.__name__}") from error
+    return value
 
 
 def shards(rows: Iterable[PlanRow], size: int) -> Iterator[tuple[int, list[PlanRow]]]:

@@ -18,9 +18,10 @@ import yaml
 
 from meddap_monai import resources
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.store import sha256_text
+from meddap_monai.store import read_text, sha256_text
 
 _KEYS = ("name", "templates", "classes", "adjectives", "negative")
+_LONGEST = 2000
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,13 @@ def load_prompt_table(name_or_path: str | Path) -> PromptTable:
         path = resources.find(f"data/prompts/{name_or_path}.yaml")
     if not path.is_file():
         path = _beside_the_package(path)
+    text = read_text(path, ConfigurationError, "give another prompt table")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: not a YAML file: {error}") from error
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        reason = "too many nested levels" if isinstance(error, RecursionError) else error
+        raise ConfigurationError(f"{path}, line {mark.line + 1 if mark else 1}: not a YAML file: {reason}") from error
     return _table_of(content, str(path))
 
 
@@ -139,6 +143,13 @@ def _table_of(content: Any, where: str) -> PromptTable:
     templates = content["templates"]
     if not isinstance(templates, list) or not all(isinstance(t, str) for t in templates):
         raise ConfigurationError(f"{where}: templates must be a list of sentences")
+    texts = [*templates, *(text for words in mappings.values() for pair in words.items() for text in pair)]
+    texts += [str(content["name"]), str(content.get("negative") or "")]
+    wrong = [text for text in texts if len(text) > _LONGEST or any("\ud800" <= letter <= "\udfff" for letter in text)]
+    if wrong:
+        raise ConfigurationError(
+            f"{where}: {wrong[0]!r:.80}: more than {_LONGEST} characters, or half a character (a lone surrogate)"
+        )
     return PromptTable(
         name=str(content["name"]), templates=tuple(templates), negative=str(content.get("negative") or ""), **mappings
     )

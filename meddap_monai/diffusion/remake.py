@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from meddap_monai import store
 from meddap_monai.configuration import build
@@ -22,6 +21,7 @@ from meddap_monai.diffusion.ranks import Ranks
 from meddap_monai.diffusion.sample import guided_by, open_sampler, request_of
 from meddap_monai.diffusion.shard_maker import PLAN, SHARD_RECORDS, ShardMaker
 from meddap_monai.errors import ForeignOutput, StageError
+from meddap_monai.images.recorded import open_recorded
 from meddap_monai.records import iter_records
 
 
@@ -87,6 +87,6 @@ def remake_shard(
 
 def _compare(before: dict, after: dict) -> Difference:
     equal = Path(before["image"]).read_bytes() == Path(after["image"]).read_bytes()
-    with Image.open(before["image"]) as one, Image.open(after["image"]) as two:
-        levels = np.abs(np.asarray(one, dtype=int) - np.asarray(two, dtype=int)).max()
+    one, two = (np.asarray(open_recorded(record), dtype=int) for record in (before, after))
+    levels = np.abs(one - two).max()
     return Difference(before["id"], equal, int(levels))

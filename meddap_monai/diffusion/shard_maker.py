@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from meddap_monai import store
@@ -20,6 +19,7 @@ from meddap_monai.diffusion.generation_config import GenerateConfig
 from meddap_monai.diffusion.image_sampler import ImageSampler
 from meddap_monai.diffusion.ranks import Ranks
 from meddap_monai.diffusion.source_images import SourceImages
+from meddap_monai.images.recorded import open_recorded
 from meddap_monai.images.write import write_synthetic_png
 from meddap_monai.records import Record, iter_records, write_records
 
@@ -205,8 +205,7 @@ def _wants_grey(request: Request) -> bool:
         return request.config.grey
     for record in iter_records(request.records):
         if record["split"] == "train" and record["source"] == "real":
-            with Image.open(record["image"]) as image:
-                return image.mode in ("L", "1", "I;16", "I")
+            return open_recorded(record).mode == "L"
     return True
 
 

@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from meddap_monai import store
+from meddap_monai.images.opening import image_size
+from meddap_monai.images.recorded import open_recorded
 from meddap_monai.records import Record, iter_records
 from meddap_monai.transforms.pixels import fit
 
@@ -54,14 +56,14 @@ def class_sheet(rows: dict[str, list[Record]], real: Sequence[Record], columns: 
         real: records of real training images of the class.
         columns: images per row.
     """
-    shape = _shape(next(iter(rows.values()))[0]["image"])
-    prints = np.stack([fingerprint(item["image"], shape) for item in real]) if real else np.zeros((0, _THUMBNAIL**2))
-    lines: list[tuple[str, list[str]]] = [("real", [record["image"] for record in real[:columns]])] if real else []
+    shape = image_size(next(iter(rows.values()))[0]["image"])
+    prints = np.stack([fingerprint(item, shape) for item in real]) if real else np.zeros((0, _THUMBNAIL**2))
+    lines: list[tuple[str, Sequence[Record]]] = [("real", real[:columns])] if real else []
     for adjective, records in rows.items():
-        images = [record["image"] for record in records[:columns]]
+        images = records[:columns]
         lines.append((f"synthetic, {adjective}", images))
         if real:
-            near = [real[int(np.argmax(prints @ fingerprint(image, shape)))]["image"] for image in images]
+            near = [real[int(np.argmax(prints @ fingerprint(image, shape)))] for image in images]
             lines.append(("nearest real", near))
     wide = max(len(images) for _, images in lines)
     sheet = Image.new("RGB", (wide * (TILE + _MARGIN) + _MARGIN, len(lines) * (TILE + _LINE + _MARGIN)), "white")
@@ -69,32 +71,25 @@ def class_sheet(rows: dict[str, list[Record]], real: Sequence[Record], columns: 
     for number, (title, images) in enumerate(lines):
         top = number * (TILE + _LINE + _MARGIN)
         draw.text((_MARGIN, top + 2), title.encode("ascii", "replace").decode(), fill="black")
-        for column, image in enumerate(images):
-            with Image.open(image) as opened:
-                tile = ImageOps.contain(opened.convert("RGB"), (TILE, TILE))
+        for column, record in enumerate(images):
+            tile = ImageOps.contain(open_recorded(record).convert("RGB"), (TILE, TILE))
             sheet.paste(tile, (_MARGIN + column * (TILE + _MARGIN), top + _LINE))
     return sheet
 
 
-def fingerprint(path: str, shape: tuple[int, int]) -> np.ndarray:
+def fingerprint(record: Record, shape: tuple[int, int]) -> np.ndarray:
     """Return ``(1024,) float32`` with mean 0 and length 1, so that a product of two is their correlation.
 
     Args:
-        path: of an image.
+        record: of the image.
         shape: (height, width) of the synthetic images; a real one is cropped to that form as a source image is, so
             that a hardly changed source is its own nearest.
     """
-    with Image.open(path) as opened:
-        cut = fit(opened.convert("L"), *shape)
+    cut = fit(open_recorded(record).convert("L"), *shape)
     small = np.asarray(cut.resize((_THUMBNAIL, _THUMBNAIL)), dtype=np.float32).ravel()
     small = small - small.mean()
     result: np.ndarray = small / max(float(np.linalg.norm(small)), 1e-6)
     return result
-
-
-def _shape(path: str) -> tuple[int, int]:
-    with Image.open(path) as opened:
-        return opened.height, opened.width
 
 
 def _first_of_each(records: Iterable[Record], count: int) -> dict[tuple[int, str], list[Record]]:

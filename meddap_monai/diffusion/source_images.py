@@ -14,6 +14,8 @@ from meddap_monai.diffusion.generation_config import GenerateConfig
 from meddap_monai.diffusion.image_sampler import Sources
 from meddap_monai.diffusion.plan import PlanRow
 from meddap_monai.errors import ConfigurationError
+from meddap_monai.images.opening import open_image
+from meddap_monai.images.recorded import open_recorded
 from meddap_monai.records import Record
 from meddap_monai.seeds import derive_seed
 from meddap_monai.transforms.pixels import fit
@@ -24,14 +26,12 @@ class SourceImages:
     """Where the sources of a run are found.
 
     Attributes:
-        paths: id of a real training record -> image file.
-        patients: id -> patient pseudonym or group.
+        records: id -> the real training record.
         masks: folder with ``<id>.png``; none: an ellipse per image.
         region: "lesion" paints the mask's white part again, "background" the rest.
     """
 
-    paths: dict[str, str]
-    patients: dict[str, str]
+    records: dict[str, Record]
     masks: Path | None = None
     region: str = "lesion"
 
@@ -39,18 +39,13 @@ class SourceImages:
     def find(cls, records: Iterable[Record], config: GenerateConfig) -> SourceImages:
         """Collect the real training records that may be sources (none in the mode text)."""
         if config.mode == "text" and config.plan is None:
-            return cls({}, {}, config.masks, config.region)
+            return cls({}, config.masks, config.region)
         chosen = [record for record in records if record["split"] == "train" and record["source"] == "real"]
-        return cls(
-            {record["id"]: record["image"] for record in chosen},
-            {record["id"]: record["patient"] for record in chosen},
-            config.masks,
-            config.region,
-        )
+        return cls({record["id"]: record for record in chosen}, config.masks, config.region)
 
     def patient(self, row: PlanRow) -> str:
         """Return whose image a row makes: the source's patient, or "synthetic" for text."""
-        return "synthetic" if row.mode == "text" else self.patients[row.source_id]
+        return "synthetic" if row.mode == "text" else self.records[row.source_id]["patient"]
 
     def load(self, rows: Sequence[PlanRow]) -> Sources | None:
         """Return the source images and masks of one batch; None in the mode text.
@@ -65,13 +60,12 @@ class SourceImages:
         return Sources(images, masks)
 
     def _image(self, row: PlanRow) -> torch.Tensor:
-        if row.source_id not in self.paths:
+        if row.source_id not in self.records:
             raise ConfigurationError(
                 f"plan row {row.row}: source_id {row.source_id!r} is no real training record; synthetic images are "
                 "made from the training split only"
             )
-        with Image.open(self.paths[row.source_id]) as opened:
-            return image_tensor(opened.convert("RGB"), row.height, row.width)
+        return image_tensor(open_recorded(self.records[row.source_id]).convert("RGB"), row.height, row.width)
 
     def _mask(self, row: PlanRow) -> torch.Tensor:
         mask = self._drawn_mask(row) if self.masks is None else self._mask_file(row, self.masks)
@@ -81,8 +75,7 @@ class SourceImages:
         path = folder / f"{row.source_id}.png"
         if not path.is_file():
             raise ConfigurationError(f"{path}: no mask for source {row.source_id}; expected a PNG, white = lesion")
-        with Image.open(path) as opened:
-            cut = fit(opened.convert("L"), row.height, row.width)
+        cut = fit(open_image(path).convert("L"), row.height, row.width)
         mask = torch.from_numpy((np.asarray(cut) > 127).astype(np.float32))[None]
         if not mask.any():
             raise ConfigurationError(f"{path}: the mask is empty inside the used crop; expected white pixels")

@@ -14,6 +14,7 @@ from meddap_monai.configuration import check_range
 from meddap_monai.diffusion.looks import LOOKS, apply_look
 from meddap_monai.diffusion.prompts import PromptTable
 from meddap_monai.errors import ConfigurationError
+from meddap_monai.images.recorded import open_recorded
 from meddap_monai.records import Record
 from meddap_monai.seeds import derive_seed
 
@@ -89,8 +90,7 @@ def cut_views(
     captioning = captioning_tables({record["class_name"] for record in records}, tables, config)
     real = {record["class_name"] for record in records if _device(record) not in config.device_template}
     for record in tqdm(records, desc="views", unit="image", mininterval=5.0):
-        with Image.open(record["image"]) as opened:
-            image = opened.convert("L")
+        image = open_recorded(record).convert("L")
         device = _device(record)
         for number in range(config.clean + config.changed):
             draw = np.random.default_rng(derive_seed(seed, "pretrain/view", record["id"], number))

@@ -130,10 +130,10 @@ def learning_curves(
 
 
 def _training_cost(runs: Sequence[Run]) -> dict[str, Any]:
-    """Seconds that the classifiers took, from their ``stage.json``; the sanity arm is left out."""
+    """Seconds that the classifiers took, from their ``cost.json``; the sanity arm is left out."""
     trained = [run for run in runs if arm_names.base_arm(run.arm) != arm_names.HOG]
     stages = [store.read_stage(run.model) for run in trained]
-    seconds = sum(float(stage.get("seconds") or 0) for stage in stages)
+    seconds = sum(store.read_cost(run.model).get("seconds", 0.0) for run in trained)
     devices = sorted({device_of(stage) for stage in stages})
     return {"runs": len(trained), "cost": {"seconds": seconds, "device": ", ".join(devices), "out": len(trained)}}
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
+import itertools
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from meddap_monai.errors import RecordsError
+from meddap_monai import store
 from meddap_monai.records import Record, iter_records
 from meddap_monai.selection.intervals import wilson
 from meddap_monai.store import STAGES
@@ -27,9 +27,8 @@ def read_sections(sections: Mapping[str, Path]) -> dict[str, Any]:
     """
     found = {}
     for name, folder in sections.items():
-        path = folder / "stage.json"
-        if path.is_file():
-            found[name] = _section(folder, json.loads(path.read_text(encoding="utf-8")))
+        if (folder / "stage.json").is_file():
+            found[name] = _section(folder, store.read_stage(folder))
     return found
 
 
@@ -41,8 +40,7 @@ def sum_stages(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """
     found: dict[str, list[tuple[Path, dict[str, Any]]]] = defaultdict(list)
     for folder in dict.fromkeys(folders):
-        path = folder / "stage.json"
-        document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        document = store.read_stage(folder) if (folder / "stage.json").is_file() else {}
         joined = "joined" in (document.get("configuration") or {})  # its parts are counted already
         if document.get("state") == "done" and not joined:
             found[document["stage"]].append((folder, document))
@@ -59,7 +57,7 @@ def _sum(name: str, members: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str,
     return {
         "stage": name,
         "runs": len(members),
-        "seconds": round(sum(float(document.get("seconds") or 0) for _, document in members), 3),
+        "seconds": round(sum(store.read_cost(folder).get("seconds", 0.0) for folder, _ in members), 3),
         "device": ", ".join(devices),
         "counts": dict(counts),
         "reasons": dict(why.most_common(20)),
@@ -96,7 +94,7 @@ def _section(folder: Path, stage: dict[str, Any]) -> dict[str, Any]:
     return {
         "stage": stage.get("stage", ""),
         "counts": stage.get("counts", {}),
-        "seconds": stage.get("seconds"),
+        "seconds": store.read_cost(folder).get("seconds"),
         "device": device_of(stage),
         "classes": class_counts(records),
         "patients": len({row["patient"] for row in records if row["source"] == "real"}),
@@ -108,7 +106,7 @@ def _section(folder: Path, stage: dict[str, Any]) -> dict[str, Any]:
 
 def _shown(stage: dict[str, Any]) -> dict[str, Any]:
     """Keys of a finished stage that are neither bookkeeping nor long: what the stage itself wanted to say."""
-    known = {"stage", "configuration", "inputs", "versions", "state", "counts", "seconds", "classes", "device"}
+    known = {"stage", "configuration", "inputs", "versions", "state", "counts", "classes", "device"}
     return {key: value for key, value in stage.items() if key not in known and len(json.dumps(value)) < 2000}
 
 
@@ -117,7 +115,7 @@ def copy_summary(folder: Path) -> dict[str, Any] | None:
     path = folder / "selection.json"
     if not path.is_file():
         return None
-    found = json.loads(path.read_text(encoding="utf-8")).get("copies")
+    found = store.read_json(path).get("copies")
     wanted = ("copies", "of", "rate", "interval", "real_images_flagged", "closest")
     return {name: found.get(name) for name in wanted} if found else None
 
@@ -126,10 +124,7 @@ def records_of(folder: Path) -> list[Record]:
     """Return the full records of a stage folder; none when it has none."""
     for name in RECORD_FILES:
         if (folder / name).is_file():
-            try:
-                return list(iter_records(folder / name))
-            except RecordsError:
-                return []
+            return list(iter_records(folder / name))
     return []
 
 
@@ -145,13 +140,9 @@ def reasons(folder: Path) -> dict[str, int]:
     """Return why items were left out -> how many, from ``rejects.csv`` or ``dropped.csv``; most frequent first."""
     counts: Counter[str] = Counter()
     for name in ("rejects.csv", "dropped.csv"):
-        path = folder / name
-        if not path.is_file():
-            continue
-        with path.open(encoding="utf-8", newline="") as stream:
-            for line in csv.DictReader(stream):
-                column = next((key for key in REASON_COLUMNS if line.get(key)), None)
-                counts[_kind_of(str(line[column])) if column else "not said"] += 1
+        for line in _rows(folder / name):
+            column = next((key for key in REASON_COLUMNS if line.get(key)), None)
+            counts[_kind_of(line[column]) if column else "not said"] += 1
     return dict(counts.most_common(20))
 
 
@@ -176,8 +167,12 @@ def pictures_by_class(records: Iterable[Record], per_class: int) -> dict[str, li
 
 def dropped_rows(folder: Path, limit: int) -> list[dict[str, str]]:
     """Return the first rows of ``dropped.csv``."""
-    path = folder / "dropped.csv"
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as stream:
-        return [dict(line) for line, _ in zip(csv.DictReader(stream), range(limit), strict=False)]
+    return list(itertools.islice(_rows(folder / "dropped.csv"), limit))
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of a table of a stage; none where there is no such file."""
+    if path.is_file():
+        lines = store.read_csv(path)
+        _, head = next(lines, (1, []))
+        yield from (dict(zip(head, cells, strict=False)) for _, cells in lines)

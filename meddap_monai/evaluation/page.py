@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ def write_report(output: Path, report: dict[str, Any], pictures: int, sections: 
     """
     report = report | {"pictures": collect_pictures(sections, pictures)}
     store.write_json(output / "report.json", report)
-    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    report = store.read_json(output / "report.json")
     store.write_atomic(output / "results.csv", results_csv(report))
     store.write_atomic(output / "results.md", results_markdown(report))
     store.write_atomic(output / "report.html", render(report))

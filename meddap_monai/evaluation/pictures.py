@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from meddap_monai.errors import UnreadableImage
 from meddap_monai.evaluation.material import copy_summary, dropped_rows, pictures_by_class, records_of
+from meddap_monai.images.recorded import open_recorded
 
 THUMBNAIL = 112
 
@@ -67,15 +67,14 @@ def _picture(row: Mapping[str, Any]) -> dict[str, str]:
     note = row["class_name"]
     if row["source"] == "synthetic":
         note = str((row.get("synthetic") or {}).get("prompt", note))
-    return {"uri": data_uri(Path(row["image"])), "note": note[:80]}
+    return {"uri": data_uri(row), "note": note[:80]}
 
 
-def data_uri(path: Path) -> str:
-    """Return an image file as a small PNG inside a ``data:`` address; empty when it cannot be read."""
+def data_uri(record: Mapping[str, Any]) -> str:
+    """Return the image of a record as a small PNG inside a ``data:`` address; empty when it cannot be read."""
     try:
-        with Image.open(path) as opened:
-            picture = opened.convert("L" if opened.mode in ("1", "L", "I;16") else "RGB")
-    except OSError:
+        picture = open_recorded(record)
+    except UnreadableImage:
         return ""
     picture.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
     stream = io.BytesIO()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 from meddap_monai import store
 from meddap_monai.classifier.predict import Classifier, load_classifier, softmax
-from meddap_monai.errors import LeakedRecords, RecordsError
+from meddap_monai.errors import LeakedRecords, RecordsError, StageError
 from meddap_monai.provenance import check_provenance
 from meddap_monai.records import Record, read_records
 
@@ -151,19 +150,25 @@ def label_numbers(rows: Sequence[Record], classes: Sequence[str], who: str) -> n
 
 
 def _write_table(path: Path, rows: Sequence[Record], probabilities: np.ndarray, classes: Sequence[str]) -> None:
-    head = ["id", "patient", "class_name", *[f"p_{name}" for name in classes]]
     lines = (
         [row["id"], row["patient"], row["class_name"], *[f"{value:.9g}" for value in values]]
         for row, values in zip(rows, probabilities, strict=True)
     )
-    store.write_atomic(path, store.csv_text(head, lines))
+    store.write_atomic(path, store.csv_text(_head(classes), lines))
 
 
 def _read_table(path: Path, rows: Sequence[Record], classes: Sequence[str]) -> np.ndarray | None:
     if not path.exists():
         return None
-    with path.open(encoding="utf-8", newline="") as stream:
-        lines = list(csv.DictReader(stream))
-    if [line["id"] for line in lines] != [row["id"] for row in rows]:
-        return None
-    return np.array([[float(line[f"p_{name}"]) for name in classes] for line in lines])
+    try:
+        found = [cells for _, cells in store.read_csv(path)]
+        if found[0] != _head(classes) or [cells[0] for cells in found[1:]] != [row["id"] for row in rows]:
+            return None
+        values = np.array([[float(text) for text in cells[-len(classes) :]] for cells in found[1:]])
+    except (StageError, ValueError, IndexError):
+        return None  # not whole: the images are judged again
+    return values if np.allclose(values.sum(axis=1), 1, atol=1e-4) and (values >= 0).all() else None
+
+
+def _head(classes: Sequence[str]) -> list[str]:
+    return ["id", "patient", "class_name", *[f"p_{name}" for name in classes]]

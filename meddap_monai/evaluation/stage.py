@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,7 @@ def evaluate(
 
 def _told(stages: Sequence[Path]) -> str:
     """One hash of what stage folders say about themselves."""
-    said = [path.read_text(encoding="utf-8") for folder in stages if (path := Path(folder) / "stage.json").is_file()]
+    said = [store.read_text(path) for folder in stages if (path := Path(folder) / "stage.json").is_file()]
     return store.sha256_text("\n".join(said))
 
 
@@ -138,4 +137,4 @@ def predict_all(
 
 def read_report(folder: Path | str) -> dict[str, Any]:
     """Return the ``report.json`` of a finished evaluation."""
-    return dict(json.loads((Path(folder) / "report.json").read_text(encoding="utf-8")))
+    return store.read_json(Path(folder) / "report.json")

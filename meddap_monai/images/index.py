@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from meddap_monai import store
 from meddap_monai.configuration import check_choice
+from meddap_monai.contract import SPLITS
 from meddap_monai.errors import ConfigurationError, RecordsError
 from meddap_monai.images import sources
 from meddap_monai.images.accept import Acceptance
@@ -24,7 +25,7 @@ from meddap_monai.images.ledger import Ledger, Members
 from meddap_monai.images.pseudonym import load_key, pseudonym
 from meddap_monai.images.sources import Source
 from meddap_monai.images.workforce import accept_all
-from meddap_monai.records import SPLITS, Record, deal_draw, deal_shares, write_records
+from meddap_monai.records import Record, deal_draw, deal_shares, write_records
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,12 @@ class IndexConfig:
             raise ConfigurationError(
                 f"index#attribute is {self.attribute!r}, expected a DICOM keyword such as BodyPartExamined"
             )
-        if not set(self.fractions) <= set(SPLITS) or abs(sum(self.fractions.values()) - 1) > 1e-6:
+        shares = self.fractions.values()
+        if not set(self.fractions) <= set(SPLITS) or not abs(sum(shares) - 1) <= 1e-6 or min(shares) < 0:
             raise ConfigurationError(
-                f"index#fractions is {dict(self.fractions)}, expected shares of splits that sum to 1"
+                f"index#fractions is {dict(self.fractions)}, expected shares of splits from 0 to 1 that sum to 1"
             )
-        if self.draw is not None and set(self.draw) != {"train", "val"}:
+        if self.draw is not None and (set(self.draw) != {"train", "val"} or min(self.draw.values()) < 0):
             raise ConfigurationError(f"index#draw is {dict(self.draw)}, expected images per class for train and val")
         if not 0.5 <= self.correlation <= 1 or not 0 <= self.workers <= 256 or not 0.1 <= self.timeout <= 3600:
             raise ConfigurationError(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from meddap_monai import store
+from meddap_monai.errors import StageError
 from meddap_monai.images.sources import Source
 
 _KEPT = """
@@ -113,10 +114,11 @@ def open_journal(path: Path) -> Iterator[Journal]:
 
     Raises:
         DiskFull: no space is left.
+        StageError: SQLite cannot use the path, such as one of more than some 500 bytes.
     """
-    if not _is_sound(path):
-        path.unlink()
     try:
+        if not _is_sound(path):
+            path.unlink()
         journal = Journal(path)
         try:
             yield journal
@@ -126,7 +128,7 @@ def open_journal(path: Path) -> Iterator[Journal]:
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
             raise store.disk_full(path) from error
-        raise
+        raise StageError(f"{path}: cannot be used ({error}); choose an output folder with a shorter path") from error
 
 
 def _is_sound(path: Path) -> bool:

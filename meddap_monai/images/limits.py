@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from meddap_monai.errors import UnreadableImage
+from meddap_monai.store import file_kind
 
 MIB = 2**20
 
@@ -57,7 +58,7 @@ def open_regular(path: Path | str, limits: Limits = DEFAULT_LIMITS) -> tuple[Bin
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise UnreadableImage(f"{path}: is {_kind(found.st_mode)}, expected a regular file")
+            raise UnreadableImage(f"{path}: is {file_kind(found.st_mode)}, expected a regular file")
         if found.st_size == 0:
             raise UnreadableImage(f"{path}: is empty, expected an image file")
         if found.st_size > limits.file_bytes:
@@ -87,14 +88,3 @@ def check_decoded_size(path: Path | str, frames: int, frame_bytes: int, limits: 
             f"{path}: {frames} frames of {frame_bytes:,} bytes, expected at most {limits.decoded_bytes:,} bytes "
             "in all; ask for fewer frames or raise the limit decoded_bytes"
         )
-
-
-def _kind(mode: int) -> str:
-    kinds = {
-        stat.S_IFDIR: "a directory",
-        stat.S_IFIFO: "a named pipe",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFCHR: "a device",
-        stat.S_IFBLK: "a device",
-    }
-    return kinds.get(stat.S_IFMT(mode), "not a regular file")

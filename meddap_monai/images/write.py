@@ -24,11 +24,21 @@ from PIL.PngImagePlugin import PngInfo
 from meddap_monai import store
 from meddap_monai.configuration import check_choice
 from meddap_monai.errors import ConfigurationError, RecordsError
+from meddap_monai.images.recorded import open_recorded
 from meddap_monai.records import iter_records
 
 UID_ROOT = "2.25."
 NOTICE = "Synthetic image made by a generative model; it shows no patient and is not for diagnosis."
 KEY = "meddap-monai"
+_TIMES = (
+    "InstanceCreationDate",
+    "InstanceCreationTime",
+    "ContentDate",
+    "ContentTime",
+    "DateOfSecondaryCapture",
+    "TimeOfSecondaryCapture",
+    "ContributionDateTime",
+)
 COMPRESSIONS = {
     "none": "1.2.840.10008.1.2.1",
     "rle": "1.2.840.10008.1.2.5",
@@ -110,7 +120,16 @@ def synthetic_dicom(
         contributing_equipment=[equipment],
     )
     _mark(dataset, synthetic, class_name)
+    _forget_times(dataset)
     return dataset
+
+
+def _forget_times(dataset: Any) -> None:
+    """Remove the times of writing, all optional here (PS3.3 C.7.6.1, C.8.6.2, C.12.1): equal images, equal files."""
+    for part in (dataset, *dataset.ContributingEquipmentSequence):
+        for name in _TIMES:
+            if name in part:
+                delattr(part, name)
 
 
 def _mark(dataset: Any, synthetic: Mapping[str, Any], class_name: str) -> None:
@@ -239,13 +258,12 @@ def export_dicom(records: Path | str, output: Path | str, compression: str = "no
     Raises:
         RecordsError: the file holds no synthetic image.
     """
-    run = store.sha256_file(records)
+    run = _run_of(records)
     written: list[Path] = []
     for record in iter_records(records):
         if record["source"] != "synthetic":
             continue
-        with Image.open(record["image"]) as image:
-            pixels = np.asarray(image.convert("L" if image.mode in ("L", "1") else "RGB"))
+        pixels = np.asarray(open_recorded(record))
         name = f"{store.sha256_text(record['id'])[:16]}" if not _plain_name(record["id"]) else record["id"]
         keys = {"run": run, "item": record["id"], "number": len(written) + 1, "class_name": record["class_name"]}
         path = Path(output) / f"{name}.dcm"
@@ -253,6 +271,19 @@ def export_dicom(records: Path | str, output: Path | str, compression: str = "no
     if not written:
         raise RecordsError(f"{records}: holds no synthetic image; give the output of generate or select")
     return written
+
+
+def _run_of(records: Path | str) -> str:
+    """Return a hash of what the synthetic records show and of their seeds, wherever and however they were made."""
+    lines = (
+        f"{record['id']} {record['sha256']} {record['synthetic'].get('seed')}\n"
+        for record in iter_records(records)
+        if record["source"] == "synthetic"
+    )
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode())
+    return digest.hexdigest()
 
 
 def _plain_name(name: str) -> bool:

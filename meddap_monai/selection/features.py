@@ -12,7 +12,6 @@ all read the same numbers. Extractors by name:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from meddap_monai.records import Record
 from meddap_monai.selection.crossfit import FilterConfig, Judged, with_features
 from meddap_monai.selection.fitted import fit_filter
 from meddap_monai.selection.pixels import read_squares
+from meddap_monai.tensors import check_finite
 
 FILTER = "filter"
 Extractor = Callable[[torch.Tensor], torch.Tensor]
@@ -122,7 +122,9 @@ def extract(
         batch = torch.from_numpy(images[start : start + 64]).to(device).float() / 255
         with torch.inference_mode():
             found.append(network(batch).flatten(1).float().cpu())
-    values = torch.nn.functional.normalize(torch.cat(found)).numpy()
+    joined = torch.cat(found)
+    check_finite({"an image": joined}, f"features of {extractor!r}", ConfigurationError)
+    values = torch.nn.functional.normalize(joined).numpy()
     if path is not None:
         save(path, values, records, extractor)
     return values
@@ -192,6 +194,7 @@ def _named(kind: str, path: str, channels: int, size: int, device: str) -> Extra
     from meddap_monai.classifier.data import normalise
 
     state = load_file(path)
+    check_finite(state, path, ConfigurationError)
     matrices = [value for key, value in state.items() if key.endswith("weight") and value.ndim == 2]
     if not matrices:
         raise ValueError("no linear layer in the file")
@@ -220,7 +223,7 @@ def load(path: Path, records: Sequence[Record], extractor: str) -> np.ndarray | 
     beside = path.with_suffix(".json")
     if not (path.is_file() and beside.is_file()):
         return None
-    found = json.loads(beside.read_text())
+    found = store.read_json(beside)
     wanted = _document(records, extractor)
     if any(found.get(key) != value for key, value in wanted.items()):
         return None

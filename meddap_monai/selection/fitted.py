@@ -14,10 +14,12 @@ from tqdm import tqdm
 from meddap_monai import store
 from meddap_monai.classifier.networks import build_network
 from meddap_monai.classifier.predict import fit_temperature, softmax
+from meddap_monai.errors import StageError
 from meddap_monai.provenance import check_provenance, write_train_hashes
 from meddap_monai.records import Record
 from meddap_monai.seeds import derive_seed
 from meddap_monai.selection.crossfit import FilterConfig, Judged, assign_folds, judge, train_fold
+from meddap_monai.tensors import check_finite
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,9 @@ def _network(
     """Return the network of one fold from its file, or train it and write the file; see `train_fold`."""
     if path.is_file():
         network = build_network(config.network, classes, config.channels, config.size).to(config.device)
-        network.load_state_dict(load_file(path, device=config.device))
+        state = load_file(path, device=config.device)
+        check_finite(state, path, StageError)
+        network.load_state_dict(state)
         return network.eval()
     network = train_fold(config, records, images, classes, seed)
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}

@@ -37,7 +37,7 @@ def read_squares(
     stack = np.empty((len(records), channels, size, size), np.uint8)
 
     def read(number: int) -> None:
-        stack[number] = read_framed(records[number]["image"], size, channels, fit).numpy()
+        stack[number] = read_framed(records[number], size, channels, fit).numpy()
 
     with ThreadPoolExecutor(max_workers=threads) as pool:
         jobs = pool.map(read, range(len(records)))

@@ -7,6 +7,7 @@ readers get the same images in an order of their own; nothing sent to the reader
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import random
@@ -23,6 +24,8 @@ from PIL import Image
 from meddap_monai import store
 from meddap_monai.configuration import check_range
 from meddap_monai.errors import ConfigurationError, ForeignOutput, RecordsError
+from meddap_monai.images.opening import image_size
+from meddap_monai.images.recorded import open_recorded
 from meddap_monai.records import Record, read_records
 from meddap_monai.seeds import derive_seed
 
@@ -124,6 +127,7 @@ class Reading:
         self.path = self.folder / "answers" / f"{reader}.jsonl"
         self.answers = {answer["id"]: answer for answer in read_answers(self.path)}
         self._lock = threading.Lock()
+        self._drawn = functools.lru_cache(maxsize=256)(self._draw_picture)
 
     def _check_folder(self, config: ReadingConfig, items: Sequence[Record]) -> None:
         wanted = {
@@ -133,7 +137,7 @@ class Reading:
         }
         path = self.folder / "reading.json"
         if path.is_file():
-            if json.loads(path.read_text()) != wanted:
+            if store.read_json(path, ForeignOutput, "choose another output folder") != wanted:
                 raise ForeignOutput(
                     f"{path}: another reading (other images, number or seed); use the same records, --images and "
                     "--seed for every reader, or choose another output folder"
@@ -143,8 +147,10 @@ class Reading:
 
     def picture(self, number: int) -> bytes:
         """Return the PNG that the reader sees: a centred square of equal size for all, without any metadata."""
-        with Image.open(self.items[number]["image"]) as opened:
-            picture = opened.convert("RGB")
+        return self._drawn(number)
+
+    def _draw_picture(self, number: int) -> bytes:
+        picture = open_recorded(self.items[number]).convert("RGB")
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
         square = picture.crop((left, top, left + side, top + side)).resize(
@@ -191,22 +197,41 @@ class Reading:
             "reader": self.reader,
             "source": item["source"],
             "class_name": item["class_name"],
-            "text": str(given.get("text", ""))[:LONGEST_TEXT],
-            "seconds": round(float(seconds), 1) if isinstance(seconds, (int, float)) else 0.0,
+            "text": str(given.get("text", ""))[:LONGEST_TEXT].encode(errors="replace").decode(),
+            "seconds": round(float(seconds), 1) if _is_duration(seconds) else 0.0,
         }
         with self._lock:
-            self.answers[item["id"]] = entry
-            lines = [json.dumps(self.answers[one], sort_keys=True, ensure_ascii=False) for one in sorted(self.answers)]
+            answers = self.answers | {item["id"]: entry}
+            lines = [json.dumps(answers[one], sort_keys=True, ensure_ascii=False) for one in sorted(answers)]
             store.write_atomic(self.path, "\n".join(lines) + "\n")
+            self.answers = answers
 
 
 def _shorter_side(record: Record) -> int:
-    with Image.open(record["image"]) as opened:
-        return min(opened.size)
+    return min(image_size(record["image"]))
+
+
+def _is_duration(seconds: Any) -> bool:
+    return isinstance(seconds, (int, float)) and 0 <= seconds < 1e6
 
 
 def read_answers(path: Path) -> list[dict[str, Any]]:
-    """Return the answers of one reader; none when the file is not there yet."""
-    if not path.is_file():
+    """Return the answers of one reader; none when the file is not there yet.
+
+    Raises:
+        RecordsError: a line is no answer (file and line are named).
+    """
+    if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    advice = "mend the line, or move the file away to read again"
+    found = []
+    for number, line in enumerate(store.read_text(path, RecordsError, advice).split("\n"), start=1):
+        if not line:
+            continue
+        answer = store.parse_json(line, str(path), RecordsError, advice, number)
+        texts = [answer.get(name) for name in ("id", "reader", "source", "class_name", "text")]
+        given = [answer.get(name) in ANSWERS for name in QUESTIONS]
+        if not all(given) or not all(isinstance(text, str) for text in texts):
+            raise RecordsError(f"{path}, line {number}: is no answer of the reading form; {advice}")
+        found.append(answer)
+    return found

@@ -72,10 +72,12 @@ class ReviewServer(ThreadingHTTPServer):
 
     Attributes:
         reading: what it serves.
+        request_queue_size: connections that may wait; Python's 5 resets the others when a page asks for many at once.
         address: what to open in a browser.
     """
 
     daemon_threads = True
+    request_queue_size = 1024
 
     def __init__(self, reading: Reading, port: int) -> None:
         self.reading = reading
@@ -137,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
             if not isinstance(given, dict) or not self._is_number(place[7:]):
                 raise RecordsError("review: expected a JSON object about an image that exists")
             self.server.reading.answer(int(place[7:]), given)
-        except (ValueError, RecordsError) as error:
+        except (ValueError, RecursionError, RecordsError) as error:
             self._send_json({"error": str(error)}, HTTPStatus.BAD_REQUEST)
             return
         self._send_json({"read": len(self.server.reading.answers)})

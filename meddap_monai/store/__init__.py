@@ -5,6 +5,7 @@ Needs the standard library only, so that a process that just takes a lock starts
 skipped, an unfinished one goes on, a folder of another configuration is refused.
 """
 
+from meddap_monai.store.documents import parse_json, read_csv, read_json, read_text
 from meddap_monai.store.files import (
     atomic_folder,
     atomic_path,
@@ -22,9 +23,12 @@ from meddap_monai.store.files import (
     write_json,
 )
 from meddap_monai.store.process import InterruptFlag, lock_folder
-from meddap_monai.store.stage import STAGES, Stage, open_stage, read_stage, versions
+from meddap_monai.store.regular import ALLOW_LINKS, file_kind, links_out, regular_file
+from meddap_monai.store.stage import COST, STAGES, Stage, open_stage, read_cost, read_stage, versions
 
 __all__ = [
+    "ALLOW_LINKS",
+    "COST",
     "STAGES",
     "InterruptFlag",
     "Stage",
@@ -33,12 +37,20 @@ __all__ = [
     "commit_shard",
     "csv_text",
     "disk_full",
+    "file_kind",
     "hash_configuration",
+    "links_out",
     "lock_folder",
     "naming_full_disk",
     "open_stage",
+    "parse_json",
     "plain",
+    "read_cost",
+    "read_csv",
+    "read_json",
     "read_stage",
+    "read_text",
+    "regular_file",
     "sha256_file",
     "sha256_text",
     "shard_done",

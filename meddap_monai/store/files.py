@@ -12,13 +12,14 @@ import json
 import math
 import os
 import re
+import resource
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from meddap_monai.errors import DiskFull, MeddapError
+from meddap_monai.errors import DiskFull, MeddapError, StageError
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.")
 _NO_ROOM = 2**20
@@ -39,7 +40,7 @@ def sweep(folder: Path) -> None:
     """Remove what killed writers left anywhere in `folder`; its lock must be held."""
     for place, folders, names in os.walk(folder):
         for path in [Path(place, name) for name in (*folders, *names) if _TEMPORARY.match(name)]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 # ------------------------------------------------------------------------------------------------------------ files
@@ -102,7 +103,39 @@ def naming_full_disk(path: Path, needs: int | None = None, written: Path | None 
         said = error.errno in (errno.ENOSPC, errno.EDQUOT) if isinstance(error, OSError) else _room(path) < _NO_ROOM
         if said:
             raise disk_full(path, needs, _size(written or path)) from error
+        if _too_large(error, written or path):
+            limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+            raise StageError(
+                f"{path}: files may have at most {limit:,} bytes here (ulimit -f); nothing that was there is lost. "
+                "Raise the limit and run the same command again"
+            ) from error
+        if isinstance(error, OSError) and error.filename is not None and Path(error.filename) in _places(path, written):
+            raise unusable(path, error) from error
         raise
+
+
+def _places(path: Path, written: Path | None) -> set[Path]:
+    return {path, *path.parents} | ({written, *written.parents} if written else set())
+
+
+def _too_large(error: Exception, written: Path) -> bool:
+    """Tell whether a file met the limit on the size of files; torch and safetensors do not say so themselves."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno == errno.EFBIG
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    met = _size(written) >= limit or f"os error {errno.EFBIG}" in str(error)
+    return limit != resource.RLIM_INFINITY and met
+
+
+def unusable(path: Path, error: OSError | ValueError) -> StageError:
+    """Return the error for a place that cannot be written: read-only, no folder, a name that is too long."""
+    reason = getattr(error, "strerror", None) or str(error)
+    code = getattr(error, "errno", None)
+    if code == errno.EEXIST:
+        reason = "it is a file, expected a folder"
+    if code == errno.ELOOP:
+        reason = "a symbolic link stands where a file of this package belongs"
+    return StageError(f"{path}: cannot be written ({reason}); choose an output folder that can be")
 
 
 def disk_full(path: Path, needs: int | None = None, written: int = 0) -> DiskFull:

@@ -8,14 +8,17 @@ import os
 import re
 import signal
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from meddap_monai.errors import FolderInUse, Interrupted
+from meddap_monai.errors import FolderInUse, ForeignOutput, Interrupted
+from meddap_monai.store.files import unusable
 
+_HOLDER = re.compile(r"process (\d+) on (.+)")
 _LOCK_WAIT = 1.0
 _NAME_WAIT = 0.8
 """Seconds more that a holder, stalled between taking the lock and writing its name, is given."""
@@ -29,11 +32,17 @@ def lock_folder(folder: Path | str) -> Iterator[None]:
 
     Raises:
         FolderInUse: another living process holds it; the message says which. Raised within 2 seconds.
+        ForeignOutput: ``.lock`` is no lock of this package; it is left as it is.
+        StageError: the folder cannot be made or written into.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except (OSError, ValueError) as error:
+        raise unusable(folder, error) from error
+    try:
+        _check_lock(descriptor, folder)
         _take_lock(descriptor, folder)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
@@ -43,6 +52,17 @@ def lock_folder(folder: Path | str) -> Iterator[None]:
             os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def _check_lock(descriptor: int, folder: Path) -> None:
+    """Raise `ForeignOutput` unless the open ``.lock`` is what this package writes: its content is going to be cut."""
+    found = os.fstat(descriptor)
+    ours = stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_size <= 400
+    text = os.pread(descriptor, 401, 0).decode(errors="replace") if ours else "foreign"
+    if text and _HOLDER.fullmatch(text) is None:
+        raise ForeignOutput(
+            f"{folder / '.lock'}: is no lock of this package, which a run would overwrite; choose another output folder"
+        )
 
 
 def _take_lock(descriptor: int, folder: Path) -> None:
@@ -64,7 +84,7 @@ def _take_lock(descriptor: int, folder: Path) -> None:
 def _holder(descriptor: int) -> str:
     """Return what the holder wrote about itself; "" when it has not yet, or when a dead one before it wrote this."""
     text = os.pread(descriptor, 200, 0).decode(errors="replace")
-    found = re.fullmatch(r"process (\d+) on (.+)", text)
+    found = _HOLDER.fullmatch(text)
     if found is None or found[2] != socket.gethostname():
         return text
     try:

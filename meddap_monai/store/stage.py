@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
-import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from meddap_monai.errors import ForeignOutput, StageError
+from meddap_monai.store.documents import read_json
 from meddap_monai.store.files import is_left_behind, plain, sha256_file, sweep, write_json
 from meddap_monai.store.process import lock_folder
 
 STAGES = ("index", "cluster", "pretrain", "adapt", "generate", "select", "mix", "classify", "evaluate")
+COST = "cost.json"
+"""Beside ``stage.json``: what a run cost, which is all that may differ between two runs of one configuration."""
 _PACKAGES = ("meddap-monai", "torch", "monai", "diffusers", "peft", "transformers", "pydicom")
 
 
@@ -28,26 +31,39 @@ class Stage:
     document: dict[str, Any]
     done: bool = False
 
-    def finish(self, counts: Mapping[str, int], classes: list[str] | None = None, **extra: Any) -> None:
+    def finish(
+        self,
+        counts: Mapping[str, int],
+        classes: list[str] | None = None,
+        cost: Mapping[str, Any] | None = None,
+        **extra: Any,
+    ) -> None:
         """Write ``stage.json`` as done.
 
         Args:
             counts: items ``in``, ``out`` and ``rejected``; further counts are allowed.
             classes: class names in the order of their integer labels.
-            extra: what else a reader of the folder should know (JSON).
+            cost: what may differ between two runs, for ``cost.json``: the machine, speed, memory.
+            extra: what else a reader of the folder should know (JSON); equal in every run of this configuration.
         """
         missing = {"in", "out", "rejected"} - set(counts)
         if missing:
             raise StageError(f"{self.folder}: stage counts need in, out and rejected, missing {sorted(missing)}")
         self.document.update(counts=dict(counts), state="done", **plain(extra))
-        self.document["seconds"] = round(self.document["seconds"] + time.monotonic() - self._started, 3)
         if classes is not None:
             self.document["classes"] = list(classes)
+        self.note_cost(cost or {})
         write_json(self.folder / "stage.json", self.document)
         self.done = True
 
     def __post_init__(self) -> None:
         self._started = time.monotonic()
+        self._spent = read_cost(self.folder).get("seconds", 0.0)
+
+    def note_cost(self, cost: Mapping[str, Any]) -> None:
+        """Write ``cost.json``: working seconds over all resumes and `cost`."""
+        seconds = round(self._spent + time.monotonic() - self._started, 3)
+        write_json(self.folder / COST, {"seconds": seconds, **plain(cost)})
 
 
 @contextlib.contextmanager
@@ -82,6 +98,7 @@ def open_stage(
         "inputs": {name: _fingerprint(value) for name, value in sorted((inputs or {}).items()) if value is not None},
     }
     with lock_folder(folder):
+        _refuse_links(folder)
         found = _read_stage(folder, stage)
         same = found is not None and all(found.get(key) == value for key, value in wanted.items())
         if same and found is not None and found.get("state") == "done":
@@ -90,17 +107,15 @@ def open_stage(
         if not same:
             _make_room(folder, wanted, found, overwrite)
         sweep(folder)
-        seconds = found.get("seconds", 0.0) if same and found else 0.0
-        document = wanted | {"state": "running", "versions": versions(), "seconds": seconds}
+        document = wanted | {"state": "running", "versions": versions()}
         write_json(folder / "stage.json", document)
         opened = Stage(folder, document)
         try:
             yield opened
         finally:
             if not opened.done:
-                opened.document["seconds"] = round(seconds + time.monotonic() - opened._started, 3)
                 with contextlib.suppress(OSError, StageError):
-                    write_json(folder / "stage.json", opened.document)
+                    opened.note_cost({})
 
 
 def _fingerprint(value: Path | str) -> Any:
@@ -117,15 +132,19 @@ def _fingerprint(value: Path | str) -> Any:
 
 def _read_stage(folder: Path, stage: str) -> dict[str, Any] | None:
     path = folder / "stage.json"
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
-    try:
-        found = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise ForeignOutput(
-            f"{path}: not a stage.json of this package ({error}); choose an empty folder for {stage}"
-        ) from error
-    return found if isinstance(found, dict) else {}
+    return read_json(path, ForeignOutput, f"it is no stage.json of this package, choose an empty folder for {stage}")
+
+
+def _refuse_links(folder: Path) -> None:
+    """Raise `ForeignOutput` when something in the folder lies elsewhere: a run writes there and clears it."""
+    for entry in sorted(folder.iterdir()):
+        if entry.is_symlink():
+            raise ForeignOutput(
+                f"{entry}: is a symbolic link; a run would write and delete where it leads. Move what it leads to into "
+                f"{folder}, or make the whole output folder a link"
+            )
 
 
 def _make_room(folder: Path, wanted: dict[str, Any], found: dict[str, Any] | None, overwrite: bool) -> None:
@@ -163,13 +182,33 @@ def read_stage(folder: Path | str) -> dict[str, Any]:
     """Return the ``stage.json`` of a folder.
 
     Raises:
-        StageError: there is none, or it is not JSON.
+        StageError: there is none, or it is no JSON object with texts as classes.
     """
     path = Path(folder) / "stage.json"
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise StageError(f"{path}: cannot be read ({error}); run the stage that makes this folder first") from error
+    document = read_json(path, advice="run the stage that makes this folder first")
+    classes = document.get("classes", [])
+    if not isinstance(classes, list) or not all(isinstance(name, str) and name for name in classes):
+        raise StageError(f"{path}: classes is {classes!r:.80}, expected a list of names; run the stage again")
+    for name in ("configuration", "inputs", "counts"):
+        if not isinstance(document.get(name, {}), dict):
+            raise StageError(f"{path}: {name} is {document[name]!r:.80}, expected an object; run the stage again")
+    return document
+
+
+def read_cost(folder: Path | str) -> dict[str, Any]:
+    """Return ``cost.json`` of a stage folder, such as ``{"seconds": 12.5}``; empty where there is none.
+
+    Raises:
+        StageError: it is no JSON object, or its seconds are no number of at least 0.
+    """
+    path = Path(folder) / COST
+    if not os.path.lexists(path):
+        return {}
+    cost = read_json(path, advice="delete it; only the record of the time spent is lost")
+    seconds = cost.get("seconds", 0.0)
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < 1e12:
+        raise StageError(f"{path}: seconds is {seconds!r:.80}, expected a number of at least 0; delete the file")
+    return cost
 
 
 def versions() -> dict[str, str]:

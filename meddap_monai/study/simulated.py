@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +52,6 @@ def place(source: Any, config: SimulatedConfig, folder: Path, section: str) -> A
         write = write_phantom_pictures if config.colour else write_phantom_study
         write(target, config.patients_per_class, config.images_per_patient, seed, scanner)
         store.write_json(marker, plan)
-    elif json.loads(marker.read_text(encoding="utf-8")) != plan:
+    elif store.read_json(marker) != plan:
         raise ForeignOutput(f"{target}: holds other simulated images than {plan}; give another output folder")
     return target

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -134,7 +133,7 @@ class Track:
             return [Portion("", learn)]
         if study.adapters == "per_class":
             return [Portion(name, learn, (name,)) for name in class_names(learn)]
-        listed = json.loads((learn.parent / "clusters.json").read_text(encoding="utf-8"))["clusters"]
+        listed = store.read_json(learn.parent / "clusters.json")["clusters"]
         passing = [one for one in listed if one["passes"]]
         alike = Counter(one["class_name"] for one in passing)
         return [

@@ -6,10 +6,10 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from meddap_monai.errors import RecordsError
-from meddap_monai.records import iter_records
+from meddap_monai.images.recorded import open_recorded
+from meddap_monai.records import Record, iter_records
 
 
 class ImageBank:
@@ -24,21 +24,22 @@ class ImageBank:
 
     def __init__(self, records: Path | str) -> None:
         self.records = Path(records)
-        by_label: dict[int | str, list[str]] = defaultdict(list)
+        by_label: dict[int | str, list[Record]] = defaultdict(list)
         for record in iter_records(self.records):
             if record["source"] == "synthetic":
-                by_label[record["label"]].append(record["image"])
-                by_label[record["class_name"]].append(record["image"])
+                by_label[record["label"]].append(record)
+                by_label[record["class_name"]].append(record)
         if not by_label:
             raise RecordsError(f"{self.records}: holds no synthetic image; give the output of generate or select")
-        self._paths = dict(by_label)
+        self._held = dict(by_label)
+        self._checked: set[str] = set()
 
     def has(self, label: int | str) -> bool:
         """Tell whether the bank holds images of a label (an int) or a class (a name)."""
-        return label in self._paths
+        return label in self._held
 
-    def path(self, label: int | str, seed: int) -> str:
-        """Return the file of one image of a label.
+    def record(self, label: int | str, seed: int) -> Record:
+        """Return the record of one image of a label.
 
         Args:
             label: integer label or class name.
@@ -47,16 +48,23 @@ class ImageBank:
         Raises:
             RecordsError: the bank holds no image of that label.
         """
-        if label not in self._paths:
-            held = ", ".join(sorted(str(name) for name in self._paths))
+        if label not in self._held:
+            held = ", ".join(sorted(str(name) for name in self._held))
             raise RecordsError(
                 f"{self.records}: no synthetic image of label {label!r}, it holds {held}; generate that class too, or "
                 "allow classes without images (allow_missing_classes)"
             )
-        paths = self._paths[label]
-        return paths[seed % len(paths)]
+        records = self._held[label]
+        return records[seed % len(records)]
+
+    def path(self, label: int | str, seed: int) -> str:
+        """Return the file of one image of a label, for a reader that follows; checked when it is first drawn."""
+        record = self.record(label, seed)
+        if record["id"] not in self._checked:
+            open_recorded(record)
+            self._checked.add(record["id"])
+        return str(record["image"])
 
     def draw(self, label: int | str, seed: int) -> np.ndarray:
-        """Return one image of a label, ``(H, W) or (H, W, 3) uint8``; see `path`."""
-        with Image.open(self.path(label, seed)) as image:
-            return np.asarray(image.convert("RGB") if image.mode not in ("L", "RGB") else image)
+        """Return one image of a label, ``(H, W) or (H, W, 3) uint8``; see `record`."""
+        return np.asarray(open_recorded(self.record(label, seed)))

@@ -165,6 +165,8 @@ class RandDiffusionAugmentd(RandomizableTransform, MapTransform):
         item = dict(data)
         for key in self.key_iterator(data):
             item[key] = self.augment.synthetic(data[key], label, seed)
+            if isinstance(item[key], str) and "sha256" in item and isinstance(self.augment.source, ImageBank):
+                item["sha256"] = self.augment.source.record(label_of(label), seed)["sha256"]
             if "source" in item:
                 item["source"] = "synthetic"
         return item

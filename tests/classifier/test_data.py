@@ -46,17 +46,20 @@ def test_cropping_takes_the_centre() -> None:
 def test_colour_and_grey_files_give_the_wanted_channels(tmp_path: Path) -> None:
     path = tmp_path / "image.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 9, 3), dtype=np.uint8)).save(path)
-    assert read_framed(path, 8, channels=1).shape == (1, 8, 8)
-    assert read_framed(path, 8, channels=3).shape == (3, 8, 8)
+    assert read_framed({"image": path}, 8, channels=1).shape == (1, 8, 8)
+    assert read_framed({"image": path}, 8, channels=3).shape == (3, 8, 8)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\x89PNG broken"])
-def test_unreadable_files_are_named(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot be opened"), (b"", "is empty"), (b"\x89PNG broken", "is not an image"), (b"%!PS-Adobe", "is not")],
+)
+def test_unreadable_files_are_named(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "bad.png"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UnreadableImage, match="bad.png: cannot be read as an image"):
-        read_framed(path, 8)
+    with pytest.raises(UnreadableImage, match=f"bad.png: {message}"):
+        read_framed({"image": path}, 8)
 
 
 def test_every_image_is_drawn_once_before_any_is_drawn_twice() -> None:

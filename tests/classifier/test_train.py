@@ -152,9 +152,9 @@ def test_out_of_memory_halves_the_batch_and_is_recorded(
 
     monkeypatch.setattr(TrainingStep, "_update", limited)
     folder = classify(TINY, tmp_path / "model", records=simulated_records)
-    stage = json.loads((folder / "stage.json").read_text())
-    assert stage["images_at_a_time"] == 2
-    assert stage["memory_halvings"] == 2
+    cost = store.read_cost(folder)
+    assert cost["images_at_a_time"] == 2
+    assert cost["memory_halvings"] == 2
 
 
 def test_smaller_chunks_give_the_same_gradient() -> None:

@@ -65,7 +65,7 @@ def test_converted_adapters_act_the_same(folder: Path, tiny_base: Path, tmp_path
 def test_a_merged_base_computes_what_the_adapters_did(folder: Path, tiny_base: Path, tmp_path: Path) -> None:
     pipeline = load_base(tiny_base)
     write_adapter(tmp_path / "second", pipeline, seed=1)
-    (folder / "train_sha256.txt").write_text("abc\n")
+    (folder / "train_sha256.txt").write_text("b" * 64 + "\n")
     adapters.load_adapter(pipeline, folder, 0.5)
     adapters.load_adapter(pipeline, tmp_path / "second")
     merged = merge_adapters([folder, tmp_path / "second"], tmp_path / "merged", tiny_base, [0.5, 1.0])
@@ -73,7 +73,7 @@ def test_a_merged_base_computes_what_the_adapters_did(folder: Path, tiny_base: P
     with torch.no_grad():
         assert torch.allclose(run_once(opened.unet), run_once(pipeline.unet), atol=1e-5)
         assert torch.allclose(run_once(opened.text_encoder), run_once(pipeline.text_encoder), atol=1e-5)
-    assert (merged / "train_sha256.txt").read_text() == "abc\n"
+    assert (merged / "train_sha256.txt").read_text().split() == ["a" * 64, "b" * 64]
     card = json.loads((merged / "base.json").read_text())
     assert [(item["adapter"], item["weight"]) for item in card["merged"]] == [("own", 0.5), ("second", 1.0)]
     assert (card["sha256"], card["class_prompts"].keys()) == (base_hash(merged), {"benign"})

@@ -22,6 +22,7 @@ from meddap_monai.diffusion.latent_cache import Framing, LatentCache
 from meddap_monai.diffusion.methods import uslora
 from meddap_monai.diffusion.objective import Objective
 from meddap_monai.diffusion.train import make_optimizer
+from meddap_monai.records import pixel_hash
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,9 @@ def pipeline(tiny_base: Path) -> Any:
 
 @pytest.mark.slow
 def test_a_real_step_on_the_full_architecture(pipeline: Any, tmp_path: Path) -> None:
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)).save(tmp_path / "a.png")
-    record = {"id": "a", "image": str(tmp_path / "a.png"), "sha256": "0" * 64}
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    record = {"id": "a", "image": str(tmp_path / "a.png"), "sha256": pixel_hash(pixels)}
     moments = LatentCache(tmp_path / "cache", pipeline.vae, "vae").get(record, Framing(64, 64))
     assert moments.shape == (1, 2, 4, 8, 8)
     words = cached_prompts(pipeline, ["", "an ultrasound photo of benign tumor in breast"], tmp_path / "cache", "text")

@@ -108,7 +108,7 @@ def test_images_start_from_real_training_images_in_turn() -> None:
         ({"guidance_interval": (0.8, 0.2)}, "generate#guidance_interval#1"),
         ({"dtype": "float"}, "generate#dtype"),
         ({"adjectives": ()}, "expected at least one"),
-        ({"plan": Path("nowhere.csv")}, "nowhere.csv cannot be read"),
+        ({"plan": Path("nowhere.csv")}, "nowhere.csv: cannot be read"),
     ],
 )
 def test_wrong_wishes_are_named(keys: dict, text: str) -> None:

@@ -39,7 +39,7 @@ def test_a_class_without_real_images_has_a_sheet(tmp_path: Path) -> None:
 
 def test_fingerprints_do_not_see_brightness(tmp_path: Path) -> None:
     bright, dark = picture(tmp_path, "bright", 250), picture(tmp_path, "dark", 110)
-    assert sheets.fingerprint(bright["image"], (16, 16)) @ sheets.fingerprint(dark["image"], (16, 16)) > 0.999
+    assert sheets.fingerprint(bright, (16, 16)) @ sheets.fingerprint(dark, (16, 16)) > 0.999
 
 
 def test_the_nearest_of_a_crop_is_its_source(tmp_path: Path) -> None:
@@ -49,8 +49,8 @@ def test_the_nearest_of_a_crop_is_its_source(tmp_path: Path) -> None:
         pixels = np.repeat(np.repeat(draw.integers(0, 255, (16, 6), np.uint8), 8, 0), 8, 1)
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
         Image.fromarray(pixels[:48]).save(tmp_path / f"{name}_cut.png")
-        real.append(str(tmp_path / f"{name}.png"))
-    prints = np.stack([sheets.fingerprint(path, (48, 48)) for path in real])
+        real.append({"image": str(tmp_path / f"{name}.png")})
+    prints = np.stack([sheets.fingerprint(record, (48, 48)) for record in real])
     for number, name in enumerate("abc"):
-        alike = prints @ sheets.fingerprint(str(tmp_path / f"{name}_cut.png"), (48, 48))
+        alike = prints @ sheets.fingerprint({"image": str(tmp_path / f"{name}_cut.png")}, (48, 48))
         assert alike.argmax() == number and alike.max() > 0.99

@@ -58,8 +58,9 @@ def synthetic(records: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         (root / name).mkdir()
         write_records(root / name / file, chosen)
         counts = {"in": len(rows), "out": len(chosen), "rejected": len(rows) - len(chosen)}
-        document = {"stage": name, "counts": counts, "seconds": 61.0, "state": "done", "configuration": {}}
+        document = {"stage": name, "counts": counts, "state": "done", "configuration": {}}
         (root / name / "stage.json").write_text(json.dumps(document))
+        (root / name / "cost.json").write_text(json.dumps({"seconds": 61.0}))
     pair = {"synthetic": rows[3]["id"], "id": rows[3]["id"].removeprefix("s-"), "copy": True}
     copies = {"copies": 1, "of": 12, "rate": 1 / 12, "interval": [0.015, 0.354], "real_images_flagged": 0.01}
     (root / "select" / "selection.json").write_text(json.dumps({"copies": copies | {"closest": [pair]}}))
@@ -253,7 +254,7 @@ def test_synthetic_images_are_never_tested_on(runs: list[Run], synthetic: dict[s
 def test_a_class_the_model_does_not_know_is_named(runs: list[Run], unseen: Path, tmp_path: Path) -> None:
     folder = tmp_path / "unseen"
     folder.mkdir()
-    rows = [row | {"class_name": "cyst"} for row in read_records(unseen, full=True)]
+    rows = [row | {"class_name": "cyst", "label": 0} for row in read_records(unseen, full=True)]
     write_records(folder / "records.jsonl", rows)
     with pytest.raises(RecordsError, match="class 'cyst', the model knows benign, malignant, normal"):
         evaluate(CONFIG, tmp_path / "out", runs=runs[:1], unseen=folder / "records.jsonl")

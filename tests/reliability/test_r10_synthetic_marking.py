@@ -28,7 +28,7 @@ from meddap_monai.images.write import (
 )
 from meddap_monai.images.writer import SyntheticDicomWriter, register
 from meddap_monai.phantom import simulate_image
-from meddap_monai.records import write_records
+from meddap_monai.records import pixel_hash, write_records
 
 GREY = simulate_image("malignant", 3, size=(64, 80))
 COLOUR = np.stack([GREY, GREY // 2, 255 - GREY])
@@ -117,7 +117,8 @@ def test_export_of_a_generation_run(tmp_path: Path) -> None:
     for number in range(3):
         write_synthetic_png(tmp_path / f"{number}.png", np.roll(GREY, number), MADE)
         record = {"id": f"s{number}", "image": f"{number}.png", "label": 0, "class_name": "malignant"}
-        record |= {"patient": "synthetic", "split": "train", "source": "synthetic", "sha256": "0" * 64}
+        record |= {"patient": "synthetic", "split": "train", "source": "synthetic"}
+        record["sha256"] = pixel_hash(np.roll(GREY, number))
         records.append(record | {"synthetic": MADE})
     write_records(tmp_path / "generated.jsonl", records)
     written = export_dicom(tmp_path / "generated.jsonl", tmp_path / "dicom", compression="rle")

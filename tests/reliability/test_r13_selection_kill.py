@@ -29,7 +29,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def outcome(folder: Path) -> dict[str, bytes]:
-    """Return every file whose bytes must be equal; event files hold times, stage.json holds seconds."""
+    """Return every file whose bytes must be equal; event files and cost.json hold times."""
     kept = {
         "kept.jsonl",
         "scored.jsonl",

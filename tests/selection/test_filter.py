@@ -149,8 +149,8 @@ def test_a_patient_in_two_splits_stops_the_run(tmp_path: Path, simulated_records
     patient = next(r for r in records if r["split"] == "train")["patient"]
     leaked = [r | {"patient": patient} if r["id"] == "val-normal-001" else r for r in records]
     (tmp_path / "stage.json").write_text((simulated_records.parent / "stage.json").read_text())
-    write_records(tmp_path / "records.jsonl", leaked)
-    with pytest.raises(LeakedRecords, match=r"val-normal-001 \(val\)"):
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in leaked))
+    with pytest.raises(RecordsError, match=r"jsonl, line \d+: patient or group .* in the splits train and val"):
         select(config(), tmp_path / "out", records=tmp_path / "records.jsonl", generated=generated)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import resource
 import shutil
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -16,10 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from meddap_monai import store
 from meddap_monai.errors import ConfigurationError, FolderInUse, ForeignOutput, MeddapError, RecordsError
 from meddap_monai.records import read_records, write_records
 from meddap_monai.selection.intervals import cohens_kappa, wilson
-from meddap_monai.selection.reading import QUESTIONS, Reading, ReadingConfig
+from meddap_monai.selection.reading import QUESTIONS, Reading, ReadingConfig, read_answers
 from meddap_monai.selection.reading_table import print_table, summarise_reading
 from meddap_monai.selection.review import ReviewServer, make_server, review
 from tests.selection.chromium import Chromium
@@ -99,6 +102,64 @@ def test_page_state_and_pictures_do_not_tell_the_source(server: ReviewServer, re
     told = page + state
     for record in reading.items:
         assert record["id"].encode() not in told and b"synthetic" not in told
+
+
+@pytest.mark.parametrize("text", ["\ud800 half", "two\u2028lines\x85here", "\0", "\U0001f600"])
+def test_any_remark_is_kept_and_the_next_answer_too(
+    text: str, server: ReviewServer, reading: Reading, tmp_path: Path, simulated_records: Path, generated: Path
+) -> None:
+    assert ask(server, "answer/0", ALL_YES | {"text": text})[0] == 200
+    assert ask(server, "answer/1", ALL_YES | {"seconds": float("nan")})[0] == 200
+    kept = start(tmp_path, simulated_records, generated).answers
+    assert [kept[reading.items[number]["id"]]["text"] for number in (0, 1)] == [text.replace("\ud800", "?"), ""]
+    assert kept[reading.items[1]["id"]]["seconds"] == 0.0
+
+
+def test_a_failed_write_does_not_spoil_the_next(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="disk"):
+        broken.setattr(store, "write_atomic", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+        reading.answer(0, ALL_YES)
+    assert reading.answers == {}
+    reading.answer(1, ALL_YES)
+    assert list(reading.answers) == [reading.items[1]["id"]]
+
+
+def exchange_at_once(server: ReviewServer, requests: list[bytes]) -> list[bytes]:
+    """Open one connection per request, all before any is answered; return the status lines."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    open_ones = [socket.create_connection(("127.0.0.1", server.server_port), timeout=60) for _ in requests]
+    for connection, request in zip(open_ones, requests, strict=True):
+        connection.sendall(request)
+    found = []
+    for connection in open_ones:
+        with connection, connection.makefile("rb") as reply:
+            found.append(reply.readline())
+            reply.read()
+    return found
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(1000, marks=pytest.mark.slow)])
+def test_many_requests_at_once_are_all_answered(server: ReviewServer, reading: Reading, count: int) -> None:
+    host = f"Host: 127.0.0.1:{server.server_port}\r\n"
+    asked = [f"GET /{server.key}/image/{n % 6} HTTP/1.0\r\n{host}\r\n".encode() for n in range(count)]
+    assert {line.split()[1] for line in exchange_at_once(server, asked)} == {b"200"}
+    body = json.dumps(ALL_YES)
+    told = [
+        f"POST /{server.key}/answer/{n % 6} HTTP/1.0\r\n{host}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+        for n in range(count // 5)
+    ]
+    assert {line.split()[1] for line in exchange_at_once(server, told)} == {b"200"}
+    assert len(reading.answers) == 6
+
+
+def test_a_broken_answers_file_is_named(reading: Reading) -> None:
+    reading.answer(0, ALL_YES)
+    good = reading.path.read_text()
+    for bad in ("[1]", '{"id": "a"}', "{", good.strip().replace('"yes"', '"maybe"')):
+        reading.path.write_text(good + bad + "\n")
+        with pytest.raises(RecordsError, match=r"one\.jsonl, line 2: "):
+            read_answers(reading.path)
 
 
 def test_answers_are_records_on_disk_and_survive_a_restart(

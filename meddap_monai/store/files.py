@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import errno
 import hashlib
-import io
 import json
 import math
 import os
@@ -15,7 +13,7 @@ import re
 import resource
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -210,14 +208,7 @@ def shard_done(folder: Path | str, number: int) -> bool:
     return shard_path(folder, number).is_dir()
 
 
-# ---------------------------------------------------------------------------------------------- CSV, JSON and hashes
-def csv_text(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Return a CSV table as text, lines ending in a plain newline; None is an empty cell."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([list(head), *map(list, rows)])
-    return text.getvalue()
-
-
+# --------------------------------------------------------------------------------------------------- JSON and hashes
 def write_json(path: Path | str, document: Any) -> Path:
     """Write `document` as JSON with sorted keys and a final newline, atomically."""
     return write_atomic(path, json.dumps(plain(document), indent=2, sort_keys=True, ensure_ascii=False) + "\n")

@@ -420,3 +420,14 @@ def test_a_table_holds_no_formula_and_reads_back_as_it_was_written(tmp_path: Pat
 
 def test_a_cell_that_is_no_text_is_written_with_backslashes() -> None:
     assert store.csv_text(["a"], [["M\udcfcller"]]) == "a\nM\\udcfcller\n"
+
+
+def test_a_file_name_is_text_in_every_locale() -> None:
+    code = "import sys; from meddap_monai.store import name_text; print(ascii(name_text(sys.argv[1])))"
+    here = str(Path(store.__file__).parents[2])
+    for locale in ({"PYTHONUTF8": "1"}, {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}):
+        for name, text in ((b"Zyste_\xc3\xa4", "Zyste_\\xe4"), (b"M\xfcller", "M\\\\udcfcller")):
+            found = subprocess.check_output(
+                [sys.executable, "-c", code, name], text=True, env={**os.environ, "PYTHONPATH": here, **locale}
+            )
+            assert found == f"'{text}'\n"

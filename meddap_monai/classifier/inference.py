@@ -70,7 +70,7 @@ def infer(config: InferConfig, models: Sequence[Path | str], source: Path | str,
     classes = ensemble[0].classes
     found, rejected = [], []
     for path in tqdm(source_files(source), desc="infer", unit="file", disable=None):
-        name = _name(path, source)
+        name = store.name_text(path.relative_to(source) if path != source else path.name)
         try:
             frames = read_frames(path, config)
         except UnreadableImage as error:
@@ -103,11 +103,6 @@ def load_ensemble(models: Sequence[Path | str], device: str = "cpu") -> list[Cla
                 "an ensemble needs equal classes in equal order"
             )
     return ensemble
-
-
-def _name(path: Path, source: Path) -> str:
-    """Return what a table calls a file; bytes that are no UTF-8 are shown by number, whatever the locale is."""
-    return os.fsencode(path.relative_to(source) if path != source else path.name).decode("utf-8", "backslashreplace")
 
 
 def source_files(source: Path) -> list[Path]:

@@ -22,7 +22,7 @@ from meddap_monai.store.files import (
     write_json,
 )
 from meddap_monai.store.process import InterruptFlag, lock_folder
-from meddap_monai.store.regular import ALLOW_LINKS, file_kind, links_out, regular_file
+from meddap_monai.store.regular import ALLOW_LINKS, file_kind, links_out, name_text, regular_file
 from meddap_monai.store.stage import COST, STAGES, Stage, open_stage, read_cost, read_stage, versions
 from meddap_monai.store.tables import csv_text, read_csv, write_rows
 
@@ -41,6 +41,7 @@ __all__ = [
     "hash_configuration",
     "links_out",
     "lock_folder",
+    "name_text",
     "naming_full_disk",
     "open_stage",
     "parse_json",

@@ -75,11 +75,12 @@ def test_no_file_name_loses_the_run_or_becomes_a_formula(models: list[Path], tmp
         shutil.copy(os.fsencode(tmp_path / "one.png"), os.fsencode(source) + b"/" + name)
         Path(os.fsdecode(os.fsencode(source) + b"/" + name + b".txt")).write_text("no image")
     output = infer(InferConfig(), models[:1], source, tmp_path / "table.csv")
-    shown = {name.decode("utf-8", "backslashreplace") for name in HOSTILE}
+    shown = {os.fsdecode(name).encode("utf-8", "backslashreplace").decode() for name in HOSTILE}
     assert {cells[0] for _, cells in store.read_csv(output)} == shown | {"file"}
     rejected = {cells[0]: cells[1] for _, cells in store.read_csv(tmp_path / "table.csv.rejected.csv")}
     assert set(rejected) == {f"{name}.txt" for name in shown} | {"file"}
-    assert rejected["\\xff\\xfe.png.txt"].startswith("\\xff\\xfe.png.txt: is neither DICOM nor a known image format")
+    strange = "\\udcff\\udcfe.png.txt"
+    assert rejected[strange].startswith(f"{strange}: is neither DICOM nor a known image format")
     for path in (output, tmp_path / "table.csv.rejected.csv"):
         with path.open(newline="", encoding="utf-8") as stream:
             assert not [cell for row in csv.reader(stream) for cell in row if cell[:1] in tuple("=+-@\t\r＝")]

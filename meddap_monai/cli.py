@@ -78,6 +78,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.overrides = [*options.overrides, *rest]
+    output = getattr(options, "output", Path())
+    if str(output) != str(output).encode(errors="replace").decode():
+        parser.error(f"--output: {output} is no text in UTF-8; TensorBoard cannot write there, give another name")
     return options
 
 

@@ -166,7 +166,8 @@ def parse_yaml(text: str, where: str, hint: Any = Any) -> Any:
         _settle(node, hint, where, 0, iter(range(MOST)))
         return loader.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        said = " ".join(str(error).split())
+        mark = getattr(error, "problem_mark", None)
+        said = f"line {mark.line + 1}: {error.problem}" if mark else " ".join(str(error).split())  # type: ignore[union-attr]
         raise ConfigurationError(f"{where}: cannot be read as YAML ({said}); quote a text with signs in it") from error
 
 

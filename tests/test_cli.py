@@ -170,6 +170,7 @@ def test_overrides_may_stand_before_between_and_after_options(
     [
         (["index", "seed=1", "--sede", "2", "frames=all"], "unrecognized arguments: --sede 2 frames=all"),
         (["join", "a", "--output", "b", "c"], "unrecognized arguments: c"),
+        (["index", "--output", os.fsdecode(b"M\xfcller")], "is no text in UTF-8"),
     ],
 )
 def test_unknown_options_are_refused(words: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:

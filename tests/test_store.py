@@ -431,3 +431,11 @@ def test_a_file_name_is_text_in_every_locale() -> None:
                 [sys.executable, "-c", code, name], text=True, env={**os.environ, "PYTHONPATH": here, **locale}
             )
             assert found == f"'{text}'\n"
+
+
+def test_a_path_that_is_no_text_is_written_into_a_document_that_reads_back(tmp_path: Path) -> None:
+    name = os.fsdecode(b"/data/M\xfcller")
+    store.write_json(tmp_path / "stage.json", {"weights": Path(name), "base": name})
+    assert store.read_json(tmp_path / "stage.json") == {k: "/data/M\\udcfcller" for k in ("weights", "base")}
+    store.write_atomic(tmp_path / "page.html", name)
+    assert (tmp_path / "page.html").read_bytes() == b"/data/M\\udcfcller"

@@ -48,7 +48,7 @@ def write_atomic(path: Path | str, data: bytes | str, mode: int = 0o644) -> Path
     Raises:
         DiskFull: no space is left; an old file of that name is untouched.
     """
-    payload = data.encode() if isinstance(data, str) else data
+    payload = data.encode(errors="backslashreplace") if isinstance(data, str) else data
     with atomic_path(path, needs=len(payload)) as temporary:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as stream:
@@ -215,7 +215,10 @@ def write_json(path: Path | str, document: Any) -> Path:
 
 
 def plain(value: Any) -> Any:
-    """Return `value` with dataclasses, paths and tuples turned into what JSON knows; NaN and infinities become None."""
+    """Return `value` with dataclasses, paths and tuples turned into what JSON knows; NaN and infinities become None.
+
+    Half characters, as in file names that are no UTF-8, are written with backslashes: JSON readers refuse them.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -224,7 +227,7 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return str(value) if isinstance(value, Path) else value
+    return str(value).encode(errors="backslashreplace").decode() if isinstance(value, (str, Path)) else value
 
 
 def sha256_text(text: str) -> str:

@@ -80,9 +80,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.overrides = [*options.overrides, *rest]
     output = getattr(options, "output", Path())
     if str(output) != str(output).encode(errors="replace").decode():
-        parser.error(
-            f"--output: {str(output)!r} is no text in UTF-8; TensorBoard cannot write there, give another name"
-        )
+        parser.error(f"--output: {str(output)!r} is no text in UTF-8; TensorBoard needs one, give another name")
     return options
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from meddap_monai import store
@@ -34,6 +36,20 @@ def check_finite(tensors: Mapping[str, torch.Tensor], where: Path | str, error: 
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise error(f"{where}: {name} holds NaN or infinite values, expected finite ones; train or get it again")
+
+
+def read_weights(path: Path | str, error: type[MeddapError]) -> dict[str, torch.Tensor]:
+    """Return the tensors of a safetensors file, all finite.
+
+    Raises:
+        MeddapError: `error`, when the file is missing, damaged, or holds NaN or infinite values.
+    """
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(store.regular_file(path))
+    except (OSError, ValueError, SafetensorError) as reason:
+        raise error(f"{path}: cannot be used as safetensors weights ({reason}); train or get it again") from reason
+    check_finite(tensors, path, error)
+    return tensors
 
 
 def every_tensor(value: Any) -> Iterator[torch.Tensor]:

@@ -71,6 +71,16 @@ def frame(picture: Image.Image, size: int, fit: str = "pad") -> torch.Tensor:
     return torch.from_numpy(pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
+class _ByName(Compose):
+    """A composition without random transforms that lets named errors through; MONAI's turns all into RuntimeError."""
+
+    def __call__(self, item: Any, *_: Any, **__: Any) -> Any:  # type: ignore[override]
+        """Apply the transforms in their order."""
+        for transform in self.transforms:
+            item = transform(item)
+        return item
+
+
 def make_dataset(rows: Sequence[Record], config: ClassifyConfig, cache_folder: Path | None = None) -> Dataset:
     """Return a MONAI data set over records: ``image`` uint8, ``label``, ``synthetic`` (0 or 1), ``id``."""
     items = [
@@ -79,11 +89,11 @@ def make_dataset(rows: Sequence[Record], config: ClassifyConfig, cache_folder: P
             "label": int(row["label"]),
             "synthetic": int(row["source"] == "synthetic"),
             "id": row["id"],
-            "sha256": row["sha256"],
+            "sha256": row.get("sha256"),
         }
         for row in rows
     ]
-    transform = Compose([LoadFramed("image", config.size, config.channels, config.fit)])
+    transform = _ByName([LoadFramed("image", config.size, config.channels, config.fit)])
     if config.cache == "memory":
         return CacheDataset(items, transform, progress=False, num_workers=1)
     if config.cache == "disk":

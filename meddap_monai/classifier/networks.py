@@ -12,6 +12,7 @@ from monai.networks import nets
 from torch import nn
 
 from meddap_monai.errors import ConfigurationError, MissingPackage
+from meddap_monai.tensors import check_finite, read_weights
 
 
 def _small_resnet(widths: tuple[int, ...]) -> Callable[[int, int, int], nn.Module]:
@@ -207,10 +208,10 @@ def load_pretrained(network: nn.Module, path: Path | str) -> list[str]:
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
+            return read_weights(path, ConfigurationError)
         found = torch.load(path, map_location="cpu", weights_only=True)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"classify#weights: {error}") from error
     except Exception as error:
         raise ConfigurationError(
             f"classify#weights: {path}: cannot be read as plain tensors ({type(error).__name__}: {error}); expected a "
@@ -219,4 +220,6 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
     for key in ("state_dict", "network", "model"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
-    return {name: tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
+    tensors = {name: tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
+    check_finite(tensors, f"classify#weights: {path}", ConfigurationError)
+    return tensors

@@ -137,8 +137,9 @@ def _are_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
+_METHODS = ("uslora", "fulora", "dreambooth", "textual_inversion")
 _CARD_FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("method", lambda value: isinstance(value, str), "the name of a method"),
+    ("method", lambda value: value in _METHODS, f"one of {', '.join(_METHODS)}"),
     ("rank", lambda value: value is None or _is_number(value, 1, whole=True), "a whole number of at least 1"),
     ("alpha", lambda value: value is None or _is_number(value, 1e-12), "a number above 0"),
     ("parameters", lambda value: _is_number(value, 1, whole=True), "a whole number of at least 1"),

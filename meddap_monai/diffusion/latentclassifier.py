@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -29,7 +29,7 @@ from meddap_monai.images.recorded import open_recorded
 from meddap_monai.provenance import check_provenance, train_hashes, write_train_hashes
 from meddap_monai.records import class_names, read_records
 from meddap_monai.seeds import generator
-from meddap_monai.tensors import check_finite
+from meddap_monai.tensors import read_weights
 
 TIMES = ("noisy", "clean")
 
@@ -174,10 +174,7 @@ def load_latent_classifier(folder: Path, base: str | Path | None = None) -> tupl
         raise BadBase(f"{folder}: its latent classifier was trained for another base than {base}; train it again")
     config = build(LatentClassifierConfig, document["configuration"], f"{folder}/classifier.json")
     model = LatentClassifier(document["latents"], len(document["classes"]), config)
-    path = Path(folder) / "classifier.safetensors"
-    state = load_file(str(path))
-    check_finite(state, path, StageError)
-    model.load_state_dict(state)
+    model.load_state_dict(read_weights(Path(folder) / "classifier.safetensors", StageError))
     return model.eval().requires_grad_(False), document
 
 

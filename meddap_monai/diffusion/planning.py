@@ -6,11 +6,11 @@ import dataclasses
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from meddap_monai.configuration import check_choice, check_keys
+from meddap_monai.configuration import check_choice, check_keys, check_range
 from meddap_monai.diffusion.generation_config import GenerateConfig
 from meddap_monai.diffusion.plan import PlanRow, read_table
 from meddap_monai.diffusion.prompts import PromptTable
@@ -184,14 +184,26 @@ def _prompt(name: str, adjective: str, number: int, config: GenerateConfig, tabl
     return table.prompt(name, adjective, templates[number % len(templates)])
 
 
+_AS_CONFIGURED = ("mode", "scheduler", "steps", "guidance", "strength", "height", "width")
+"""Columns of a plan that are checked as the configuration's keys of the same names are."""
+
+
 def _given_plan(path: Path, config: GenerateConfig, table: PromptTable, wanted: Wanted) -> Iterator[PlanRow]:
     seen: Counter[tuple[str, str]] = Counter()
+    checked: set[tuple[Any, ...]] = set()
     for row, given in enumerate(read_table(path)):
         if not given.get("class_name"):
             raise ConfigurationError(f"{path}, row {row}: class_name is empty, expected one of {list(wanted.classes)}")
         cell = (given["class_name"], given.get("adjective") or "none")
         try:
-            yield complete_row(row, seen[cell], given, config, table, wanted)
+            made = complete_row(row, seen[cell], given, config, table, wanted)
+            check_range(made.seed, 0, 2**63 - 1, "seed")
+            if made.together not in checked:
+                replace(config, **{name: getattr(made, name) for name in _AS_CONFIGURED})
+                checked.add(made.together)
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}, row {row}: {error}") from error
         seen[cell] += 1
+        yield made
+    if not seen:
+        raise ConfigurationError(f"{path}: holds no row; expected a head line and one line per image")

@@ -106,7 +106,7 @@ def load_prompt_table(name_or_path: str | Path) -> PromptTable:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
-        reason = "too many nested levels" if isinstance(error, RecursionError) else error
+        reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
         raise ConfigurationError(f"{path}, line {mark.line + 1 if mark else 1}: not a YAML file: {reason}") from error
     return _table_of(content, str(path))
 
@@ -144,15 +144,17 @@ def _table_of(content: Any, where: str) -> PromptTable:
     if not isinstance(templates, list) or not all(isinstance(t, str) for t in templates):
         raise ConfigurationError(f"{where}: templates must be a list of sentences")
     texts = [*templates, *(text for words in mappings.values() for pair in words.items() for text in pair)]
-    texts += [str(content["name"]), str(content.get("negative") or "")]
+    name, negative = str(content["name"]), str(content.get("negative") or "")
+    texts += [name, negative]
     wrong = [text for text in texts if len(text) > _LONGEST or any("\ud800" <= letter <= "\udfff" for letter in text)]
     if wrong:
         raise ConfigurationError(
             f"{where}: {wrong[0]!r:.80}: more than {_LONGEST} characters, or half a character (a lone surrogate)"
         )
-    return PromptTable(
-        name=str(content["name"]), templates=tuple(templates), negative=str(content.get("negative") or ""), **mappings
-    )
+    try:
+        return PromptTable(name, tuple(templates), negative=negative, **mappings)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: {error}") from error
 
 
 def _look_up(mapping: dict[str, str], key: str, where: str, what: str) -> str:

@@ -21,7 +21,7 @@ from meddap_monai.diffusion.ranks import Ranks
 from meddap_monai.diffusion.sample import guided_by, open_sampler, request_of
 from meddap_monai.diffusion.shard_maker import PLAN, SHARD_RECORDS, ShardMaker
 from meddap_monai.errors import ForeignOutput, StageError
-from meddap_monai.images.recorded import open_recorded
+from meddap_monai.images.opening import open_image
 from meddap_monai.records import iter_records
 
 
@@ -65,10 +65,10 @@ def remake_shard(
     """
     generated = Path(generated)
     document = store.read_stage(generated)
-    config = build(GenerateConfig, document["configuration"], f"{generated}: configuration")
+    config = build(GenerateConfig, document.get("configuration", {}), f"{generated}: configuration")
     request = request_of(config, Path(destination), Path(records), base, adapters)
-    for name in sorted(set(request.inputs) | set(document["inputs"])):
-        if request.inputs.get(name) != document["inputs"].get(name):
+    for name in sorted(set(request.inputs) | set(document.get("inputs", {}))):
+        if request.inputs.get(name) != document.get("inputs", {}).get(name):
             raise ForeignOutput(
                 f"{generated}: was made with another {name.split('_')[0]}; give the one it was made with"
             )
@@ -87,6 +87,6 @@ def remake_shard(
 
 def _compare(before: dict, after: dict) -> Difference:
     equal = Path(before["image"]).read_bytes() == Path(after["image"]).read_bytes()
-    one, two = (np.asarray(open_recorded(record), dtype=int) for record in (before, after))
+    one, two = (np.asarray(open_image(record["image"]), dtype=int) for record in (before, after))
     levels = np.abs(one - two).max()
     return Difference(before["id"], equal, int(levels))

@@ -60,7 +60,7 @@ def class_sheet(rows: dict[str, list[Record]], real: Sequence[Record], columns: 
     prints = np.stack([fingerprint(item, shape) for item in real]) if real else np.zeros((0, _THUMBNAIL**2))
     lines: list[tuple[str, Sequence[Record]]] = [("real", real[:columns])] if real else []
     for adjective, records in rows.items():
-        images = records[:columns]
+        images: Sequence[Record] = records[:columns]
         lines.append((f"synthetic, {adjective}", images))
         if real:
             near = [real[int(np.argmax(prints @ fingerprint(image, shape)))] for image in images]

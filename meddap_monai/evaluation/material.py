@@ -42,7 +42,7 @@ def sum_stages(folders: Sequence[Path]) -> list[dict[str, Any]]:
     for folder in dict.fromkeys(folders):
         document = store.read_stage(folder) if (folder / "stage.json").is_file() else {}
         joined = "joined" in (document.get("configuration") or {})  # its parts are counted already
-        if document.get("state") == "done" and not joined:
+        if document.get("state") == "done" and "stage" in document and not joined:
             found[document["stage"]].append((folder, document))
     return [_sum(name, found[name]) for name in STAGES if name in found]
 
@@ -51,7 +51,7 @@ def _sum(name: str, members: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str,
     counts: Counter[str] = Counter()
     why: Counter[str] = Counter()
     for folder, document in members:
-        counts.update({key: document["counts"].get(key, 0) for key in ("in", "out", "rejected")})
+        counts.update({key: document.get("counts", {}).get(key, 0) for key in ("in", "out", "rejected")})
         why.update(reasons(folder))
     devices = sorted({device_of(document) for _, document in members})
     return {

@@ -24,12 +24,12 @@ from tqdm import tqdm
 
 from meddap_monai import resources, store
 from meddap_monai.classifier.networks import NETWORKS, build_network
-from meddap_monai.errors import ConfigurationError
+from meddap_monai.errors import ConfigurationError, StageError
 from meddap_monai.records import Record
 from meddap_monai.selection.crossfit import FilterConfig, Judged, with_features
 from meddap_monai.selection.fitted import fit_filter
 from meddap_monai.selection.pixels import read_squares
-from meddap_monai.tensors import check_finite
+from meddap_monai.tensors import check_finite, read_weights
 
 FILTER = "filter"
 Extractor = Callable[[torch.Tensor], torch.Tensor]
@@ -187,12 +187,9 @@ def _clip(folder: str, device: str) -> Extractor:
 
 
 def _named(kind: str, path: str, channels: int, size: int, device: str) -> Extractor:
-    from safetensors.torch import load_file
-
     from meddap_monai.classifier.data import normalise
 
-    state = load_file(path)
-    check_finite(state, path, ConfigurationError)
+    state = read_weights(path, ConfigurationError)
     matrices = [value for key, value in state.items() if key.endswith("weight") and value.ndim == 2]
     if not matrices:
         raise ValueError("no linear layer in the file")
@@ -221,12 +218,14 @@ def load(path: Path, records: Sequence[Record], extractor: str) -> np.ndarray | 
     beside = path.with_suffix(".json")
     if not (path.is_file() and beside.is_file()):
         return None
-    found = store.read_json(beside)
-    wanted = _document(records, extractor)
-    if any(found.get(key) != value for key, value in wanted.items()):
-        return None
-    values = np.load(path, allow_pickle=False)
-    return values if list(values.shape) == found["shape"] else None
+    try:
+        found = store.read_json(beside)
+        values = np.load(path, allow_pickle=False)
+    except (StageError, OSError, ValueError, EOFError):
+        return None  # not whole: the features are computed again
+    wanted = _document(records, extractor) | {"shape": list(values.shape)}
+    same = all(found.get(key) == value for key, value in wanted.items())
+    return values if same and values.dtype == np.float32 and np.isfinite(values).all() else None
 
 
 def _document(records: Sequence[Record], extractor: str) -> dict[str, object]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
@@ -19,7 +19,7 @@ from meddap_monai.provenance import check_provenance, write_train_hashes
 from meddap_monai.records import Record
 from meddap_monai.seeds import derive_seed
 from meddap_monai.selection.crossfit import FilterConfig, Judged, assign_folds, judge, train_fold
-from meddap_monai.tensors import check_finite
+from meddap_monai.tensors import read_weights
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,7 @@ def _network(
     """Return the network of one fold from its file, or train it and write the file; see `train_fold`."""
     if path.is_file():
         network = build_network(config.network, classes, config.channels, config.size).to(config.device)
-        state = load_file(path, device=config.device)
-        check_finite(state, path, StageError)
-        network.load_state_dict(state)
+        network.load_state_dict(read_weights(path, StageError))
         return network.eval()
     network = train_fold(config, records, images, classes, seed)
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}

@@ -186,12 +186,17 @@ def read_stage(folder: Path | str) -> dict[str, Any]:
     """
     path = Path(folder) / "stage.json"
     document = read_json(path, advice="run the stage that makes this folder first")
-    classes = document.get("classes", [])
-    if not isinstance(classes, list) or not all(isinstance(name, str) and name for name in classes):
+    classes = document.get("classes", ["any"])
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) and name for name in classes):
         raise StageError(f"{path}: classes is {classes!r:.80}, expected a list of names; run the stage again")
     for name in ("configuration", "inputs", "counts"):
         if not isinstance(document.get(name, {}), dict):
             raise StageError(f"{path}: {name} is {document[name]!r:.80}, expected an object; run the stage again")
+    if document.get("stage", STAGES[0]) not in STAGES:
+        raise StageError(f"{path}: stage is {document['stage']!r:.80}, expected one of {', '.join(STAGES)}")
+    for name, value in document.get("counts", {}).items():
+        if not isinstance(value, int) or value < 0:
+            raise StageError(f"{path}: counts {name} is {value!r:.80}, expected a whole number; run the stage again")
     return document
 
 

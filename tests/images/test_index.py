@@ -19,11 +19,12 @@ from PIL import Image
 
 import meddap_monai
 from meddap_monai.configuration import build
-from meddap_monai.errors import ConfigurationError, DiskFull, ForeignOutput, RecordsError
+from meddap_monai.errors import ConfigurationError, DiskFull, ForeignOutput, RecordsError, StageError
 from meddap_monai.images import workforce
 from meddap_monai.images.accept import Acceptance
 from meddap_monai.images.duplicates import BLOCK, Groups, near_duplicates
 from meddap_monai.images.index import IndexConfig, index
+from meddap_monai.images.journal import open_journal
 from meddap_monai.phantom import dicom_bytes, simulate_image, write_phantom_study
 from meddap_monai.records import class_names, read_records
 from meddap_monai.store import read_stage
@@ -405,3 +406,10 @@ def test_groups() -> None:
     for pair in ("cd", "ab", "bc", "xy"):
         groups.join(*pair)
     assert [groups.find(name) for name in "abcdxyz"] == list("aaaaxxz")
+
+
+def test_a_path_too_long_for_sqlite_is_one_sentence(tmp_path: Path) -> None:
+    place = tmp_path / ("x" * 200) / ("y" * 200) / ("z" * 200) / "journal.sqlite"
+    for _ in range(2):  # the second time, the file that SQLite could not open is there
+        with pytest.raises(StageError, match="choose an output folder with a shorter path"), open_journal(place):
+            pass

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import re
-import shlex
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from meddap_monai import __version__
+from meddap_monai.configuration import field_types
 from meddap_monai.diffusion.adapter_commands import add_adapter_command
 from meddap_monai.diffusion.generation_commands import add_generation_commands
 from meddap_monai.errors import ConfigurationError, Interrupted, MeddapError
 from meddap_monai.evaluation.commands import add_evaluation_commands
+from meddap_monai.ids import read_pairs
 from meddap_monai.resources import find
 from meddap_monai.store import STAGES
 
@@ -36,19 +36,52 @@ _STUDY = "bundles/meddap_study/configs/train.yaml"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 2 after one clear sentence on standard error (130 when interrupted)."""
-    options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        options = _parse(arguments)
+    except SystemExit as stop:  # after --help, --version, or a sentence about the options
+        raise SystemExit(_say("") or stop.code) from None
+    try:
+        said: str = options.run(options)
     except Interrupted as error:
         print(f"meddap: {error}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:  # in a stage of short steps, which has no moment of its own to stop at
         print("meddap: interrupted; whole files are kept, run the same command again to go on", file=sys.stderr)
         return 130
-    except (MeddapError, FileNotFoundError, PermissionError) as error:
+    except (MeddapError, OSError) as error:
         print(f"meddap: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
+    return _say(said)
+
+
+def _say(text: str) -> int:
+    """Print what a command has to say; return 0, or 2 where standard output is on a full disk or a closed pipe."""
+    out = sys.stdout
+    try:
+        if isinstance(out, io.TextIOWrapper):
+            out.reconfigure(errors="backslashreplace")  # file names that are no text, locales that lack a letter
+        print(text, end="\n" if text else "", flush=True)
+    except OSError as error:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), out.fileno())  # or Python fails once more when it ends
+        said = f"standard output cannot be written ({error.strerror}); results are in the output folder"
+        print(f"meddap: {said}", file=sys.stderr)
+        return 2
     return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of a command line; ``ID=VALUE`` may stand before, between and after them."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and (any(word.startswith("-") for word in rest) or not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    output = getattr(options, "output", Path())
+    if str(output) != str(output).encode(errors="replace").decode():
+        parser.error(f"--output: {str(output)!r} is no text in UTF-8; TensorBoard needs one, give another name")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,13 +117,18 @@ _HELP = {
 }
 
 
-def _command(commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], str]) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     command.add_argument(
         "--output", type=Path, default=Path("runs") / name, help="output folder (default: %(default)s)"
     )
     command.add_argument("--config", action="append", default=[], help="overlay with full ids, e.g. configs/smoke.yaml")
     command.add_argument("--overwrite", action="store_true", help="replace an output of another configuration")
+    command.add_argument(
+        "--trust-config",
+        action="store_true",
+        help="let MONAI run code in overlays and overrides, instead of refusing it",
+    )
     command.add_argument(
         "overrides", nargs="*", metavar="ID=VALUE", help="e.g. generate#steps=20, or steps=20 in a stage"
     )
@@ -119,27 +157,25 @@ def _add_review(commands: Any) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- configuration
-def load_sections(overlays: Sequence[str | Path], overrides: Sequence[str] = (), stage: str | None = None) -> dict:
+def load_sections(
+    overlays: Sequence[str | Path], overrides: Sequence[str] = (), stage: str | None = None, trust: bool = False
+) -> dict:
     """Return the study's sections: the study bundle's configuration, overlays over it, then ``ID=VALUE`` pairs.
 
     Args:
         overlays: YAML files (or names of files in ``configs/``) whose keys are full ids.
-        overrides: ``ID=VALUE`` texts, values in YAML.
+        overrides: ``ID=VALUE`` texts, read as `meddap_monai.ids.read_pairs` does.
         stage: the stage whose keys may be given without its name.
+        trust: let MONAI run code in both, instead of refusing it.
 
     Raises:
-        ConfigurationError: a file is missing, or a key or id is unknown (the nearest valid one is named).
+        ConfigurationError: a file is missing, a key or id is unknown (the nearest valid one is named), or code.
     """
     from meddap_monai.bundle import study_sections
+    from meddap_monai.study.configuration import StudyConfig
 
-    pairs = {}
-    for text in overrides:
-        key, found, value = text.partition("=")
-        if not found:
-            raise ConfigurationError(f"{text!r}: expected ID=VALUE, e.g. generate#steps=20")
-        key = key if stage is None or key.split("#")[0] in (*STAGES, "seeds", "base") else f"{stage}#{key}"
-        pairs[key] = yaml.safe_load(value)
-    return study_sections([find(_STUDY), *map(_overlay, overlays)], pairs)
+    pairs = read_pairs(overrides, field_types(StudyConfig), stage, (*STAGES, "seeds", "base"))
+    return study_sections([find(_STUDY), *map(_overlay, overlays)], pairs, trust)
 
 
 def _overlay(name: str | Path) -> Path:
@@ -152,46 +188,38 @@ def _overlay(name: str | Path) -> Path:
 
 
 # --------------------------------------------------------------------------------------------------------- commands
-def _run_stage(options: argparse.Namespace) -> None:
+def _run_stage(options: argparse.Namespace) -> str:
     from meddap_monai.study import run_stage
 
-    sections = load_sections(options.config, options.overrides, options.stage)
+    sections = load_sections(options.config, options.overrides, options.stage, options.trust_config)
     inputs = {name: value for name in _INPUTS[options.stage] if (value := getattr(options, name)) is not None}
-    result = run_stage(options.stage, sections.get(options.stage) or {}, options.output, inputs, options.overwrite)
-    print(result)
+    return str(run_stage(options.stage, sections.get(options.stage) or {}, options.output, inputs, options.overwrite))
 
 
-def _run_join(options: argparse.Namespace) -> None:
+def _run_join(options: argparse.Namespace) -> str:
     from meddap_monai.study.join import join_generated
 
-    print(join_generated(options.output, options.parts, options.overwrite))
+    return str(join_generated(options.output, options.parts, options.overwrite))
 
 
-def _run_study(options: argparse.Namespace) -> None:
+def _run_study(options: argparse.Namespace) -> str:
     from meddap_monai.study import run_study
+    from meddap_monai.study.command import with_command
 
-    sections = load_sections(options.config, options.overrides)
-    sections["evaluate"] = {"command": command_of("study", options.config, options.overrides)} | sections["evaluate"]
-    report = run_study(options.output, sections, options.overwrite)
-    print(f"report: {report.resolve()}")
-
-
-def command_of(name: str, overlays: Sequence[str | Path], overrides: Sequence[str]) -> str:
-    """Return the command that repeats a study, for its report, without the places of the source images."""
-    words = [f"--config {shlex.quote(str(overlay))}" for overlay in overlays] + [
-        shlex.quote(text) for text in overrides
-    ]
-    return re.sub(r"(source[=:] ?)[^,}'\s]+", r"\1...", " ".join([f"meddap {name}", *words]))
+    sections = load_sections(options.config, options.overrides, trust=options.trust_config)
+    told = with_command(sections, "study", options.config, options.overrides)
+    report = run_study(options.output, told, options.overwrite)
+    return f"report: {report.resolve()}"
 
 
-def _run_demo(options: argparse.Namespace) -> None:
+def _run_demo(options: argparse.Namespace) -> str:
     from meddap_monai.demo import run_demo
 
-    report = run_demo(options.output, options.config, options.overrides, options.overwrite)
-    print(f"report: {report.resolve()}\ncurves and pictures: tensorboard --logdir {options.output}")
+    report = run_demo(options.output, options.config, options.overrides, options.overwrite, options.trust_config)
+    return f"report: {report.resolve()}\ncurves and pictures: tensorboard --logdir {options.output}"
 
 
-def _run_review(options: argparse.Namespace) -> None:
+def _run_review(options: argparse.Namespace) -> str:
     from meddap_monai.selection.review import review
 
     review(
@@ -203,6 +231,7 @@ def _run_review(options: argparse.Namespace) -> None:
         seed=options.seed,
         port=options.port,
     )
+    return ""
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -30,9 +31,8 @@ def build(cls: type[T], mapping: Mapping[str, Any] | T, where: str) -> T:
     """
     if isinstance(mapping, cls):
         return mapping
-    if not isinstance(mapping, Mapping):
-        raise ConfigurationError(f"{where}: got {mapping!r}, expected a mapping of keys to values")
-    hints = _hints(cls)  # type: ignore[arg-type]
+    mapping = check_mapping(mapping, where)
+    hints = field_types(cls)  # type: ignore[arg-type]
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     check_keys(mapping, fields, where)
     needed = [
@@ -74,6 +74,13 @@ def check_range(value: float, low: float, high: float, where: str) -> None:
         raise ConfigurationError(f"{where}: got {value}, expected a number from {low} to {high}")
 
 
+def check_mapping(value: Any, where: str) -> Mapping[str, Any]:
+    """Return a value; raise when it is not a mapping."""
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"{where}: got {value!r}, expected a mapping of keys to values")
+    return value
+
+
 def unknown(kind: str, got: str, known: list[str]) -> str:
     """Return the sentence about an unknown name, with the nearest known one."""
     near = difflib.get_close_matches(got, [str(item) for item in known], n=1, cutoff=0.5)
@@ -81,15 +88,39 @@ def unknown(kind: str, got: str, known: list[str]) -> str:
     return f"unknown {kind} {got!r}; {hint}"
 
 
+# ------------------------------------------------------------------------------------------------------------ types
+@functools.cache
+def field_types(cls: type) -> dict[str, Any]:
+    """Return field -> type of a dataclass."""
+    return typing.get_type_hints(cls)
+
+
+def options(hint: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the type itself."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def inner_type(hint: Any, key: str) -> Any:
+    """Return the type of what lies below `key` of a value of type `hint`; Any where that is open."""
+    for option in options(hint):
+        origin, arguments = typing.get_origin(option), typing.get_args(option)
+        if dataclasses.is_dataclass(option):
+            return field_types(option).get(key, Any)  # type: ignore[arg-type]
+        if origin in (dict, Mapping):
+            return arguments[1]
+        if origin in (list, tuple) and key.isdigit():
+            return arguments[min(int(key), len(arguments) - 1)] if arguments[-1] is not Ellipsis else arguments[0]
+    return Any
+
+
+def takes_text_keys(hint: Any) -> bool:
+    """Tell whether the keys of a mapping of type `hint` are texts: fields of a dataclass, or said so."""
+    return any(dataclasses.is_dataclass(one) or typing.get_args(one)[:1] == (str,) for one in options(hint))
+
+
 def _is_section(hint: Any) -> bool:
     """Tell whether a field holds a dataclass, or one of several types of which one is."""
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    return any(dataclasses.is_dataclass(option) for option in options)
-
-
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+    return any(dataclasses.is_dataclass(option) for option in options(hint))
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -138,16 +169,39 @@ def _convert_sequence(origin: type, arguments: tuple[Any, ...], value: Any, wher
 def _convert_mapping(arguments: tuple[Any, ...], value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigurationError(f"{where}: got {value!r}, expected a mapping")
-    hint = arguments[1] if arguments else Any
+    kind, hint = arguments or (Any, Any)
+    for key in value:
+        if kind is str and not isinstance(key, str):
+            raise ConfigurationError(f"{where}: the key {key!r} is {type(key).__name__}, expected text; quote it")
     return {key: _convert(hint, item, f"{where}#{key}") for key, item in value.items()}
 
 
 def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is Path and isinstance(value, (str, Path)):
+        if not str(value) or "\0" in str(value):
+            raise ConfigurationError(f"{where}: got {value!r}, expected a path")
         return Path(value)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not _is_finite(value):
+            raise ConfigurationError(f"{where}: got {value}, expected a finite number")
         return float(value)
     wrong = not isinstance(value, hint) or (hint is int and isinstance(value, bool))
     if wrong:
         raise ConfigurationError(f"{where}: got {value!r} ({type(value).__name__}), expected {hint.__name__}")
+    if hint is int and not _is_finite(value):
+        raise ConfigurationError(f"{where}: got {value}, expected a number of at most 63 bits")
+    if hint is str and not _is_unicode(value):
+        raise ConfigurationError(f"{where}: got {value!r}, expected text in UTF-8")
     return value
+
+
+def _is_finite(value: float) -> bool:
+    return -(2**63) <= value < 2**63 if isinstance(value, int) else math.isfinite(value)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

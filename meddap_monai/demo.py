@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meddap_monai import store
-from meddap_monai.cli import command_of, load_sections
+from meddap_monai.cli import load_sections
 from meddap_monai.phantom import write_phantom_study
 from meddap_monai.study import override, run_study
+from meddap_monai.study.command import with_command
 
 
 def run_demo(
-    output: Path | str, overlays: Sequence[str | Path] = (), overrides: Sequence[str] = (), overwrite: bool = False
+    output: Path | str,
+    overlays: Sequence[str | Path] = (),
+    overrides: Sequence[str] = (),
+    overwrite: bool = False,
+    trust: bool = False,
 ) -> Path:
     """Write two simulated scanners' DICOM folders, run ``configs/demo.yaml`` on them, return the report's path.
 
@@ -21,13 +26,14 @@ def run_demo(
         overlays: further YAML overlays over ``configs/demo.yaml``.
         overrides: ``ID=VALUE`` texts.
         overwrite: replace stages of another configuration.
+        trust: let MONAI run code in overlays and overrides, instead of refusing it.
     """
     output = Path(output)
     folders = {scanner: output / "dicom" / scanner for scanner in ("own", "unseen")}
     for seed, (scanner, folder) in enumerate(folders.items()):
         _simulate(folder, scanner, seed)
-    sections = load_sections(["demo.yaml", *overlays], overrides)
-    sections["evaluate"] = {"command": command_of("demo", overlays, overrides)} | sections["evaluate"]
+    sections = load_sections(["demo.yaml", *overlays], overrides, trust=trust)
+    sections = with_command(sections, "demo", overlays, overrides)
     places = {"index#source": str(folders["own"]), "unseen#source": str(folders["unseen"])}
     return run_study(output, override(sections, places, "demo"), overwrite)
 

@@ -17,7 +17,7 @@ LAYERS = [
     {"errors", "seeds"},
     {"store", "configuration", "resources"},
     {"contract"},
-    {"records", "tensors"},
+    {"records", "tensors", "ids"},
     {"provenance", "seeded"},
     {"phantom_tissue", "phantom_scanner"},
     {"phantom"},
@@ -120,3 +120,45 @@ def test_nothing_executable_is_read_from_files(module: Path) -> None:
         assert not (owner == "torch" and name == "load" and keywords.get("weights_only") is not True), module
         assert not (owner == "yaml" and name == "load"), module
         assert keywords.get("shell") is not True, module
+
+
+PARSERS = {
+    "yaml.SafeLoader": {"ids.py"},
+    "yaml.safe_load": {"diffusion/prompts.py"},
+    "csv.writer": {"store/tables.py"},
+    "jit.load": set(),
+}
+"""Call -> the only modules that may make it: one grammar, one safe writer, nothing that is a program."""
+TEXT_CALLS = ("open", "fdopen", "read_text", "write_text")
+OTHER_CALLS = ("os.open", "Image.open", "store.read_text", "read_text")
+"""Calls of these names that open no text, or are this package's own."""
+
+
+def _calls(module: Path) -> list[tuple[str, ast.Call]]:
+    """Every call of a module with its name and, where there is one, the name before the dot."""
+    found = []
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            found.append((node.func.id, node))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner = getattr(node.func.value, "id", "") or getattr(node.func.value, "attr", "")
+            found.append((f"{owner}.{node.func.attr}", node))
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_text_files_name_their_encoding(module: Path) -> None:
+    """A locale that is not UTF-8 must not garble a class name."""
+    for name, node in _calls(module):
+        if name.rpartition(".")[2] in TEXT_CALLS and name not in OTHER_CALLS:
+            given = [item.value for item in node.args if isinstance(item, ast.Constant)]
+            binary = any(mode in given for mode in ("rb", "wb", "xb", "ab", "r+b"))
+            assert binary or any(word.arg == "encoding" for word in node.keywords), f"{module}:{node.lineno} {name}"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_formats_have_one_parser(module: Path) -> None:
+    for name, node in _calls(module):
+        assert module.relative_to(ROOT).as_posix() in PARSERS.get(name, {module.relative_to(ROOT).as_posix()}), (
+            f"{module}:{node.lineno} calls {name}"
+        )

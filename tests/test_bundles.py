@@ -20,8 +20,8 @@ from monai.bundle import ckpt_export, create_workflow, run, verify_metadata, ver
 
 import meddap_monai
 from meddap_monai.bundle import check_overrides, lint_bundle
-from meddap_monai.bundle.ids import look_up
 from meddap_monai.errors import ConfigurationError
+from meddap_monai.ids import look_up
 from meddap_monai.resources import find
 from meddap_monai.study import StudyConfig, read_study
 

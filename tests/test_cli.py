@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from meddap_monai.cli import command_of, load_sections, main
+from meddap_monai.cli import load_sections, main
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.study import read_study
+from meddap_monai.study.command import command_of
 
 
 @pytest.mark.parametrize(
@@ -84,3 +89,113 @@ def test_the_command_of_a_report_repeats_the_study_without_naming_sources() -> N
     assert command == (
         "meddap study --config demo.yaml 'index#source=...' 'unseen={source: ..., split: unseen}' 'seeds=[0, 1]'"
     )
+
+
+@pytest.mark.parametrize(
+    ("where", "words", "unbuffered"),
+    [
+        ("full device", "--version", ""),
+        ("closed pipe", "join --help", ""),
+        ("full device", "join part --output out", "1"),
+    ],
+)
+def test_standard_output_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, where: str, words: str, unbuffered: str
+) -> None:
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "generated.jsonl").write_text("")
+    (tmp_path / "part" / "stage.json").write_text('{"stage": "generate", "classes": ["a"], "state": "done"}')
+    if where == "full device":
+        out = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, out = os.pipe()
+        os.close(reader)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "meddap_monai.cli", *words.split()],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONUNBUFFERED": unbuffered},
+        )
+    finally:
+        os.close(out)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("meddap: standard output cannot be written (") and ended.stderr.count("\n") == 1
+    assert (tmp_path / "out" / "generated.jsonl").exists() == ("part" in words)
+
+
+def test_a_locale_that_lacks_a_letter_loses_no_class_name(tmp_path: Path) -> None:
+    """Python's UTF-8 mode off and an ASCII locale: what `open` without an encoding would use."""
+    (tmp_path / "records.jsonl").write_text("")
+    document = {"stage": "index", "classes": ["Zyste_ä"], "state": "done"}
+    (tmp_path / "stage.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    code = """
+from meddap_monai import cli, records, store
+names = records.class_names("records.jsonl")
+store.write_json("again.json", names)
+cli._say(names[0])
+"""
+    ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **ascii_only},
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "Zyste_\\xe4\n"
+    assert json.loads((tmp_path / "again.json").read_text(encoding="utf-8")) == ["Zyste_ä"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["frames=first", "--source", "{s}", "device=cpu", "--models", "{m}", "--output", "{o}", "region=full"],
+        ["--models", "{m}", "--source", "{s}", "--output", "{o}", "frames=first", "region=full"],
+    ],
+)
+def test_overrides_may_stand_before_between_and_after_options(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"s": str(tmp_path), "m": str(tmp_path / "none"), "o": str(tmp_path / "o.csv")}
+    assert main(["infer", *(word.format(**places) for word in words)]) == 2
+    assert "no classifier of this package" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["index", "seed=1", "--sede", "2", "frames=all"], "unrecognized arguments: --sede 2 frames=all"),
+        (["join", "a", "--output", "b", "c"], "unrecognized arguments: c"),
+        (["index", "--output", os.fsdecode(b"M\xfcller")], "is no text in UTF-8"),
+    ],
+)
+def test_unknown_options_are_refused(words: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert text in capsys.readouterr().err
+
+
+def test_stray_words_between_options_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["index", "seed=1", "--output", str(tmp_path), "stray"]) == 2
+    assert "'stray': expected ID=VALUE" in capsys.readouterr().err
+
+
+def test_code_on_the_command_line_runs_only_when_trusted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "$x").mkdir()
+    code = f"source=$str(__import__('pathlib').Path('{tmp_path}/ran').touch())"
+    assert main(["index", "--output", str(tmp_path / "out"), code]) == 2
+    assert "command line: index#source: " in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+    assert main(["index", "--output", str(tmp_path / "out"), "--trust-config", code]) == 2
+    assert "index#source: None is not a folder" in capsys.readouterr().err
+    assert (tmp_path / "ran").exists()
+
+
+def test_an_arm_is_a_name_and_no_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--output", str(tmp_path), "--runs", "../../x:0:m:r"]) == 2
+    assert "runs: got the arm '../../x', expected letters" in capsys.readouterr().err

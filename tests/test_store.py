@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
 import json
@@ -395,3 +396,59 @@ def test_a_limit_on_the_size_of_files_is_one_sentence(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["plain", "True", "torch", "True", "safetensors", "True"], done.stderr
     assert os.listdir(tmp_path) == []
+
+
+CELLS = [
+    "=1+1",
+    "+a",
+    "-a",
+    "@a",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    "'=1",
+    "''=1",
+    "'",
+    "'a",
+    "a'",
+    "＝1",
+    "a\rb",
+    "a\r\nb",
+    'a"b',
+    "",
+]
+NUMBERS = ["-1", "+1.5", "-1e-3", "1", "-inf", "nan"]
+
+
+def test_a_table_holds_no_formula_and_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    store.write_atomic(path, store.csv_text(["=head", "b"], [[cell, 1] for cell in (*CELLS, *NUMBERS)]))
+    with path.open(newline="", encoding="utf-8") as stream:
+        shown = [row[0] for row in csv.reader(stream)]
+    assert not [cell for cell in shown if cell[:1] in tuple("=+-@\t\r\n＝") and cell not in NUMBERS]
+    assert shown[-len(NUMBERS) :] == NUMBERS, "a number stays one"
+    assert [cells[0] for _, cells in store.read_csv(path)] == ["=head", *CELLS, *NUMBERS]
+    assert store.csv_text(["a", "b"], [[None, 0.5], [True, -2]]) == "a,b\n,0.5\nTrue,-2\n"
+
+
+def test_a_cell_that_is_no_text_is_written_with_backslashes() -> None:
+    assert store.csv_text(["a"], [["M\udcfcller"]]) == "a\nM\\udcfcller\n"
+
+
+def test_a_file_name_is_text_in_every_locale() -> None:
+    code = "import sys; from meddap_monai.store import name_text; print(ascii(name_text(sys.argv[1])))"
+    here = str(Path(store.__file__).parents[2])
+    for locale in ({"PYTHONUTF8": "1"}, {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}):
+        for name, text in ((b"Zyste_\xc3\xa4", "Zyste_\\xe4"), (b"M\xfcller", "M\\\\udcfcller")):
+            found = subprocess.check_output(
+                [sys.executable, "-c", code, name], text=True, env={**os.environ, "PYTHONPATH": here, **locale}
+            )
+            assert found == f"'{text}'\n"
+
+
+def test_a_path_that_is_no_text_is_written_into_a_document_that_reads_back(tmp_path: Path) -> None:
+    name = os.fsdecode(b"/data/M\xfcller")
+    store.write_json(tmp_path / "stage.json", {"weights": Path(name), "base": name})
+    assert store.read_json(tmp_path / "stage.json") == {k: "/data/M\\udcfcller" for k in ("weights", "base")}
+    store.write_atomic(tmp_path / "page.html", name)
+    assert (tmp_path / "page.html").read_bytes() == b"/data/M\\udcfcller"

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from meddap_monai.bundle import lint_overlay
-from meddap_monai.bundle.ids import read_yaml
 from meddap_monai.cli import load_sections, main
 from meddap_monai.errors import ConfigurationError
+from meddap_monai.ids import read_yaml
 from meddap_monai.records import iter_records, read_records, write_records
 from meddap_monai.resources import find
 from meddap_monai.store import read_stage

@@ -1,48 +1,23 @@
-"""Full ids of a configuration (``train#trainer#max_epochs``) and whether one names something that is there."""
+"""Whether a full id (``train#trainer#max_epochs``) names something that is there, in MONAI's configurations too."""
 
 from __future__ import annotations
 
 import difflib
 import functools
 import inspect
-from collections.abc import Container, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Container, Mapping
 from pydoc import locate
 from typing import Any
 
-import yaml
-
 from meddap_monai.configuration import check_keys, is_empty
 from meddap_monai.errors import ConfigurationError
+from meddap_monai.ids import COMPONENT_KEYS, split
 
 _MORE = "**"
 _ALIKE = 0.85
 """A key this close to a known argument is a misspelling, even when the target takes any key."""
 FREE = ("variants", "grid", "limits")
 """Mappings of a study with free names: an overlay or an override replaces them as a whole."""
-_COMPONENT_KEYS = ("_target_", "_disabled_", "_requires_", "_mode_", "_desc_")
-
-
-def split(key: str) -> list[str]:
-    """Return the parts of a full id; MONAI's merge mark ``+`` and its second separator ``::`` are understood."""
-    return key.removeprefix("+").replace("::", "#").split("#")
-
-
-def read_yaml(file: Path | str) -> dict[str, Any]:
-    """Return the mapping in a YAML or JSON file.
-
-    Raises:
-        ConfigurationError: it cannot be read, is no YAML, or holds something else than a mapping.
-    """
-    try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{file}: cannot be read as YAML ({error})") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigurationError(f"{file}: got {type(content).__name__}, expected a mapping of full ids to values")
-    return content
 
 
 def check_id(key: str, known: Mapping[str, Any], where: str, sections: Container[str] = ()) -> None:
@@ -74,7 +49,7 @@ def check_id(key: str, known: Mapping[str, Any], where: str, sections: Container
             if depth and (not level or _is_argument(level, part)):
                 return
             valid = [*level, *_arguments(level)] if depth else level
-            check_keys([part], [name for name in valid if name not in (*_COMPONENT_KEYS, _MORE)], place)
+            check_keys([part], [name for name in valid if name not in (*COMPONENT_KEYS, _MORE)], place)
         elif isinstance(level, list):
             if not part.isdigit() or int(part) >= len(level):
                 raise ConfigurationError(f"{place}: got the index {part!r}, expected 0 to {len(level) - 1}")
@@ -100,7 +75,7 @@ def _is_argument(level: Mapping[str, Any], part: str) -> bool:
     if "_target_" not in level:
         return False
     names = _arguments(level)
-    if part in _COMPONENT_KEYS or part in names:
+    if part in COMPONENT_KEYS or part in names:
         return True
     takes_more = names == () or _MORE in names
     return takes_more and not difflib.get_close_matches(part, names, n=1, cutoff=_ALIKE)
@@ -144,28 +119,3 @@ def check_whole_mapping(key: str, old: Any, new: Any, where: str) -> None:
             f"{where}: {key!r} would replace the whole mapping and lose its other keys; "
             f"write full ids, such as '{key}#{example}'"
         )
-
-
-def look_up(key: str, known: Mapping[str, Any]) -> Any:
-    """Return the value that a full id names, or None."""
-    level: Any = known
-    for part in split(key):
-        if isinstance(level, Mapping):
-            level = level.get(part)
-        elif isinstance(level, list) and part.isdigit() and int(part) < len(level):
-            level = level[int(part)]
-        else:
-            return None
-    return level
-
-
-def leaves(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Yield every (full id, scalar) of a configuration."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from leaves(item, f"{prefix}#{key}" if prefix else str(key))
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            yield from leaves(item, f"{prefix}#{number}")
-    else:
-        yield prefix, value

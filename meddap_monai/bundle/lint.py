@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from meddap_monai.bundle.ids import leaves, read_yaml
+from meddap_monai.ids import find_code, leaves, read_yaml, split
 
 EXPRESSIONS = (
     r"\$@[\w#]+( is None| is not None)?",
@@ -52,7 +52,7 @@ def lint(file: Path | str) -> list[str]:
     references to ids that are not there, and null, below which nothing can be set.
     """
     config = read_yaml(file)
-    roots = {re.split(r"#|::", key.removeprefix("+"))[0] for key in config}
+    roots = {split(key)[0] for key in config}
     findings = []
     for identifier, value in leaves(config):
         if isinstance(value, str):
@@ -87,15 +87,11 @@ def lint_overlay(file: Path | str, known: Mapping[str, Any]) -> list[str]:
         known: configuration that it goes over; its root ids are the valid ones.
     """
     config = read_yaml(file)
-    findings = [
-        f"{file}: {key}: no such section" for key in config if re.split(r"#|::", key.removeprefix("+"))[0] not in known
-    ]
+    findings = [f"{file}: {key}: no such section" for key in config if split(key)[0] not in known]
     findings += [f"{file}: {key}: MONAI's merge mark; name the full ids" for key in config if key.startswith("+")]
-    for identifier, value in leaves(config):
-        if isinstance(value, str) and value.startswith(("$", "@", "%")):
-            findings.append(f"{file}: {identifier}: {value!r}; an overlay holds data, no expression or reference")
-        if identifier.split("#")[-1] in ("_target_", "_requires_", "_disabled_", "_mode_"):
-            findings.append(f"{file}: {identifier}: an overlay holds data, no component")
+    for identifier, text in find_code(config):
+        got, kind = ("", "component") if text is None else (f"{text!r}; ", "expression or reference")
+        findings.append(f"{file}: {identifier}: {got}an overlay holds data, no {kind}")
     return findings
 
 

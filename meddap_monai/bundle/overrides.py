@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from monai.bundle import ConfigWorkflow
 
-from meddap_monai.bundle.ids import check_id, check_whole_mapping, look_up, read_yaml
+from meddap_monai.bundle.ids import check_id, check_whole_mapping
+from meddap_monai.errors import ConfigurationError
+from meddap_monai.ids import look_up, parse_yaml, read_yaml, split
 
 _RUN_ARGUMENTS = {
     "run_id",
@@ -85,7 +87,7 @@ def check_files(
 def _take(known: dict[str, Any], content: Mapping[str, Any]) -> None:
     """Merge one file as far as ids go."""
     for key, value in content.items():
-        parts = key.removeprefix("+").replace("::", "#").split("#")
+        parts = split(key)
         level = known
         for part in parts[:-1]:
             below = level.setdefault(part, {})
@@ -117,12 +119,12 @@ def _sections(config: Mapping[str, Any]) -> Sequence[str]:
 
 def _names(files: Any) -> list[str]:
     """Return the configuration files as MONAI's command line understands them: a list, or one name."""
-    if isinstance(files, str):
-        value = yaml.safe_load(files) if files.startswith(("[", "(")) else files.split(",")
+    if isinstance(files, str) and not Path(files).is_file():
+        value = parse_yaml(files, "config_file") if files.startswith(("[", "(")) else files.split(",")
         if isinstance(value, str):
             value = [item.strip(" '\"") for item in value.strip("()").split(",")]
         return [str(name) for name in value]
-    return [str(name) for name in files]
+    return [files] if isinstance(files, str) else [str(name) for name in files]
 
 
 def _given(words: Sequence[str]) -> dict[str, Any]:
@@ -143,10 +145,8 @@ def _given(words: Sequence[str]) -> dict[str, Any]:
 def _value(text: str) -> Any:
     """Read a mapping as fire does; anything else stays text, because only its shape matters here."""
     if text.startswith("{"):
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError:
-            return text
+        with contextlib.suppress(ConfigurationError):
+            return parse_yaml(text, "command line")
     return text
 
 

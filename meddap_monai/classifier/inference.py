@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,11 +70,11 @@ def infer(config: InferConfig, models: Sequence[Path | str], source: Path | str,
     classes = ensemble[0].classes
     found, rejected = [], []
     for path in tqdm(source_files(source), desc="infer", unit="file", disable=None):
-        name = str(path.relative_to(source) if path != source else path.name)
+        name = store.name_text(path.relative_to(source) if path != source else path.name)
         try:
             frames = read_frames(path, config)
         except UnreadableImage as error:
-            rejected.append([name, str(error)])
+            rejected.append([name, str(error).replace(str(path), name)])
             continue
         each = np.stack([predict_frames(model, frames, config.calibrated).mean(axis=0) for model in ensemble])
         mean = each.mean(axis=0)
@@ -107,6 +108,8 @@ def load_ensemble(models: Sequence[Path | str], device: str = "cpu") -> list[Cla
 def source_files(source: Path) -> list[Path]:
     """Return the files below a folder in a fixed order, hidden ones left out; of a file, itself.
 
+    A folder that cannot be listed and a link to a folder stand for what is in them, so that they are counted.
+
     Raises:
         ConfigurationError: nothing is there.
     """
@@ -114,15 +117,16 @@ def source_files(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise ConfigurationError(f"infer: {source} does not exist; give a folder or a file")
-    files = [
-        path
-        for path in sorted(source.rglob("*"))
-        if not any(part.startswith(".") for part in path.relative_to(source).parts)
-        and (path.is_symlink() or not path.is_dir())
-    ]
+    unlisted: list[Path] = []  # which become rejects
+    files: list[Path] = []
+    for place, folders, names in os.walk(source, onerror=lambda error: unlisted.append(Path(error.filename))):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        files += [Path(place, name) for name in (*names, *links) if not name.startswith(".")]
+    files += unlisted
     if not files:
         raise ConfigurationError(f"infer: {source} holds no file, expected DICOM files or images")
-    return files
+    return sorted(files)
 
 
 def read_frames(path: Path, config: InferConfig) -> np.ndarray:

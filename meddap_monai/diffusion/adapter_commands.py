@@ -38,28 +38,30 @@ def _action(actions: Any, name: str, text: str, run: Any) -> argparse.ArgumentPa
     return parser
 
 
-def _inspect(options: argparse.Namespace) -> None:
+def _inspect(options: argparse.Namespace) -> str:
     from meddap_monai.diffusion.adapter_tools import inspect_adapter
 
-    print(yaml.safe_dump(inspect_adapter(options.path, options.base), sort_keys=False, allow_unicode=True), end="")
+    return yaml.safe_dump(inspect_adapter(options.path, options.base), sort_keys=False, allow_unicode=True).rstrip()
 
 
-def _verify(options: argparse.Namespace) -> None:
+def _verify(options: argparse.Namespace) -> str:
     from meddap_monai.diffusion.adapter_tools import verify_adapter
 
     found = verify_adapter(options.path, options.base)
     sets = ", ".join(f"{part} ({kind})" for part, kind in found.sets.items())
-    print(f"{options.path}: whole, finite, {found.parameters:,} parameters on {sets}, base {found.base}, effect "
-          f"{found.effect:.3g}")  # fmt: skip
+    return (
+        f"{options.path}: whole, finite, {found.parameters:,} parameters on {sets}, base {found.base}, effect "
+        f"{found.effect:.3g}"
+    )
 
 
-def _convert(options: argparse.Namespace) -> None:
+def _convert(options: argparse.Namespace) -> str:
     from meddap_monai.diffusion.adapter_tools import convert_adapter
 
-    print(convert_adapter(options.path, options.output, options.to, options.base))
+    return str(convert_adapter(options.path, options.output, options.to, options.base))
 
 
-def _merge(options: argparse.Namespace) -> None:
+def _merge(options: argparse.Namespace) -> str:
     from meddap_monai.diffusion.adapter_tools import merge_adapters
 
-    print(merge_adapters(options.paths, options.output, options.base, options.weights))
+    return str(merge_adapters(options.paths, options.output, options.base, options.weights))

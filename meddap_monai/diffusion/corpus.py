@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from PIL import Image
 
 from meddap_monai import resources, store
@@ -25,6 +24,7 @@ from meddap_monai.configuration import build, check_range
 from meddap_monai.diffusion.base import base_card, base_folder, base_hash, load_base
 from meddap_monai.diffusion.export import export_base
 from meddap_monai.errors import ConfigurationError
+from meddap_monai.ids import read_yaml
 from meddap_monai.images.index import IndexConfig, index
 from meddap_monai.phantom import SCANNERS, simulate_image
 from meddap_monai.provenance import train_hashes
@@ -223,7 +223,7 @@ def main() -> None:
     first = os.environ.get("RANK", "0") == "0"
     if first:  # the others wait in `pretrain` until the first one has opened its folder
         gather(CorpusConfig(folders, {"busbra": {"role": "pretrain"}}), records.parent)
-    settings = yaml.safe_load((given.config or resources.find("configs/base.yaml")).read_text())["pretrain"]
+    settings = read_yaml(given.config or resources.find("configs/base.yaml"))["pretrain"]
     config = build(PretrainConfig, {"sources": SOURCES} | settings | {"device": given.device}, "pretrain")
     if given.sharpen:
         if first:  # the decoder is one process's work

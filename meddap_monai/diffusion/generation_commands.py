@@ -6,9 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from meddap_monai.errors import ConfigurationError
+from meddap_monai.ids import check_data, nest, read_pairs
 
 
 def add_generation_commands(commands: Any) -> None:
@@ -38,39 +36,28 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapters", nargs="*", default=[], help="adapter folders or files")
 
 
-def read_overrides(texts: list[str]) -> dict[str, dict[str, Any]]:
-    """Return stage -> keys of ``ID=VALUE`` texts; an id without a stage is one of generate's.
-
-    Raises:
-        ConfigurationError: a text without ``=`` or of a stage that is not run here.
-    """
-    found: dict[str, dict[str, Any]] = {"index": {}, "generate": {}}
-    for text in texts:
-        key, given, value = text.partition("=")
-        stage, _, name = key.rpartition("#")
-        if not given or (stage or "generate") not in found:
-            raise ConfigurationError(f"{text!r}: expected ID=VALUE, e.g. ratio=2 or index#labels=csv")
-        found[stage or "generate"][name] = yaml.safe_load(value)
-    return found
-
-
-def _synthesize(options: argparse.Namespace) -> None:
+def _synthesize(options: argparse.Namespace) -> str:
+    from meddap_monai.diffusion.generation_config import GenerateConfig
     from meddap_monai.diffusion.synthesize import synthesize_folder
+    from meddap_monai.images.index import IndexConfig
 
-    keys = read_overrides(options.overrides)
+    types = {"index": IndexConfig, "generate": GenerateConfig}
+    pairs = read_pairs(options.overrides, types, "generate", types)
+    check_data(pairs, "command line")
+    keys = nest(pairs)
     folder = synthesize_folder(
         options.source,
         options.output,
-        index_keys=keys["index"],
-        generate_keys=keys["generate"],
+        index_keys=keys.get("index"),
+        generate_keys=keys.get("generate"),
         base=options.base,
         adapters=options.adapters,
         overwrite=options.overwrite,
     )
-    print(f"{len(list(folder.iterdir()))} synthetic DICOM files: {folder}")
+    return f"{len(list(folder.iterdir()))} synthetic DICOM files: {folder}"
 
 
-def _remake(options: argparse.Namespace) -> None:
+def _remake(options: argparse.Namespace) -> str:
     from meddap_monai.diffusion.remake import remake_shard
 
     found = remake_shard(
@@ -83,4 +70,4 @@ def _remake(options: argparse.Namespace) -> None:
     )
     equal = sum(item.equal for item in found)
     largest = max(item.levels for item in found)
-    print(f"{equal} of {len(found)} images equal byte for byte; largest difference {largest} grey levels")
+    return f"{equal} of {len(found)} images equal byte for byte; largest difference {largest} grey levels"

@@ -7,7 +7,6 @@ alone, so that they do not depend on how many processes work.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -71,14 +70,8 @@ COLUMNS: dict[str, Callable[[str], Any]] = {
 
 def write_plan(path: Path | str, rows: Iterable[PlanRow]) -> int:
     """Write a plan as a CSV table, atomically and row by row; return how many rows it has."""
-    count = 0
     with store.atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for row in rows:
-            writer.writerow([getattr(row, name) for name in COLUMNS])
-            count += 1
-    return count
+        return store.write_rows(stream, COLUMNS, ([getattr(row, name) for name in COLUMNS] for row in rows))
 
 
 def read_plan(path: Path | str) -> Iterator[PlanRow]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import yaml
-
+from meddap_monai.configuration import build, field_types
 from meddap_monai.errors import ConfigurationError
+from meddap_monai.ids import check_data, nest, read_pairs, split_places
+
+T = TypeVar("T")
 
 
 def add_evaluation_commands(commands: Any) -> None:
@@ -33,23 +35,15 @@ def add_evaluation_commands(commands: Any) -> None:
     parser.set_defaults(run=_grid)
 
 
-def nested(texts: Sequence[str]) -> dict[str, Any]:
-    """Return ``ID=VALUE`` texts as nested keys: ``classify#steps=200`` -> ``{"classify": {"steps": 200}}``.
+def read_keys(texts: Sequence[str], cls: type[T]) -> T:
+    """Return the configuration of a command's ``ID=VALUE`` texts.
 
     Raises:
-        ConfigurationError: a text without ``=``.
+        ConfigurationError: a text without ``=``, an unknown key, a wrong value, or code.
     """
-    found: dict[str, Any] = {}
-    for text in texts:
-        key, given, value = text.partition("=")
-        if not given:
-            raise ConfigurationError(f"{text!r}: expected ID=VALUE, e.g. classify#steps=200")
-        *sections, name = key.split("#")
-        place = found
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[name] = yaml.safe_load(value)
-    return found
+    pairs = read_pairs(texts, field_types(cls))  # type: ignore[arg-type]
+    check_data(pairs, "command line")
+    return build(cls, nest(pairs), cls.__name__.removesuffix("Config").lower())
 
 
 def read_draw(text: str) -> tuple[int, Path, Path | None]:
@@ -58,25 +52,24 @@ def read_draw(text: str) -> tuple[int, Path, Path | None]:
     Raises:
         ConfigurationError: another form.
     """
-    seed, *paths = text.split(":")
-    if not seed.isdigit() or len(paths) not in (1, 2) or not all(paths):
+    seed, _, places = text.partition(":")
+    paths = split_places(places, (1, 2))
+    if not seed.isdigit() or len(paths) > 2 or not all(paths):
         raise ConfigurationError(f"draws: got {text!r}, expected SEED:RECORDS_FILE or SEED:RECORDS_FILE:KEPT_FILE")
     return int(seed), Path(paths[0]), Path(paths[1]) if len(paths) == 2 else None
 
 
-def _infer(options: argparse.Namespace) -> None:
+def _infer(options: argparse.Namespace) -> str:
     from meddap_monai.classifier.inference import InferConfig, infer
-    from meddap_monai.configuration import build
 
-    config = build(InferConfig, nested(options.overrides), "infer")
-    print(infer(config, options.models, options.source, options.output))
+    config = read_keys(options.overrides, InferConfig)
+    return str(infer(config, options.models, options.source, options.output))
 
 
-def _grid(options: argparse.Namespace) -> None:
-    from meddap_monai.configuration import build
+def _grid(options: argparse.Namespace) -> str:
     from meddap_monai.evaluation.grid import Draw, GridConfig, run_grid
 
-    config = build(GridConfig, nested(options.overrides), "grid")
+    config = read_keys(options.overrides, GridConfig)
     draws = [Draw(*read_draw(text)) for text in options.draws]
     folder = run_grid(config, options.output, draws=draws, unseen=options.unseen, overwrite=options.overwrite)
-    print(folder / "grid.md")
+    return str(folder / "grid.md")

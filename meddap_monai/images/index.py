@@ -63,7 +63,7 @@ class IndexConfig:
 
     source: Path
     labels: str = "folder"
-    table: str = "index.csv"
+    table: Path = Path("index.csv")
     image_column: str = "image"
     label_column: str = "label"
     group_column: str | None = None
@@ -166,8 +166,11 @@ def index(config: IndexConfig, output: Path, *, overwrite: bool = False) -> Path
 
 
 def _identity(config: IndexConfig, key: bytes) -> dict[str, Any]:
-    """The configuration without what changes speed only; the source's path, which can hold names, as a pseudonym."""
-    document = store.plain(config) | {"source": pseudonym(str(Path(config.source).resolve()), key, "source")}
+    """The configuration without what changes speed only; paths, which can hold names, as pseudonyms."""
+    document = store.plain(config) | {
+        "source": pseudonym(str(Path(config.source).resolve()), key, "source"),
+        "table": pseudonym(str(config.table), key, "table"),
+    }
     return {name: value for name, value in document.items() if name not in ("workers", "timeout", "key_file")}
 
 

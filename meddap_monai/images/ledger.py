@@ -5,7 +5,6 @@ Everything lies in temporary tables beside the journal's, so that memory does no
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -200,13 +199,7 @@ def _path_in(task: str) -> str:
 
 
 def _write_table(path: Path, head: tuple[str, ...], rows: Iterable[tuple[Any, ...]], mode: int = 0o600) -> int:
-    written = 0
     with store.atomic_path(path) as temporary:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(head)
-            for row in rows:
-                writer.writerow(row)
-                written += 1
-    return written
+            return store.write_rows(stream, head, rows)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from meddap_monai.errors import ConfigurationError
+from meddap_monai.store import name_text
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def folder_sources(folder: Path) -> Iterator[Source]:
                 continue
             yield Source(path, relative, None, error="lies beside the class folders, expected <class>/<file>")
         else:
-            yield Source(path, relative, parts[0])
+            yield Source(path, relative, name_text(parts[0]))
 
 
 def attribute_sources(folder: Path) -> Iterator[Source]:

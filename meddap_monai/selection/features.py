@@ -6,8 +6,9 @@ all read the same numbers. Extractors by name:
 - ``filter``: the penultimate layer of the filter's own networks (trained on the real training images);
 - ``vae`` or ``vae:<base folder>``: latents of the base's autoencoder, averaged to 4 x 4;
 - ``clip:<folder>``: a CLIP vision tower saved by transformers;
-- ``torchscript:<file>``: any TorchScript network, (B, C, H, W) in 0 to 1 in, (B, ...) out;
 - ``<network>:<file.safetensors>``: a network of `meddap_monai.classifier.networks` with these weights.
+
+A TorchScript file is a program that may write files, so none is opened: weights are data, the network stands in code.
 """
 
 from __future__ import annotations
@@ -142,18 +143,15 @@ def build_extractor(name: str, channels: int, size: int, device: str = "cpu") ->
             return _vae(place or str(resources.find("data/base")), device)
         if kind == "clip" and place:
             return _clip(place, device)
-        if kind == "torchscript" and place:
-            network: Extractor = torch.jit.load(str(store.regular_file(place)), map_location=device).eval()
-            return network
         if kind in NETWORKS and place:
             return _named(kind, place, channels, size, device)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigurationError(
             f"features: extractor {name!r} cannot be used ({error}); expected a complete local file or folder"
         ) from error
+    why = "a TorchScript file is a program and is not run" if kind == "torchscript" else f"unknown extractor {name!r}"
     raise ConfigurationError(
-        f"features: unknown extractor {name!r}; expected filter, vae[:<base>], clip:<folder>, torchscript:<file>, or "
-        "<network>:<file.safetensors>"
+        f"features: {why}; expected filter, vae[:<base>], clip:<folder> or <network>:<file.safetensors>"
     )
 
 

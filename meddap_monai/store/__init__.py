@@ -5,12 +5,11 @@ Needs the standard library only, so that a process that just takes a lock starts
 skipped, an unfinished one goes on, a folder of another configuration is refused.
 """
 
-from meddap_monai.store.documents import parse_json, read_csv, read_json, read_text
+from meddap_monai.store.documents import parse_json, read_json, read_text
 from meddap_monai.store.files import (
     atomic_folder,
     atomic_path,
     commit_shard,
-    csv_text,
     disk_full,
     hash_configuration,
     naming_full_disk,
@@ -23,8 +22,9 @@ from meddap_monai.store.files import (
     write_json,
 )
 from meddap_monai.store.process import InterruptFlag, lock_folder
-from meddap_monai.store.regular import ALLOW_LINKS, file_kind, links_out, regular_file
+from meddap_monai.store.regular import ALLOW_LINKS, file_kind, links_out, name_text, regular_file
 from meddap_monai.store.stage import COST, STAGES, Stage, open_stage, read_cost, read_stage, versions
+from meddap_monai.store.tables import csv_text, read_csv, write_rows
 
 __all__ = [
     "ALLOW_LINKS",
@@ -41,6 +41,7 @@ __all__ = [
     "hash_configuration",
     "links_out",
     "lock_folder",
+    "name_text",
     "naming_full_disk",
     "open_stage",
     "parse_json",
@@ -58,4 +59,5 @@ __all__ = [
     "versions",
     "write_atomic",
     "write_json",
+    "write_rows",
 ]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -87,26 +85,6 @@ def parse_json(
     if not isinstance(found, dict):
         refuse(f"got {type(found).__name__}, expected a JSON object")
     return found
-
-
-def read_csv(
-    path: Path | str, error: type[MeddapError] = StageError, advice: str = "run the stage that writes it again"
-) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number of the line and the cells of every row of a CSV file, one by one; errors as of `read_text`."""
-    number = 0
-    try:
-        with regular_file(path).open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream)
-            for cells in reader:
-                number = reader.line_num
-                yield number, cells
-    except UnicodeDecodeError:
-        read_text(path, error, advice)
-        raise
-    except (csv.Error, ValueError) as reason:
-        raise error(f"{path}, line {number + 1}: is no CSV ({reason}); {advice}") from reason
-    except OSError as reason:
-        raise error(f"{path}: cannot be read ({reason.strerror}); {advice}") from reason
 
 
 def _depth(value: Any) -> int:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import errno
 import hashlib
-import io
 import json
 import math
 import os
@@ -15,7 +13,7 @@ import re
 import resource
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +49,7 @@ def write_atomic(path: Path | str, data: bytes | str, mode: int = 0o644) -> Path
     Raises:
         DiskFull: no space is left; an old file of that name is untouched.
     """
-    payload = data.encode() if isinstance(data, str) else data
+    payload = data.encode(errors="backslashreplace") if isinstance(data, str) else data
     with atomic_path(path, needs=len(payload)) as temporary:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as stream:
@@ -211,21 +209,17 @@ def shard_done(folder: Path | str, number: int) -> bool:
     return shard_path(folder, number).is_dir()
 
 
-# ---------------------------------------------------------------------------------------------- CSV, JSON and hashes
-def csv_text(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Return a CSV table as text, lines ending in a plain newline; None is an empty cell."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([list(head), *map(list, rows)])
-    return text.getvalue()
-
-
+# --------------------------------------------------------------------------------------------------- JSON and hashes
 def write_json(path: Path | str, document: Any) -> Path:
     """Write `document` as JSON with sorted keys and a final newline, atomically."""
     return write_atomic(path, json.dumps(plain(document), indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def plain(value: Any) -> Any:
-    """Return `value` with dataclasses, paths and tuples turned into what JSON knows; NaN and infinities become None."""
+    """Return `value` with dataclasses, paths and tuples turned into what JSON knows; NaN and infinities become None.
+
+    Half characters, as in file names that are no UTF-8, are written with backslashes: JSON readers refuse them.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -234,7 +228,7 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return str(value) if isinstance(value, Path) else value
+    return str(value).encode(errors="backslashreplace").decode() if isinstance(value, (str, Path)) else value
 
 
 def sha256_text(text: str) -> str:

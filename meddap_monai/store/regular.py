@@ -40,6 +40,17 @@ def file_kind(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "not a regular file")
 
 
+def name_text(path: Path | str) -> str:
+    """Return the name of a file or folder as text: its bytes in UTF-8, whatever the locale is.
+
+    Where they are no UTF-8, it is what the locale reads, and what is no text even then is written with backslashes.
+    """
+    try:
+        return os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:
+        return str(path).encode("utf-8", "backslashreplace").decode()
+
+
 def links_out(path: Path | str, folder: Path | str | None = None) -> bool:
     """Tell whether a symbolic link makes a path end outside of the folder where it seems to lie.
 

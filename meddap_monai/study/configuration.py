@@ -7,17 +7,18 @@ import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
-from meddap_monai.bundle.ids import look_up
 from meddap_monai.classifier.train import ClassifyConfig
-from meddap_monai.configuration import build, check_choice, check_keys, is_empty
+from meddap_monai.configuration import build, check_choice, check_keys, check_mapping, field_types, is_empty, options
 from meddap_monai.diffusion.pretrain_config import PretrainConfig
 from meddap_monai.diffusion.sample import GenerateConfig
 from meddap_monai.diffusion.train import AdaptConfig
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation.arms import TRAINED as ARMS
 from meddap_monai.evaluation.stage import EvaluateConfig
+from meddap_monai.ids import look_up, set_value, split, type_of
 from meddap_monai.images.index import IndexConfig
 from meddap_monai.selection.cluster import ClusterConfig
 from meddap_monai.selection.filter import SelectConfig
@@ -113,7 +114,7 @@ def read_study(sections: Mapping[str, Any]) -> tuple[StudyConfig, dict[str, Vari
         where = f"variants#{name}" if name else "study"
         overrides = {key: value for _, values in parts for key, value in values.items()}
         config = _build(limit(override(sections, overrides, where), sections), where)
-        real = "-".join(part for part, values in parts if any(_root(key) in _REAL for key in values))
+        real = "-".join(part for part, values in parts if any(split(key)[0] in _REAL for key in values))
         variants.append(Variant(name, real, config))
     named = {variant.name: variant for variant in variants}
     if len(named) != len(variants):
@@ -136,24 +137,31 @@ def expand(study: StudyConfig) -> list[list[tuple[str, dict[str, Any]]]]:
     Raises:
         ConfigurationError: an axis without values.
     """
-    sections = {item.name for item in fields(StudyConfig)}
     axes: list[list[tuple[str, dict[str, Any]]]] = []
     if study.variants:
         axes.append([(_folder_name(name), dict(values)) for name, values in study.variants.items()])
-    for key, values in study.grid.items():
-        named = values if isinstance(values, Mapping) else {str(value): value for value in values}
-        if not named:
-            raise ConfigurationError(f"grid#{key}: got no values, expected at least one")
-        whole = _root(key) not in sections
-        axes.append([(_folder_name(n), dict(value) if whole else {key: value}) for n, value in named.items()])
+    axes += [_axis(key, values) for key, values in study.grid.items()]
     if study.combine == "product":
         return [list(row) for row in itertools.product(*axes)]
     longest = max(map(len, axes), default=1)
     return [[axis[row % len(axis)] for axis in axes] for row in range(longest)]
 
 
-def _root(key: str) -> str:
-    return key.replace("::", "#").split("#")[0]
+def _axis(key: str, values: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Return the parts that one key of the grid spans; paths are numbered, because names stand in the report."""
+    sections = field_types(StudyConfig)
+    if not isinstance(values, (Mapping, list, tuple)):
+        raise ConfigurationError(f"grid#{key}: got {values!r}, expected a list of values, or names and their values")
+    places = Path in options(type_of(key, sections))
+    if not isinstance(values, Mapping):
+        values = {f"{split(key)[-1]}{n}" if places else str(value): value for n, value in enumerate(values)}
+    if not values:
+        raise ConfigurationError(f"grid#{key}: got no values, expected at least one")
+    if split(key)[0] in sections:
+        return [(_folder_name(name), {key: value}) for name, value in values.items()]
+    for name, group in values.items():
+        check_mapping(group, f"grid#{key}#{name}")
+    return [(_folder_name(name), dict(group)) for name, group in values.items()]
 
 
 def _folder_name(text: Any) -> str:
@@ -167,11 +175,14 @@ def limit(sections: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, A
     """
     result = dict(sections)
     optional = {item.name for item in fields(StudyConfig) if item.default is None}
-    for key, value in (source.get("limits") or {}).items():
-        section = result.get(_root(key), {})
-        if section is None or (_root(key) in optional and is_empty(section)):
+    limits = source.get("limits") or {}
+    check_mapping(limits, "limits")
+    for key, value in limits.items():
+        section = result.get(split(key)[0], {})
+        if section is None or (split(key)[0] in optional and is_empty(section)):
             continue
         if isinstance(value, Mapping) and set(value) == {"replace"}:
+            check_mapping(value["replace"], f"limits#{key}#replace")
             old = look_up(key, result)
             if old is None or isinstance(old, (Mapping, list)) or old not in value["replace"]:
                 continue
@@ -183,14 +194,7 @@ def limit(sections: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, A
 def override(sections: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return a copy of `sections` with values replaced by full id, e.g. ``{"generate#steps": 20}``."""
     result = copy.deepcopy(dict(sections))
-    valid = [item.name for item in fields(StudyConfig)]
     for key, value in overrides.items():
-        parts = key.replace("::", "#").split("#")
-        check_keys(parts[:1], valid, where)
-        level = result
-        for part in parts[:-1]:
-            if not isinstance(level.get(part), Mapping):
-                level[part] = {}
-            level = level[part]
-        level[parts[-1]] = copy.deepcopy(value)
+        check_keys(split(key)[:1], field_types(StudyConfig), where)
+        set_value(result, key, value, where)
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from meddap_monai.diffusion.sample import GenerateConfig, generate
 from meddap_monai.diffusion.train import AdaptConfig, adapt
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation.stage import EvaluateConfig, Run, evaluate
+from meddap_monai.ids import split_places
 from meddap_monai.images.index import IndexConfig, index
 from meddap_monai.selection.cluster import ClusterConfig, cluster
 from meddap_monai.selection.filter import SelectConfig, select
@@ -46,10 +48,14 @@ def run_stage(
 
 
 def _run(text: str) -> Run:
-    parts = text.split(":")
-    if len(parts) != 4 or not parts[1].isdigit():
+    arm, _, rest = text.partition(":")
+    seed, _, places = rest.partition(":")
+    paths = split_places(places, (2,))
+    if not seed.isdigit() or len(paths) != 2 or not all(paths):
         raise ConfigurationError(f"runs: got {text!r}, expected ARM:SEED:MODEL_FOLDER:RECORDS_FILE")
-    return Run(arm=parts[0], seed=int(parts[1]), model=Path(parts[2]), records=Path(parts[3]))
+    if not re.fullmatch(r"[\w@.+-]+", arm) or set(arm) == {"."}:
+        raise ConfigurationError(f"runs: got the arm {arm!r}, expected letters, digits and any of _ @ . + -")
+    return Run(arm=arm, seed=int(seed), model=Path(paths[0]), records=Path(paths[1]))
 
 
 _STAGES: dict[str, tuple[Callable[..., Path], type]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 import stat
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from meddap_monai import store
 from meddap_monai.classifier.inference import InferConfig, infer
 from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.classifier.train import classify
@@ -56,6 +58,52 @@ def test_dicom_and_image_folders_become_a_table(models: list[Path], tmp_path: Pa
     assert list(rejected) == ["notes.txt"]
     assert "CANARY" not in rejected["notes.txt"]
     assert stat.S_IMODE(output.stat().st_mode) == 0o600
+
+
+HOSTILE = [
+    b"=cmd|' C calc'!A0.png", b"@SUM(1+1).png", b"+1+2.png", b"-2+3.png", b"\t=1.png", b"\r=1.png", b"'=1.png",
+    b"''-1.png", b"\xff\xfe.png", b"M\xfcller.png", b"a,b.png", b'a"b.png', b"a\nb.png", "Zyste_ä.png".encode(),
+    "＝1.png".encode(), b"-5.png", b" =1.png",
+]  # fmt: skip
+
+
+def test_no_file_name_loses_the_run_or_becomes_a_formula(models: list[Path], tmp_path: Path) -> None:
+    source = tmp_path / "files"
+    source.mkdir()
+    for name in HOSTILE:
+        Image.fromarray(np.full((40, 40), 90, dtype=np.uint8)).save(tmp_path / "one.png")
+        shutil.copy(os.fsencode(tmp_path / "one.png"), os.fsencode(source) + b"/" + name)
+        Path(os.fsdecode(os.fsencode(source) + b"/" + name + b".txt")).write_text("no image")
+    output = infer(InferConfig(), models[:1], source, tmp_path / "table.csv")
+    shown = {os.fsdecode(name).encode("utf-8", "backslashreplace").decode() for name in HOSTILE}
+    assert {cells[0] for _, cells in store.read_csv(output)} == shown | {"file"}
+    rejected = {cells[0]: cells[1] for _, cells in store.read_csv(tmp_path / "table.csv.rejected.csv")}
+    assert set(rejected) == {f"{name}.txt" for name in shown} | {"file"}
+    strange = "\\udcff\\udcfe.png.txt"
+    assert rejected[strange].startswith(f"{strange}: is neither DICOM nor a known image format")
+    for path in (output, tmp_path / "table.csv.rejected.csv"):
+        with path.open(newline="", encoding="utf-8") as stream:
+            assert not [cell for row in csv.reader(stream) for cell in row if cell[:1] in tuple("=+-@\t\r＝")]
+
+
+def test_a_folder_that_cannot_be_listed_is_a_reject(models: list[Path], tmp_path: Path) -> None:
+    """Its path is longer than the system allows; root may list everything else."""
+    source = tmp_path / "files"
+    source.mkdir()
+    Image.fromarray(np.full((40, 40), 90, dtype=np.uint8)).save(source / "one.png")
+    here, place = os.getcwd(), os.open(source, os.O_RDONLY)
+    try:
+        os.fchdir(place)
+        for _ in range(20):
+            os.mkdir("x" * 250)
+            os.chdir("x" * 250)
+    finally:
+        os.chdir(here)
+        os.close(place)
+    output = infer(InferConfig(), models[:1], source, tmp_path / "table.csv")
+    assert [row["file"] for row in table(output)] == ["one.png"]
+    (row,) = table(tmp_path / "table.csv.rejected.csv")
+    assert row["file"].startswith("x" * 250)
 
 
 def test_an_ensemble_is_the_mean_of_its_members(models: list[Path], tmp_path: Path) -> None:

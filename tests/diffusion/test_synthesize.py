@@ -54,7 +54,7 @@ def _key(folder: Path) -> Path:
     [
         ("stepps=2", "generate: unknown key 'stepps'; did you mean 'steps'?"),
         ("index#lables=csv", "index: unknown key 'lables'; did you mean 'labels'?"),
-        ("select#rule=x", "expected ID=VALUE"),
+        ("select#rule=x", "generate: unknown key 'select'"),
         ("steps", "expected ID=VALUE"),
     ],
 )

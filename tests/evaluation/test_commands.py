@@ -13,7 +13,8 @@ from PIL import Image
 from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.classifier.train import classify
 from meddap_monai.cli import main
-from meddap_monai.evaluation.commands import nested
+from meddap_monai.evaluation.commands import read_draw, read_keys
+from meddap_monai.evaluation.grid import GridConfig
 
 
 @pytest.fixture(scope="module")
@@ -71,5 +72,15 @@ def test_what_is_wrong_is_one_sentence(
 
 
 def test_ids_become_nested_keys() -> None:
-    texts = ["classify#steps=3", "classify#network=vit_tiny", "processes=2"]
-    assert nested(texts) == {"classify": {"steps": 3, "network": "vit_tiny"}, "processes": 2}
+    config = read_keys(["classify#steps=3", "classify#network=vit_tiny", "processes=2"], GridConfig)
+    assert (config.classify.steps, config.classify.network, config.processes) == (3, "vit_tiny", 2)
+
+
+def test_a_colon_inside_of_a_path_is_told_by_what_exists(tmp_path: Path) -> None:
+    for name in ("a:b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "records.jsonl").touch()
+    one, other = f"{tmp_path}/a:b/records.jsonl", f"{tmp_path}/c/records.jsonl"
+    assert read_draw(f"3:{one}") == (3, Path(one), None)
+    assert read_draw(f"3:{one}:{other}") == (3, Path(one), Path(other))
+    assert read_draw("3:x:y") == (3, Path("x"), Path("y"))

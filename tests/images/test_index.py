@@ -239,6 +239,20 @@ def test_labels_from_a_table(name: str, tmp_path: Path, key: Path) -> None:
     assert "g1" not in (tmp_path / "out" / "records.jsonl").read_text(), "groups become pseudonyms too"
 
 
+def test_no_path_of_the_user_leaves_the_private_folder(tmp_path: Path, key: Path) -> None:
+    home = tmp_path / 'Doe, Jane\'s "US" #2'
+    source = pngs(home / "in", classes=("x",))
+    table(home, [["image", "label"], ["x/0.png", "=cyst"], ["x/1.png", "solid"], ["x/2.png", "solid"]], "Doe.csv")
+    (home / "key").write_bytes(key.read_bytes())
+    config = IndexConfig(
+        source=source, labels="csv", table=home / "Doe.csv", key_file=home / "key", split="unseen", workers=0
+    )
+    index(config, tmp_path / "out")
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.parent.name != "private"]
+    assert written and not [path for path in written if b"Doe" in path.read_bytes()]
+    assert b"Doe" in (tmp_path / "out" / "private" / "sources.csv").read_bytes()
+
+
 def test_labels_from_an_attribute(tmp_path: Path, key: Path) -> None:
     (tmp_path / "in").mkdir()
     for number in range(2):

@@ -21,15 +21,11 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (6, 1, 32, 32), dtype=np.uint
 def name(request: pytest.FixtureRequest, tmp_path: Path, tiny_base: Path) -> str:
     if request.param == "vae":
         return f"vae:{tiny_base}"
-    if request.param == "torchscript":
-        network = torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten())
-        torch.jit.script(network).save(str(tmp_path / "net.pt"))
-        return f"torchscript:{tmp_path / 'net.pt'}"
     save_file(build_network("resnet10_tiny", 3, 1, 32).state_dict(), tmp_path / "net.safetensors")
     return f"resnet10_tiny:{tmp_path / 'net.safetensors'}"
 
 
-@pytest.mark.parametrize("name", ["vae", "torchscript", "network"], indirect=True)
+@pytest.mark.parametrize("name", ["vae", "network"], indirect=True)
 def test_features_are_of_unit_length_and_cached(name: str, tmp_path: Path) -> None:
     path = tmp_path / "cache" / "real.npy"
     values = extract(name, RECORDS, IMAGES, path)
@@ -52,7 +48,6 @@ def test_the_cache_of_something_else_is_not_used(tmp_path: Path, change: str) ->
     "name, text",
     [
         ("vea", "unknown extractor 'vea'; expected filter, vae"),
-        ("torchscript:/nowhere.pt", "cannot be used"),
         ("resnet10_tiny:/nowhere.safetensors", "cannot be used"),
         ("clip:/nowhere", "cannot be used"),
     ],
@@ -60,3 +55,20 @@ def test_the_cache_of_something_else_is_not_used(tmp_path: Path, change: str) ->
 def test_errors(name: str, text: str) -> None:
     with pytest.raises(ConfigurationError, match=text):
         build_extractor(name, 1, 32)
+
+
+class Writes(torch.nn.Module):
+    def __init__(self, place: str) -> None:
+        super().__init__()
+        self.place = place
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        torch.from_file(self.place, shared=True, size=4, dtype=torch.uint8).fill_(65)
+        return images
+
+
+def test_a_torchscript_file_is_not_run(tmp_path: Path) -> None:
+    torch.jit.script(Writes(str(tmp_path / "written"))).save(str(tmp_path / "net.pt"))
+    with pytest.raises(ConfigurationError, match="a TorchScript file is a program and is not run; expected filter"):
+        extract(f"torchscript:{tmp_path / 'net.pt'}", RECORDS, IMAGES)
+    assert not (tmp_path / "written").exists()

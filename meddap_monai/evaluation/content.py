@@ -13,15 +13,15 @@ from meddap_monai import store
 from meddap_monai.classifier.predict import load_classifier
 from meddap_monai.evaluation import arms as arm_names
 from meddap_monai.evaluation import judge as judging
-from meddap_monai.evaluation.comparisons import LEAST_SEEDS, RULE
 from meddap_monai.evaluation.curves import curves_of_arms
 from meddap_monai.evaluation.generative import measure
 from meddap_monai.evaluation.material import class_counts, device_of, read_sections, records_of, sum_stages
 from meddap_monai.evaluation.predictions import Run
 from meddap_monai.evaluation.settings import EvaluateConfig
 from meddap_monai.evaluation.subgroups import subgroup_table
-from meddap_monai.evaluation.weighted import NAMES
 from meddap_monai.records import read_records
+from meddap_monai.statistics.comparisons import LEAST_SEEDS, RULE
+from meddap_monai.statistics.weighted import NAMES
 
 SETS = {"own": "own test set", "unseen": "unseen test set"}
 COMPARED = ("auc", "macro_f1", "balanced_accuracy", "accuracy")

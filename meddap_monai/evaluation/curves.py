@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from meddap_monai.evaluation.intervals import group_weights, over_seeds, seed_draws
 from meddap_monai.evaluation.judge import Table
 from meddap_monai.evaluation.predictions import Predictions
+from meddap_monai.statistics.intervals import group_weights, over_seeds, seed_draws
 
 GRID = np.linspace(0, 1, 51)
 BANDS = 200

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from meddap_monai.classifier.metrics import all_metrics, confusion, masked, per_class
 from meddap_monai.evaluation import arms as arm_names
-from meddap_monai.evaluation.comparisons import Comparison, bootstrap_p, holm, permutation_p, verdict, wilcoxon_p
-from meddap_monai.evaluation.intervals import group_weights, interval, over_seeds, seed_draws
 from meddap_monai.evaluation.predictions import Predictions
-from meddap_monai.evaluation.weighted import LOWER_IS_BETTER, METRICS, weighted_metrics
+from meddap_monai.statistics.comparisons import Comparison, bootstrap_p, holm, permutation_p, verdict, wilcoxon_p
+from meddap_monai.statistics.intervals import group_weights, interval, over_seeds, seed_draws
+from meddap_monai.statistics.metrics import all_metrics, confusion, masked, per_class
+from meddap_monai.statistics.weighted import LOWER_IS_BETTER, METRICS, weighted_metrics
 
 Table = Mapping[str, Mapping[int, Predictions]]
 """Arm -> seed -> predictions on one test set."""

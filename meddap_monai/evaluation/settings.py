@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from meddap_monai.configuration import check_choice, check_range
-from meddap_monai.evaluation.weighted import METRICS
+from meddap_monai.statistics.weighted import METRICS
 
 
 @dataclass(frozen=True)

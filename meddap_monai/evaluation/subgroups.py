@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from meddap_monai.classifier.metrics import macro_auc
-from meddap_monai.evaluation.intervals import group_weights, interval, over_seeds, seed_draws
 from meddap_monai.evaluation.judge import Table
 from meddap_monai.evaluation.predictions import Predictions
-from meddap_monai.evaluation.weighted import weighted_metrics
+from meddap_monai.statistics.intervals import group_weights, interval, over_seeds, seed_draws
+from meddap_monai.statistics.metrics import macro_auc
+from meddap_monai.statistics.weighted import weighted_metrics
 
 FIELDS = ("device", "centre")
 SMALLEST = 10

@@ -153,7 +153,7 @@ def compare(
         its interval, paired by seed and patient; ``chosen``: name of the smallest amount within one standard error of
         the best.
     """
-    from meddap_monai.classifier.metrics import macro_auc
+    from meddap_monai.statistics.metrics import macro_auc
 
     labels = np.array([record["label"] for record in validation])
     groups = np.unique([record["patient"] for record in validation], return_inverse=True)[1]

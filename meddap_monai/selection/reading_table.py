@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from meddap_monai import store
-from meddap_monai.selection.intervals import cohens_kappa, wilson
 from meddap_monai.selection.reading import ANSWERS, QUESTIONS, read_answers
+from meddap_monai.statistics.shares import cohens_kappa, wilson
 
 COLUMNS = ("question", "reader", "source", "class_name", "yes", "no", "unsure", "count", "share_yes", "low", "high")
 

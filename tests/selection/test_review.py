@@ -18,10 +18,10 @@ from PIL import Image, PngImagePlugin
 
 from meddap_monai.errors import ConfigurationError, FolderInUse, ForeignOutput, MeddapError, RecordsError
 from meddap_monai.records import read_records, write_records
-from meddap_monai.selection.intervals import cohens_kappa, wilson
 from meddap_monai.selection.reading import QUESTIONS, Reading, ReadingConfig
 from meddap_monai.selection.reading_table import print_table, summarise_reading
 from meddap_monai.selection.review import ReviewServer, make_server, review
+from meddap_monai.statistics.shares import cohens_kappa, wilson
 from tests.selection.chromium import Chromium
 from tests.selection.synthetic import CLASSES, picture, synthetic_record
 

@@ -10,7 +10,8 @@ import pytest
 from scipy import stats
 
 from meddap_monai.evaluation import arms
-from meddap_monai.evaluation.comparisons import (
+from meddap_monai.evaluation.page import answer
+from meddap_monai.statistics.comparisons import (
     HARMS,
     HELPS,
     NOTHING,
@@ -21,7 +22,6 @@ from meddap_monai.evaluation.comparisons import (
     verdict,
     wilcoxon_p,
 )
-from meddap_monai.evaluation.page import answer
 
 CLEAR = Comparison(0.05, 0.02, 0.08, 0.015, 0.042, 0.001, 0.002, 0.002, 0.003)
 

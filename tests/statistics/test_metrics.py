@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from meddap_monai.classifier.metrics import (
+from meddap_monai.classifier.predict import fit_temperature, softmax
+from meddap_monai.statistics.metrics import (
     all_metrics,
     brier,
     calibration_error,
@@ -17,7 +18,6 @@ from meddap_monai.classifier.metrics import (
     per_class,
     sensitivity_at,
 )
-from meddap_monai.classifier.predict import fit_temperature, softmax
 
 PERFECT = np.eye(3)[[0, 1, 2, 0, 1, 2]]
 LABELS = np.array([0, 1, 2, 0, 1, 2])

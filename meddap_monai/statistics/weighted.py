@@ -1,4 +1,4 @@
-"""The metrics of `meddap_monai.classifier.metrics` for many bootstrap replicates at once.
+"""The metrics of `meddap_monai.statistics.metrics` for many bootstrap replicates at once.
 
 A replicate is a vector of image weights (how often its patient was drawn). scikit-learn would need one call per
 replicate, metric, arm and seed; here all replicates of a run are one pass. Tests hold each metric equal to
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from meddap_monai.classifier.metrics import ECE_BINS, SPECIFICITY, confidence_bins
+from meddap_monai.statistics.metrics import ECE_BINS, SPECIFICITY, confidence_bins
 
 LOWER_IS_BETTER = frozenset({"brier", "ece"})
 METRICS = (

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from meddap_monai.classifier.metrics import all_metrics
-from meddap_monai.evaluation.intervals import group_weights, interval, over_seeds, seed_draws
-from meddap_monai.evaluation.weighted import METRICS, NAMES, weighted_metrics
-from meddap_monai.selection.intervals import wilson
+from meddap_monai.statistics.intervals import group_weights, interval, over_seeds, seed_draws
+from meddap_monai.statistics.metrics import all_metrics
+from meddap_monai.statistics.shares import wilson
+from meddap_monai.statistics.weighted import METRICS, NAMES, weighted_metrics
 
 
 def predictions(count: int, classes: int, seed: int, ties: bool) -> tuple[np.ndarray, np.ndarray]:

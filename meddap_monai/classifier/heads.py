@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
@@ -115,7 +116,7 @@ def train_head(config: ClassifyConfig, output: Path, material: Material) -> dict
     truth = np.array([row["label"] for row in material.validation])
     logits = head.score(_features(extractor, material.validation, config))
     temperature = predict.fit_temperature(logits, truth)
-    probabilities = predict.softmax(logits)
+    probabilities = softmax(logits, axis=1)
     fitted_on = {"features": features, "labels": labels, "weights": weights}
     parts: dict[str, Any] = {name: torch.from_numpy(values) for name, values in fitted_on.items()}
     parts["extractor"] = {name: tensor.cpu() for name, tensor in extractor.state_dict().items()}

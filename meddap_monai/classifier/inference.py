@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from scipy.special import softmax
 from tqdm import tqdm
 
 from meddap_monai import store
 from meddap_monai.classifier.data import frame, normalise, to_float
-from meddap_monai.classifier.predict import Classifier, load_classifier, softmax
+from meddap_monai.classifier.predict import Classifier, load_classifier
 from meddap_monai.configuration import check_choice
 from meddap_monai.errors import ConfigurationError, UnreadableImage
 from meddap_monai.images.dicom import read_ultrasound
@@ -155,4 +156,4 @@ def predict_frames(model: Classifier, frames: np.ndarray, calibrated: bool = Tru
     pictures = [picture_of(pixels, config.channels) for pixels in frames]
     images = torch.stack([frame(picture, config.size, config.fit) for picture in pictures]).to(config.device)
     logits = model.network.eval()(normalise(to_float(images), config.normalise)).double().cpu().numpy()
-    return softmax(logits / (model.temperature if calibrated else 1.0))
+    return softmax(logits / (model.temperature if calibrated else 1.0), axis=1)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from monai.data import DataLoader
 from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 from torch import nn
 
 from meddap_monai.classifier.data import in_order, make_dataset, make_loader, normalise, to_float
@@ -58,7 +59,7 @@ class Classifier:
 
     def probabilities(self, rows: Sequence[Record], calibrated: bool = False, batch: int = 64) -> np.ndarray:
         """Return ``(N, K)`` float64 probabilities of records, in their order."""
-        return softmax(self.logits(rows, batch) / (self.temperature if calibrated else 1.0))
+        return softmax(self.logits(rows, batch) / (self.temperature if calibrated else 1.0), axis=1)
 
 
 def uncached(config: ClassifyConfig) -> ClassifyConfig:
@@ -90,12 +91,6 @@ def predict_logits(network: nn.Module, loader: Any, config: ClassifyConfig) -> n
         images = normalise(to_float(batch["image"].to(config.device)), config.normalise)
         found.append(network(images.contiguous(memory_format=torch.channels_last)).double().cpu())
     return torch.cat(found).numpy()
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return row-wise softmax of ``(N, K)``."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

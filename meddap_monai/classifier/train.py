@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch import nn
 
 from meddap_monai import store
@@ -229,7 +230,7 @@ def _finish(
     labels = np.array([row["label"] for row in material.validation])
     temperature = predict.fit_temperature(logits, labels)
     write_model(output, config, material.classes, temperature, network=cpu_state(network))
-    probabilities = predict.softmax(logits)
+    probabilities = softmax(logits, axis=1)
     results = {
         "step": progress.step if config.choose == "last" else progress.best_step,
         "steps": progress.step,

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from meddap_monai import store
-from meddap_monai.classifier.predict import Classifier, load_classifier, softmax
+from meddap_monai.classifier.predict import Classifier, load_classifier
 from meddap_monai.errors import LeakedRecords, RecordsError
 from meddap_monai.provenance import check_provenance
 from meddap_monai.records import Record, read_records
@@ -128,7 +129,7 @@ def predict_run(
     probabilities = _read_table(cache, rows, classifier.classes)
     if probabilities is None:
         pixels = (decoded or DecodedOnce())(classifier, rows)
-        probabilities = softmax(classifier.logits_of_pixels(pixels))
+        probabilities = softmax(classifier.logits_of_pixels(pixels), axis=1)
         _write_table(cache, rows, probabilities, classifier.classes)
         probabilities = _read_table(cache, rows, classifier.classes)
         assert probabilities is not None

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.torch import load_file, save_file
+from scipy.special import softmax
 from torch import nn
 from tqdm import tqdm
 
 from meddap_monai import store
 from meddap_monai.classifier.networks import build_network
-from meddap_monai.classifier.predict import fit_temperature, softmax
+from meddap_monai.classifier.predict import fit_temperature
 from meddap_monai.provenance import check_provenance, write_train_hashes
 from meddap_monai.records import Record
 from meddap_monai.seeds import derive_seed
@@ -41,7 +42,7 @@ class FittedFilter:
         from meddap_monai.statistics.metrics import all_metrics, confusion
 
         logits = self.judged.out_of_fold(self.fold).astype(np.float64)
-        probabilities = softmax(logits / self.temperature)
+        probabilities = softmax(logits / self.temperature, axis=1)
         found = all_metrics(probabilities, labels)
         return {
             "images": len(labels),

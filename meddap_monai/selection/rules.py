@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import softmax
 
-from meddap_monai.classifier.predict import softmax
 from meddap_monai.configuration import check_choice, check_range
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.selection.conformal import cross_conformal
@@ -80,11 +80,13 @@ class Evidence:
 
     def probabilities(self) -> np.ndarray:
         """Return (K, N, C) float64 calibrated probabilities of the synthetic images, per network."""
-        return np.stack([softmax(logits / self.temperature) for logits in self.judged.mean_logits.astype(np.float64)])
+        return np.stack(
+            [softmax(logits / self.temperature, axis=1) for logits in self.judged.mean_logits.astype(np.float64)]
+        )
 
     def real_probabilities(self) -> np.ndarray:
         """Return (M, C) float64 calibrated probabilities of the real images, out of fold."""
-        return softmax(self.real_judged.out_of_fold(self.fold).astype(np.float64) / self.temperature)
+        return softmax(self.real_judged.out_of_fold(self.fold).astype(np.float64) / self.temperature, axis=1)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from meddap_monai.diffusion.prompts import load_prompt_table
 from meddap_monai.evaluation.generative import kernel_distance
 from meddap_monai.records import Record, class_names, read_records, split_by_group, write_records
 from meddap_monai.seeds import generator
-from meddap_monai.selection.intervals import wilson
+from meddap_monai.statistics.shares import wilson
 
 _BATCH = 14
 

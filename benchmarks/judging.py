@@ -24,8 +24,8 @@ from meddap_monai.diffusion.views import square
 from meddap_monai.evaluation.generative import frechet_distance, kernel_distance
 from meddap_monai.records import Record
 from meddap_monai.selection.copies import CopyConfig, Images, calibrate, find_nearest, flag
-from meddap_monai.selection.intervals import wilson
 from meddap_monai.selection.pixels import to_thumbnails
+from meddap_monai.statistics.shares import wilson
 
 EXTRACTOR = "HOG, 64 px, 8 px cells, 9 orientations, 2 x 2 blocks (1764 numbers), 64 principal components of real train"
 

@@ -31,9 +31,9 @@ from meddap_monai.phantom import CLASSES, simulate_image
 from meddap_monai.records import Record, draw_split, pixel_hash
 from meddap_monai.selection.copies import CopyConfig, Images, calibrate, find_nearest, flag
 from meddap_monai.selection.crossfit import FilterConfig, assign_folds, judge, train_fold
-from meddap_monai.selection.intervals import wilson
 from meddap_monai.selection.pixels import read_squares
 from meddap_monai.selection.rules import RULES, Evidence, RuleConfig
+from meddap_monai.statistics.shares import wilson
 from tests.selection.copying import KINDS, plant, thumbnail
 
 

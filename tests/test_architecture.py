@@ -15,7 +15,7 @@ ROOT = Path(meddap_monai.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
     {"errors", "seeds"},
-    {"store", "configuration", "resources"},
+    {"store", "configuration", "resources", "statistics"},
     {"contract"},
     {"records", "tensors", "ids"},
     {"provenance", "seeded"},

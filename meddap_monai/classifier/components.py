@@ -16,9 +16,9 @@ from torch import nn
 from meddap_monai import store
 from meddap_monai.classifier.data import frame, normalise
 from meddap_monai.classifier.inference import InferConfig, picture_of, read_frames, source_files
-from meddap_monai.classifier.metrics import macro_auc
 from meddap_monai.errors import LeakedRecords, NonFiniteLoss
 from meddap_monai.records import Record, read_records
+from meddap_monai.statistics.metrics import macro_auc
 from meddap_monai.tensors import cpu_state, save_tensors
 
 

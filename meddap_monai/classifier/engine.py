@@ -16,10 +16,10 @@ from torch import nn
 
 from meddap_monai.classifier.augment import apply_classical, draw_classical
 from meddap_monai.classifier.data import normalise, to_float
-from meddap_monai.classifier.metrics import macro_auc
 from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.errors import NonFiniteLoss
 from meddap_monai.seeds import derive_seed, generator
+from meddap_monai.statistics.metrics import macro_auc
 
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
 

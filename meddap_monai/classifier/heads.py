@@ -23,10 +23,10 @@ from torch import nn
 from meddap_monai import store
 from meddap_monai.classifier import predict
 from meddap_monai.classifier.features import Hog, Penultimate, extract
-from meddap_monai.classifier.metrics import all_metrics, confusion
 from meddap_monai.classifier.networks import build_network
 from meddap_monai.classifier.settings import EXTRACTOR_HOG, ClassifyConfig
 from meddap_monai.seeds import derive_seed
+from meddap_monai.statistics.metrics import all_metrics, confusion
 
 if TYPE_CHECKING:
     from meddap_monai.classifier.train import Material

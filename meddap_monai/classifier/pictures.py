@@ -17,11 +17,11 @@ from torch import nn
 
 from meddap_monai.classifier.data import normalise, to_float
 from meddap_monai.classifier.features import Penultimate, extract
-from meddap_monai.classifier.metrics import ECE_BINS, confidence_bins, confusion
 from meddap_monai.classifier.predict import decode, one_pass
 from meddap_monai.classifier.projector import write_projector
 from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.records import Record
+from meddap_monai.statistics.metrics import ECE_BINS, confidence_bins, confusion
 
 if TYPE_CHECKING:
     from meddap_monai.classifier.train import Material

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import DataLoader
+from scipy import special
 from scipy.optimize import minimize_scalar
 from torch import nn
 
@@ -102,8 +103,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """
     if not np.isfinite(logits).all():
         raise StageError("a network's outputs hold NaN or infinite values; train it again at a lower learning rate")
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+    return special.softmax(logits, axis=1)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -26,7 +26,6 @@ from meddap_monai.classifier.engine import (
     build_trainer,
 )
 from meddap_monai.classifier.handlers import Checkpoints, Curves, ProgressBar, StopOnSignal, Validations
-from meddap_monai.classifier.metrics import all_metrics, confusion
 from meddap_monai.classifier.networks import build_network
 from meddap_monai.classifier.parallel import World, join_world, share_network
 from meddap_monai.classifier.settings import ClassifyConfig
@@ -34,6 +33,7 @@ from meddap_monai.errors import LeakedRecords, RecordsError
 from meddap_monai.provenance import write_train_hashes
 from meddap_monai.records import Record, class_names, read_records
 from meddap_monai.seeds import derive_seed
+from meddap_monai.statistics.metrics import all_metrics, confusion
 from meddap_monai.tensors import cpu_state, save_tensors
 
 

@@ -13,15 +13,15 @@ from meddap_monai import store
 from meddap_monai.classifier.predict import load_classifier
 from meddap_monai.evaluation import arms as arm_names
 from meddap_monai.evaluation import judge as judging
-from meddap_monai.evaluation.comparisons import LEAST_SEEDS, RULE
 from meddap_monai.evaluation.curves import curves_of_arms
 from meddap_monai.evaluation.generative import measure
 from meddap_monai.evaluation.material import class_counts, device_of, read_sections, records_of, sum_stages
 from meddap_monai.evaluation.predictions import Run
 from meddap_monai.evaluation.settings import EvaluateConfig
 from meddap_monai.evaluation.subgroups import subgroup_table
-from meddap_monai.evaluation.weighted import NAMES
 from meddap_monai.records import read_records
+from meddap_monai.statistics.comparisons import LEAST_SEEDS, RULE
+from meddap_monai.statistics.weighted import NAMES
 
 SETS = {"own": "own test set", "unseen": "unseen test set"}
 COMPARED = ("auc", "macro_f1", "balanced_accuracy", "accuracy")
@@ -35,12 +35,9 @@ def build_report(
     stages: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Return everything the report says, as JSON values (but for NaN, which `store.write_json` writes as null)."""
-    judged = {
-        name: judging.judge(table, name == "unseen", config.samples, config.seed) for name, table in tables.items()
-    }
+    judged = {name: judging.judge(table, config.samples, config.seed) for name, table in tables.items()}
     compared = {
-        name: judging.compare_all(found, _compared(config), config.confidence, config.seed)
-        for name, found in judged.items()
+        name: judging.compare_all(found, _compared(config), config.confidence) for name, found in judged.items()
     }
     judging.correct([row for rows in compared.values() for row in rows])
     found_verdicts = [
@@ -87,19 +84,19 @@ def _sets(
     sizes = train_sizes(runs)
     sets = {}
     for name, table in tables.items():
-        shared, masked = name == "unseen", None
+        masked = None
         if _lacks_classes(table):
-            hidden = judging.judge(table, shared, config.samples, config.seed, mask=True)
-            masked = judging.summarise(hidden, config.confidence, config.seed)
-        found = judging.summarise(judged[name], config.confidence, config.seed)
+            hidden = judging.judge(table, config.samples, config.seed, mask=True)
+            masked = judging.summarise(hidden, config.confidence)
+        found = judging.summarise(judged[name], config.confidence)
         sets[name] = {
             **_describe(name, table),
             "arms": found,
             "masked": masked,
             "details": judging.details(table),
             "comparisons": [{**row, "found": asdict(row["found"])} for row in compared[name]],
-            "subgroups": subgroup_table(table, shared, config.samples, config.seed, config.confidence),
-            "curves": curves_of_arms(table, shared, config.samples, config.seed, config.confidence),
+            "subgroups": subgroup_table(table, config.samples, config.seed, config.confidence),
+            "curves": curves_of_arms(table, config.samples, config.seed, config.confidence),
             "learning": learning_curves(found, sizes, config.metric),
         }
     return sets

@@ -7,21 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from meddap_monai.evaluation.intervals import group_weights, over_seeds, seed_draws
-from meddap_monai.evaluation.judge import Table
+from meddap_monai.evaluation.judge import Table, patient_draws
 from meddap_monai.evaluation.predictions import Predictions
+from meddap_monai.statistics.intervals import over_seeds
 
 GRID = np.linspace(0, 1, 51)
 BANDS = 200
 """Bootstrap replicates of a band; its ends are drawn, not tested."""
 
 
-def curves_of_arms(table: Table, shared: bool, samples: int, seed: int, confidence: float) -> dict[str, Any]:
-    """Return ROC and precision-recall curves of all arms with pointwise bootstrap intervals over patients and seeds.
+def curves_of_arms(table: Table, samples: int, seed: int, confidence: float) -> dict[str, Any]:
+    """Return ROC and precision-recall curves of all arms with pointwise intervals over patients and seeds.
 
     Args:
         table: predictions on one test set.
-        shared: all seeds are tested on the same images, see `judge`.
         samples: bootstrap replicates, at most `BANDS` are used.
         seed: of the evaluation.
         confidence: of the bands.
@@ -30,30 +29,18 @@ def curves_of_arms(table: Table, shared: bool, samples: int, seed: int, confiden
         ``roc``: ``x`` false-positive rates and arm -> true-positive rates; ``precision_recall``: ``x`` sensitivities
         and arm -> precisions. Each arm has ``mean``, ``low`` and ``high``.
     """
+    draws = patient_draws(table, min(samples, BANDS), seed)
     result: dict[str, Any] = {}
     kinds: dict[str, Callable[..., np.ndarray]] = {"roc": roc, "precision_recall": precision_recall}
     for kind, curve in kinds.items():
         result[kind] = {"x": [round(float(x), 4) for x in GRID], "arms": {}}
         for arm, runs in table.items():
-            points, replicates = [], []
-            for number in sorted(runs):
-                found = runs[number]
-                name = "unseen" if shared else f"own {number}"
-                weights = group_weights(found.groups, min(samples, BANDS), seed, name)
-                points.append(mean_curve(found, np.ones((1, len(found.labels))), curve)[0])
-                replicates.append(mean_curve(found, weights, curve))
-            result[kind]["arms"][arm] = _band(np.stack(points), np.stack(replicates), seed, confidence)
+            lines = [mean_curve(runs[number], draws.weights(runs[number].groups), curve) for number in sorted(runs)]
+            band = over_seeds(np.stack(lines), len(draws.names))
+            low, high = band.interval(confidence, (0.0, 1.0))
+            shown = {"mean": band.mean, "low": low, "high": high}
+            result[kind]["arms"][arm] = {name: [round(float(y), 5) for y in line] for name, line in shown.items()}
     return result
-
-
-def _band(points: np.ndarray, replicates: np.ndarray, seed: int, confidence: float) -> dict[str, list[float]]:
-    """Mean over seeds ``(S, G)``; interval of replicates ``(S, B, G)`` over resampled seeds."""
-    drawn = over_seeds(replicates, seed_draws(len(points), replicates.shape[1], seed))
-    ends = np.full((2, len(GRID)), np.nan)
-    known = np.isfinite(drawn).any(axis=0)  # nothing is, in a test set of one class
-    ends[:, known] = np.nanquantile(drawn[:, known], [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    shown = {"mean": points.mean(axis=0), "low": ends[0], "high": ends[1]}
-    return {name: [round(float(y), 5) for y in line] for name, line in shown.items()}
 
 
 def mean_curve(found: Predictions, weights: np.ndarray, curve: Callable[..., np.ndarray]) -> np.ndarray:

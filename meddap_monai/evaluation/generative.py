@@ -34,7 +34,7 @@ class SetDistance:
         reference_images: it is compared with.
         fid: Frechet distance of Gaussians (Heusel et al. 2017), MONAI's `FIDMetric`.
         kid: unbiased squared maximum mean discrepancy, cubic kernel (Binkowski et al. 2018).
-        kid_low: 2.5th percentile over random subsets.
+        kid_low: 2.5th percentile over random subsets, see `kernel_interval`.
         kid_high: 97.5th percentile.
         precision: share of the set inside the reference's manifold (Kynkaanniemi et al. 2019, k = 3).
         recall: share of the reference inside the set's manifold.
@@ -65,39 +65,74 @@ def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
     return max(0.0, value)
 
 
-def kernel_distance(features: np.ndarray, reference: np.ndarray) -> float:
+def kernel_distance(
+    features: np.ndarray,
+    reference: np.ndarray,
+    units: Sequence[str] | None = None,
+    reference_units: Sequence[str] | None = None,
+) -> float:
     """Return the unbiased KID: squared MMD with the kernel ``(x.y / D + 1) ** 3``; can be below zero.
+
+    Pairs of one unit are left out within a set, as an image's pair with itself is: they are nearer than others, and
+    with them two sets of one population would seem to differ.
 
     Args:
         features: ``(N, D)``.
         reference: ``(M, D)``.
+        units: what belongs together in `features`: the patient of a real image, the id of a synthetic one; by default
+            each image is its own.
+        reference_units: the same for `reference`.
+
+    Returns:
+        The distance; NaN when a set has fewer than two units.
     """
     x, y = features.astype(np.float64), reference.astype(np.float64)
-    count_x, count_y = len(x), len(y)
-    if min(count_x, count_y) < 2:
-        return float("nan")
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return (a @ b.T / a.shape[1] + 1) ** 3
 
-    own_x, own_y = kernel(x, x), kernel(y, y)
-    inside_x = (own_x.sum() - np.trace(own_x)) / (count_x * (count_x - 1))
-    inside_y = (own_y.sum() - np.trace(own_y)) / (count_y * (count_y - 1))
-    return float(inside_x + inside_y - 2 * kernel(x, y).mean())
+    def inside(a: np.ndarray, names: Sequence[str] | None) -> float:
+        place = np.arange(len(a)) if names is None else np.unique(np.asarray(names), return_inverse=True)[1]
+        apart = place[:, None] != place[None]
+        return float((kernel(a, a) * apart).sum() / apart.sum()) if apart.any() else float("nan")
+
+    return inside(x, units) + inside(y, reference_units) - 2 * float(kernel(x, y).mean())
 
 
-def kernel_interval(features: np.ndarray, reference: np.ndarray, seed: int) -> tuple[float, float]:
-    """Return the 2.5th and 97.5th percentile of KID over random subsets without replacement."""
+def kernel_interval(
+    features: np.ndarray, reference: np.ndarray, units: Sequence[str], reference_units: Sequence[str], seed: int
+) -> tuple[float, float]:
+    """Return the 2.5th and 97.5th percentile of KID over random subsets, drawn by whole units.
+
+    A random half varies about its whole as the whole does about its population (delete-half jackknife, Shao and Wu
+    1989). Above 200 images the subsets are smaller than a half, and the interval is wider than it need be.
+
+    Args:
+        features: ``(N, D)``.
+        reference: ``(M, D)``.
+        units: as in `kernel_distance`.
+        reference_units: likewise.
+        seed: of the evaluation.
+    """
     rng = np.random.default_rng(derive_seed(seed, "evaluate/kid"))
     size = min(SUBSET_SIZE, max(2, len(features) // 2), max(2, len(reference) // 2))
-    values = [
-        kernel_distance(
-            features[rng.choice(len(features), size, replace=False)],
-            reference[rng.choice(len(reference), size, replace=False)],
-        )
-        for _ in range(SUBSETS)
-    ]
-    return float(np.quantile(values, 0.025)), float(np.quantile(values, 0.975))
+    names, reference_names = np.asarray(units), np.asarray(reference_units)
+    values = []
+    for _ in range(SUBSETS):
+        one, other = _subset(names, size, rng), _subset(reference_names, size, rng)
+        values.append(kernel_distance(features[one], reference[other], names[one], reference_names[other]))
+    found = [value for value in values if np.isfinite(value)]
+    return (float(np.quantile(found, 0.025)), float(np.quantile(found, 0.975))) if found else (float("nan"),) * 2
+
+
+def _subset(units: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Places of `size` images of randomly ordered units; only the last unit can be cut."""
+    names, place = np.unique(units, return_inverse=True)
+    return np.argsort(rng.permutation(len(names))[place], kind="stable")[:size]
+
+
+def _units(records: Sequence[Record]) -> list[str]:
+    return [row["id"] if row["source"] == "synthetic" else row["patient"] for row in records]
 
 
 def precision_recall(features: np.ndarray, reference: np.ndarray, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
@@ -149,7 +184,7 @@ def set_distances(
             continue
         pixels = model.pixels(records)
         found = features_of(model, pixels)
-        low, high = kernel_interval(found, target, seed)
+        low, high = kernel_interval(found, target, _units(records), _units(reference), seed)
         precision, recall = precision_recall(found, target)
         chosen = model.logits_of_pixels(pixels).argmax(axis=1)
         rows.append(
@@ -159,7 +194,7 @@ def set_distances(
                     images=len(records),
                     reference_images=len(reference),
                     fid=frechet_distance(found, target),
-                    kid=kernel_distance(found, target),
+                    kid=kernel_distance(found, target, _units(records), _units(reference)),
                     kid_low=low,
                     kid_high=high,
                     precision=precision,

@@ -29,10 +29,10 @@ from meddap_monai.evaluation.page import MAIN_METRICS, results_rows
 from meddap_monai.evaluation.predictions import Run
 from meddap_monai.evaluation.settings import EvaluateConfig
 from meddap_monai.evaluation.stage import evaluate, read_report
-from meddap_monai.evaluation.weighted import NAMES
 from meddap_monai.records import Record, class_names, read_records, write_records
 from meddap_monai.seeds import derive_seed
 from meddap_monai.selection.mix import MixConfig, mix
+from meddap_monai.statistics.weighted import NAMES
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from meddap_monai.classifier.metrics import all_metrics, confusion, masked, per_class
 from meddap_monai.evaluation import arms as arm_names
-from meddap_monai.evaluation.comparisons import Comparison, bootstrap_p, holm, permutation_p, verdict, wilcoxon_p
-from meddap_monai.evaluation.intervals import group_weights, interval, over_seeds, seed_draws
 from meddap_monai.evaluation.predictions import Predictions
-from meddap_monai.evaluation.weighted import LOWER_IS_BETTER, METRICS, weighted_metrics
+from meddap_monai.statistics.comparisons import Comparison, holm, permutation_p, verdict, wilcoxon_p
+from meddap_monai.statistics.intervals import PatientDraws, over_seeds
+from meddap_monai.statistics.metrics import confusion, masked, per_class
+from meddap_monai.statistics.weighted import LOWER_IS_BETTER, METRICS, metric_range, weighted_metrics
 
 Table = Mapping[str, Mapping[int, Predictions]]
 """Arm -> seed -> predictions on one test set."""
@@ -21,87 +21,93 @@ Table = Mapping[str, Mapping[int, Predictions]]
 
 @dataclass
 class Judged:
-    """Point values and bootstrap replicates of all runs on one test set.
+    """Values of all runs on one test set, as they are and in the replicates of one bootstrap of patients.
 
     Attributes:
-        points: arm -> metric -> ``(S,)`` over its seeds.
-        replicates: arm -> metric -> ``(S, B)``.
+        values: arm -> metric -> ``(S, 1 + B)`` over its seeds; column 0 as they are.
         seeds: arm -> its seeds in order.
+        patients: different ones in all runs.
     """
 
-    points: dict[str, dict[str, np.ndarray]]
-    replicates: dict[str, dict[str, np.ndarray]]
+    values: dict[str, dict[str, np.ndarray]]
     seeds: dict[str, list[int]]
+    patients: int
+
+    def mean(self, arm: str, metric: str) -> float:
+        """Return the mean over an arm's seeds."""
+        return float(self.values[arm][metric][:, 0].mean())
 
 
-def judge(table: Table, shared: bool, samples: int, seed: int, mask: bool = False) -> Judged:
+def patient_draws(table: Table, samples: int, seed: int) -> PatientDraws:
+    """Return one draw of patients per replicate for all runs on a test set."""
+    patients = (name for runs in table.values() for run in runs.values() for name in run.groups)
+    return PatientDraws(patients, samples, seed)
+
+
+def judge(table: Table, samples: int, seed: int, mask: bool = False) -> Judged:
     """Compute point values and replicates of all runs.
 
     Args:
         table: predictions.
-        shared: all seeds are tested on the same images (the unseen set), so one draw of patients serves them all.
         samples: bootstrap replicates.
         seed: of the evaluation.
         mask: renormalise over the classes present first.
     """
-    judged = Judged({}, {}, {})
+    draws = patient_draws(table, samples, seed)
+    judged = Judged({}, {}, len(draws.names))
     for arm, runs in table.items():
-        seeds = sorted(runs)
-        points, replicates = [], []
-        for number in seeds:
-            found = runs[number]
-            probabilities = masked(found.probabilities, found.labels) if mask else found.probabilities
-            weights = group_weights(found.groups, samples, seed, "unseen" if shared else f"own {number}")
-            points.append(all_metrics(probabilities, found.labels))
-            replicates.append(weighted_metrics(probabilities, found.labels, weights))
-        judged.seeds[arm] = seeds
-        judged.points[arm] = {name: np.array([row[name] for row in points]) for name in METRICS}
-        judged.replicates[arm] = {name: np.stack([row[name] for row in replicates]) for name in METRICS}
+        judged.seeds[arm] = sorted(runs)
+        found = [_values(runs[number], draws, mask) for number in judged.seeds[arm]]
+        judged.values[arm] = {name: np.stack([row[name] for row in found]) for name in METRICS}
     return judged
 
 
-def summarise(judged: Judged, confidence: float, seed: int) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return arm -> metric -> mean, interval, standard deviation over seeds and the seeds' values."""
+def _values(found: Predictions, draws: PatientDraws, mask: bool) -> dict[str, np.ndarray]:
+    probabilities = masked(found.probabilities, found.labels) if mask else found.probabilities
+    return weighted_metrics(probabilities, found.labels, draws.weights(found.groups))
+
+
+def summarise(judged: Judged, confidence: float) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return arm -> metric -> mean, interval, standard error, standard deviation over seeds and the seeds' values."""
     result: dict[str, dict[str, dict[str, Any]]] = {}
-    for arm, metrics in judged.points.items():
+    for arm, metrics in judged.values.items():
         result[arm] = {}
-        for name, values in metrics.items():
-            replicates = judged.replicates[arm][name]
-            draws = seed_draws(len(values), replicates.shape[1], seed)
-            found = interval(float(values.mean()), over_seeds(replicates, draws), confidence)
+        for name, table in metrics.items():
+            found, values = over_seeds(table, judged.patients), table[:, 0]
+            low, high = found.interval(confidence, metric_range(name))
             spread = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-            result[arm][name] = asdict(found) | {"sd": spread, "values": [float(value) for value in values]}
+            shown = {"mean": found.mean, "low": low, "high": high, "error": found.error, "sd": spread}
+            result[arm][name] = {key: float(value) for key, value in shown.items()} | {"values": values.tolist()}
     return result
 
 
-def compare(judged: Judged, arm: str, reference: str, metric: str, confidence: float, seed: int) -> Comparison | None:
+def compare(judged: Judged, arm: str, reference: str, metric: str, confidence: float) -> Comparison | None:
     """Compare two arms over the seeds they share; None when they share none."""
     common = [number for number in judged.seeds[arm] if number in judged.seeds[reference]]
     if not common:
         return None
 
-    def pick(name: str, source: Mapping[str, Mapping[str, np.ndarray]]) -> np.ndarray:
-        places = [judged.seeds[name].index(number) for number in common]
-        return source[name][metric][places]
+    def pick(name: str) -> np.ndarray:
+        return judged.values[name][metric][[judged.seeds[name].index(number) for number in common]]
 
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-    differences = sign * (pick(arm, judged.points) - pick(reference, judged.points))
-    replicates = sign * (pick(arm, judged.replicates) - pick(reference, judged.replicates))
-    drawn = over_seeds(replicates, seed_draws(len(common), replicates.shape[1], seed))
-    found = interval(float(differences.mean()), drawn, confidence)
+    differences = sign * (pick(arm) - pick(reference))
+    found = over_seeds(differences, judged.patients)
+    low, high = found.interval(confidence)
     return Comparison(
-        difference=found.mean,
-        low=found.low,
-        high=found.high,
-        error=found.error,
-        detectable=2.8 * found.error,
-        p_bootstrap=bootstrap_p(drawn),
-        p_permutation=permutation_p(list(differences)),
-        p_wilcoxon=wilcoxon_p(list(differences)),
+        difference=float(found.mean),
+        low=float(low),
+        high=float(high),
+        error=float(found.error),
+        freedom=float(found.freedom),
+        detectable=float(found.detectable(1 - confidence)),
+        p_value=float(found.p_value()),
+        p_permutation=permutation_p(differences[:, 0]),
+        p_wilcoxon=wilcoxon_p(differences[:, 0]),
     )
 
 
-def compare_all(judged: Judged, metrics: tuple[str, ...], confidence: float, seed: int) -> list[dict[str, Any]]:
+def compare_all(judged: Judged, metrics: tuple[str, ...], confidence: float) -> list[dict[str, Any]]:
     """Compare every arm with its references; Holm's correction is added by `correct`."""
     rows = []
     arms = arm_names.in_order(judged.seeds)
@@ -111,7 +117,7 @@ def compare_all(judged: Judged, metrics: tuple[str, ...], confidence: float, see
             if reference is None or arm_names.base_arm(arm) == wanted:
                 continue
             for metric in metrics:
-                found = compare(judged, arm, reference, metric, confidence, seed)
+                found = compare(judged, arm, reference, metric, confidence)
                 if found is not None:
                     rows.append({"arm": arm, "reference": reference, "metric": metric, "found": found})
     return rows
@@ -124,7 +130,7 @@ def correct(rows: list[dict[str, Any]]) -> None:
         if arm_names.is_candidate(row["arm"]):
             families.setdefault((row["metric"], arm_names.base_arm(row["reference"])), []).append(row)
     for members in families.values():
-        for row, value in zip(members, holm([row["found"].p_bootstrap for row in members]), strict=True):
+        for row, value in zip(members, holm([row["found"].p_value for row in members]), strict=True):
             row["found"] = replace(row["found"], p_holm=value)
 
 
@@ -142,9 +148,9 @@ def verdicts(
             continue
         if arm_names.base_arm(row["reference"]) != main:
             continue
-        own = sign * judged.points[row["arm"]][metric].mean()
+        own = sign * judged.mean(row["arm"], metric)
         rivals = [arm_names.counterpart(name, row["arm"], arms) for name in (*arm_names.CONTROLS, arm_names.HOG)]
-        beaten_by = [name for name in rivals if name and sign * judged.points[name][metric].mean() >= own]
+        beaten_by = [name for name in rivals if name and sign * judged.mean(name, metric) >= own]
         pairs = len(set(judged.seeds[row["arm"]]) & set(judged.seeds[row["reference"]]))
         word, reason = verdict(row["found"], beaten_by, level, pairs)
         result.append(

@@ -12,7 +12,7 @@ from typing import Any
 
 from meddap_monai import store
 from meddap_monai.records import Record, iter_records
-from meddap_monai.selection.intervals import wilson
+from meddap_monai.statistics.shares import wilson
 from meddap_monai.store import STAGES
 
 RECORD_FILES = ("records.jsonl", "chosen.jsonl", "generated.jsonl", "kept.jsonl", "hybrid.jsonl")

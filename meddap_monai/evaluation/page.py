@@ -12,10 +12,10 @@ from markupsafe import Markup
 from meddap_monai import store
 from meddap_monai.evaluation import arms as arm_names
 from meddap_monai.evaluation import figures
-from meddap_monai.evaluation.comparisons import HARMS, HELPS, LEAST_SEEDS, NOTHING
 from meddap_monai.evaluation.pictures import collect_pictures
-from meddap_monai.evaluation.weighted import METRICS
-from meddap_monai.evaluation.weighted import NAMES as WORDS
+from meddap_monai.statistics.comparisons import HARMS, HELPS, LEAST_SEEDS, NOTHING
+from meddap_monai.statistics.weighted import METRICS
+from meddap_monai.statistics.weighted import NAMES as WORDS
 
 MAIN_METRICS = ("auc", "macro_f1", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "precision")
 

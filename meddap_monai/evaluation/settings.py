@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from meddap_monai.configuration import check_choice, check_range
-from meddap_monai.evaluation.weighted import METRICS
+from meddap_monai.statistics.weighted import METRICS
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class EvaluateConfig:
         metric: the one metric of the verdict; the others are shown.
         confidence: of the intervals.
         level: of significance after Holm's correction.
-        samples: bootstrap replicates over patients and seeds.
+        samples: bootstrap replicates over patients.
         hog: train the sanity arm (HOG and logistic regression on the real images) for every seed.
         generative: compute FID, KID, precision, recall and diversity of the synthetic images when they are given.
         embedding: "tsne" draws maps of the training, synthetic and unseen images in classifiers' features; "none".

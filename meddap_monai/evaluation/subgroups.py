@@ -7,22 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from meddap_monai.classifier.metrics import macro_auc
-from meddap_monai.evaluation.intervals import group_weights, interval, over_seeds, seed_draws
-from meddap_monai.evaluation.judge import Table
+from meddap_monai.evaluation.judge import Table, patient_draws
 from meddap_monai.evaluation.predictions import Predictions
-from meddap_monai.evaluation.weighted import weighted_metrics
+from meddap_monai.statistics.intervals import PatientDraws, over_seeds
+from meddap_monai.statistics.weighted import weighted_metrics
 
 FIELDS = ("device", "centre")
 SMALLEST = 10
 """Subgroups of fewer images are counted but not judged."""
 
 
-def subgroup_table(table: Table, shared: bool, samples: int, seed: int, confidence: float) -> list[dict[str, Any]]:
+def subgroup_table(table: Table, samples: int, seed: int, confidence: float) -> list[dict[str, Any]]:
     """Return one row per field, value and arm: images, patients, macro AUC over seeds with its interval.
 
     A field with a single value tells nothing and is left out.
     """
+    draws = patient_draws(table, samples, seed)
     rows = []
     for field in FIELDS:
         first = next(iter(next(iter(table.values())).values()))
@@ -32,9 +32,7 @@ def subgroup_table(table: Table, shared: bool, samples: int, seed: int, confiden
         for value in sorted(value for value in values if value):
             for arm, runs in table.items():
                 parts = [part(runs[number], field, value) for number in sorted(runs)]
-                rows.append(
-                    {"field": field, "value": value, "arm": arm} | _judge(parts, shared, samples, seed, confidence)
-                )
+                rows.append({"field": field, "value": value, "arm": arm} | _judge(parts, draws, confidence))
     return rows
 
 
@@ -49,21 +47,19 @@ def part(found: Predictions, field: str, value: str) -> Predictions:
     return Predictions(rows, found.labels[chosen], found.probabilities[chosen], found.classes)
 
 
-def _judge(parts: list[Predictions], shared: bool, samples: int, seed: int, confidence: float) -> dict[str, Any]:
+def _judge(parts: list[Predictions], draws: PatientDraws, confidence: float) -> dict[str, Any]:
     images, patients = len(parts[0].rows), len(set(parts[0].groups))
-    small = any(len(found.rows) < SMALLEST or len(np.unique(found.labels)) < 2 for found in parts)
-    if small:
+    if any(len(found.rows) < SMALLEST or len(np.unique(found.labels)) < 2 for found in parts):
         return {"images": images, "patients": patients, "mean": None, "low": None, "high": None}
-    points = [macro_auc(found.probabilities, found.labels) for found in parts]
-    drawn = [
-        weighted_metrics(
-            found.probabilities,
-            found.labels,
-            group_weights(found.groups, samples, seed, "subgroup" if shared else f"subgroup {number}"),
-        )["auc"]
-        for number, found in enumerate(parts)
+    values = [
+        weighted_metrics(found.probabilities, found.labels, draws.weights(found.groups))["auc"] for found in parts
     ]
-    found = interval(
-        float(np.mean(points)), over_seeds(np.stack(drawn), seed_draws(len(parts), samples, seed)), confidence
-    )
-    return {"images": images, "patients": patients, "mean": found.mean, "low": found.low, "high": found.high}
+    judged = over_seeds(np.stack(values), len({name for found in parts for name in found.groups}))
+    low, high = judged.interval(confidence, (0.0, 1.0))
+    return {
+        "images": images,
+        "patients": patients,
+        "mean": float(judged.mean),
+        "low": float(low),
+        "high": float(high),
+    }

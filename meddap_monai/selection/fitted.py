@@ -40,7 +40,7 @@ class FittedFilter:
 
     def measure(self, labels: np.ndarray, classes: Sequence[str]) -> dict[str, object]:
         """Return how good the filter is, out of fold: accuracy, balanced accuracy, AUC and the confusion matrix."""
-        from meddap_monai.classifier.metrics import all_metrics, confusion
+        from meddap_monai.statistics.metrics import all_metrics, confusion
 
         logits = self.judged.out_of_fold(self.fold).astype(np.float64)
         probabilities = softmax(logits / self.temperature)

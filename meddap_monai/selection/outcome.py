@@ -13,8 +13,8 @@ from meddap_monai import store
 from meddap_monai.records import Record, write_records
 from meddap_monai.selection.copies import CopyConfig
 from meddap_monai.selection.decide import CopyCheck, Decision, selection_field
-from meddap_monai.selection.intervals import wilson
 from meddap_monai.selection.rules import RuleConfig
+from meddap_monai.statistics.shares import wilson
 
 CURVE_POINTS = 41
 PAIRS = 12

@@ -22,6 +22,8 @@ from meddap_monai.configuration import check_range
 from meddap_monai.errors import ConfigurationError, RecordsError
 from meddap_monai.records import Record, read_records
 from meddap_monai.seeds import derive_seed
+from meddap_monai.statistics.intervals import PatientDraws, over_seeds
+from meddap_monai.statistics.weighted import weighted_metrics
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class SearchConfig:
         thresholds: least scores of `rule` that are tried with each ratio; empty keeps the selection as it is.
         rule: score in the records that thresholds are about.
         seeds: classifiers per candidate.
-        samples: bootstrap replicates over validation patients and seeds.
+        samples: bootstrap replicates over validation patients.
         classifier: the small classifier; its own `seed` is replaced.
     """
 
@@ -145,7 +147,7 @@ def compare(
         tried: candidates, the first without synthetic images.
         predictions: (candidates, seeds, N, classes) float probabilities of the validation images.
         validation: N records.
-        samples: bootstrap replicates over patients and seeds.
+        samples: bootstrap replicates over patients.
         seed: of the bootstrap.
 
     Returns:
@@ -153,43 +155,30 @@ def compare(
         its interval, paired by seed and patient; ``chosen``: name of the smallest amount within one standard error of
         the best.
     """
-    from meddap_monai.classifier.metrics import macro_auc
-
     labels = np.array([record["label"] for record in validation])
-    groups = np.unique([record["patient"] for record in validation], return_inverse=True)[1]
-    rng = np.random.default_rng(derive_seed(seed, "mix/bootstrap") % 2**32)
-    members = [np.flatnonzero(groups == group) for group in range(groups.max() + 1)]
-
-    def score(rows: np.ndarray, runs: np.ndarray) -> np.ndarray:
-        return np.array([np.mean([macro_auc(one[run][rows], labels[rows]) for run in runs]) for one in predictions])
-
-    runs = np.arange(predictions.shape[1])
-    means = score(np.arange(len(labels)), runs)
-    replicates: list[np.ndarray] = []
-    while len(replicates) < samples:
-        rows = np.concatenate([members[group] for group in rng.integers(len(members), size=len(members))])
-        if len(np.unique(labels[rows])) == len(np.unique(labels)):
-            replicates.append(score(rows, rng.choice(runs, len(runs))))
-    spread = np.stack(replicates)
+    patients = [record["patient"] for record in validation]
+    draws = PatientDraws(patients, samples, derive_seed(seed, "mix/bootstrap"))
+    weights, known = draws.weights(patients), len(draws.names)
+    values = np.array([[weighted_metrics(run, labels, weights)["auc"] for run in runs] for runs in predictions])
+    means = values[:, :, 0].mean(axis=1)
     best = int(means.argmax())
-    error = (spread - spread[:, [best]]).std(axis=0)
-    chosen = next(number for number in range(len(tried)) if means[number] >= means[best] - error[number])
-    listed = [_row(candidate, means, spread, number) for number, candidate in enumerate(tried)]
+    errors = [over_seeds(one - values[best], known).error for one in values]
+    chosen = next(number for number in range(len(tried)) if means[number] >= means[best] - errors[number])
+    listed = [_row(candidate, one, values[0], known) for candidate, one in zip(tried, values, strict=True)]
     return {"candidates": listed, "chosen": tried[chosen].name, "best_mean": tried[best].name, "images": len(labels)}
 
 
-def _row(candidate: Candidate, means: np.ndarray, spread: np.ndarray, number: int) -> dict[str, Any]:
-    def interval(values: np.ndarray) -> list[float]:
-        return [round(float(value), 4) for value in np.percentile(values, [2.5, 97.5])]
-
+def _row(candidate: Candidate, values: np.ndarray, none: np.ndarray, patients: int) -> dict[str, Any]:
+    """A row of the table from AUC ``(S, 1 + B)`` with this candidate and without synthetic images."""
+    found, gain = over_seeds(values, patients), over_seeds(values - none, patients)
     return {
         "name": candidate.name,
         "ratio": candidate.ratio,
         "threshold": candidate.threshold,
-        "auc": round(float(means[number]), 4),
-        "interval": interval(spread[:, number]),
-        "gain": round(float(means[number] - means[0]), 4),
-        "gain_interval": interval(spread[:, number] - spread[:, 0]),
+        "auc": round(float(found.mean), 4),
+        "interval": found.interval(bounds=(0.0, 1.0)).round(4).tolist(),
+        "gain": round(float(gain.mean), 4),
+        "gain_interval": gain.interval().round(4).tolist(),
     }
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from meddap_monai import store
-from meddap_monai.selection.intervals import cohens_kappa, wilson
 from meddap_monai.selection.reading import ANSWERS, QUESTIONS, read_answers
+from meddap_monai.statistics.shares import cohens_kappa, wilson
 
 COLUMNS = ("question", "reader", "source", "class_name", "yes", "no", "unsure", "count", "share_yes", "low", "high")
 
@@ -23,8 +23,9 @@ def summarise_reading(folder: Path) -> dict[str, Any]:
 
     Returns:
         ``rows``: per question, reader ("all" pools them), source and class the counts and the share of "yes" with its
-        95 % Wilson interval; ``told_apart``: share of images whose source each reader named rightly ("unsure" counts
-        as wrong); ``agreement``: kappa per pair of readers and question over the images both have read.
+        95 % Wilson interval over images, however many readers saw them; ``told_apart``: share of images whose source
+        each reader named rightly ("unsure" counts as wrong); ``agreement``: kappa per pair of readers and question
+        over the images both have read.
     """
     folder = Path(folder)
     readers = {path.stem: read_answers(path) for path in sorted((folder / "answers").glob("*.jsonl"))}
@@ -45,10 +46,11 @@ def _rows(reader: str, answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]
     classes = ["all", *sorted({answer["class_name"] for answer in answers})]
     rows = []
     for question, source, name in itertools.product(QUESTIONS, ("real", "synthetic"), classes):
-        chosen = [a[question] for a in answers if a["source"] == source and name in ("all", a["class_name"])]
-        if not chosen:
+        about = [a for a in answers if a["source"] == source and name in ("all", a["class_name"])]
+        if not about:
             continue
-        low, high = wilson(chosen.count("yes"), len(chosen))
+        chosen = [answer[question] for answer in about]
+        low, high = _interval(chosen.count("yes"), len(chosen), len({answer["id"] for answer in about}))
         rows.append(
             {"question": question, "reader": reader, "source": source, "class_name": name}
             | {answer: chosen.count(answer) for answer in ANSWERS}
@@ -58,9 +60,14 @@ def _rows(reader: str, answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]
     return rows
 
 
+def _interval(hits: int, count: int, images: int) -> tuple[float, float]:
+    """Wilson's interval over images: answers of several readers about one image are not new images."""
+    return wilson(round(hits / max(count, 1) * images), images)
+
+
 def _told_apart(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     right = sum(answer["real"] == ("yes" if answer["source"] == "real" else "no") for answer in answers)
-    low, high = wilson(right, len(answers))
+    low, high = _interval(right, len(answers), len({answer["id"] for answer in answers}))
     share = round(right / len(answers), 4) if answers else None
     return {"right": right, "count": len(answers), "share": share, "interval": [round(low, 4), round(high, 4)]}
 

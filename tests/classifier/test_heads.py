@@ -51,7 +51,7 @@ def test_classical_augmentation_adds_every_training_image_changed_once(simulated
 
 def test_hog_tells_simulated_classes_apart(simulated_records: Path, tmp_path: Path) -> None:
     """The sanity arm learns something: the simulated classes differ in shape."""
-    from meddap_monai.classifier.metrics import macro_auc
+    from meddap_monai.statistics.metrics import macro_auc
 
     config = ClassifyConfig(network="hog", head="logistic", size=128, pictures=False)
     folder = classify(config, tmp_path / "model", records=simulated_records)

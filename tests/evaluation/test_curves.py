@@ -44,7 +44,7 @@ def test_bands_hold_the_mean_and_shrink_with_more_patients() -> None:
     widths = []
     for images in (60, 600):
         runs = {seed: predictions(images, ties=False, seed=seed) for seed in range(3)}
-        for lines in (kind["arms"]["x"] for kind in curves_of_arms({"x": runs}, False, 200, 0, 0.95).values()):
+        for lines in (kind["arms"]["x"] for kind in curves_of_arms({"x": runs}, 200, 0, 0.95).values()):
             low, mean, high = (np.array(lines[name]) for name in ("low", "mean", "high"))
             assert (low <= high).all()
             inside = (low[5:45] - 0.02 <= mean[5:45]) & (mean[5:45] <= high[5:45] + 0.02)

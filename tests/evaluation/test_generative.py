@@ -31,8 +31,24 @@ def test_equal_distributions_are_near_and_others_far() -> None:
     assert frechet_distance(SAME, HERE) < 0.5
     assert frechet_distance(FAR, HERE) == pytest.approx(6 * 16, rel=0.15)
     assert kernel_distance(FAR, HERE) > 10 * abs(kernel_distance(SAME, HERE))
-    low, high = kernel_interval(SAME, HERE, seed=0)
+    each = [str(number) for number in range(150)]
+    low, high = kernel_interval(SAME, HERE, each, each, seed=0)
     assert low < 0 < high
+
+
+def test_kid_of_patients_with_many_images_is_unbiased_and_its_interval_holds_zero() -> None:
+    """Ten near images of each of 12 patients: with their pairs two equal populations are 1.6 apart."""
+    units = [str(number // 10) for number in range(120)]
+    values, held = [], []
+    for study in range(40):
+        rng = np.random.default_rng(study)
+        one, other = (np.repeat(rng.normal(size=(12, 3)), 10, axis=0) + rng.normal(0, 0.1, (120, 3)) for _ in "ab")
+        low, high = kernel_interval(one, other, units, units, study)
+        values.append(kernel_distance(one, other, units, units))
+        held.append(low <= 0 <= high)
+    assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(40)
+    assert np.mean(held) >= 0.9
+    assert np.isnan(kernel_distance(one, other, ["a"] * 120, units))
 
 
 def test_kid_is_unbiased_where_the_biased_one_is_not() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from meddap_monai.phantom import simulate_image
 from meddap_monai.selection.copies import CopyConfig, Images, Thresholds, calibrate, find_nearest, flag
-from meddap_monai.selection.intervals import wilson
+from meddap_monai.statistics.shares import wilson
 from tests.selection.copying import KINDS, plant, thumbnail
 
 CLASSES = ("benign", "malignant", "normal")

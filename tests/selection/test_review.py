@@ -14,17 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
 from meddap_monai import store
 from meddap_monai.errors import ConfigurationError, FolderInUse, ForeignOutput, MeddapError, RecordsError
 from meddap_monai.records import read_records, write_records
-from meddap_monai.selection.intervals import cohens_kappa, wilson
 from meddap_monai.selection.reading import QUESTIONS, Reading, ReadingConfig, read_answers
 from meddap_monai.selection.reading_table import print_table, summarise_reading
 from meddap_monai.selection.review import ReviewServer, make_server, review
+from meddap_monai.statistics.shares import wilson
 from tests.selection.chromium import Chromium
 from tests.selection.synthetic import CLASSES, picture, synthetic_record
 
@@ -252,6 +251,9 @@ def test_table(tmp_path: Path, simulated_records: Path, generated: Path) -> None
     assert rows["real", "one", "real", "all"]["share_yes"] == 1.0
     assert rows["real", "one", "synthetic", "all"]["yes"] == 0
     assert rows["malformed", "all", "synthetic", "all"]["count"] == 6
+    both, one = rows["real", "all", "real", "all"], rows["real", "one", "real", "all"]
+    assert both["count"] == 6 and one["count"] == 3
+    assert rows["malformed", "all", "real", "all"]["high"] == rows["malformed", "one", "real", "all"]["high"] < 1
     low, high = wilson(3, 3)
     assert rows["real", "one", "real", "all"]["low"] == pytest.approx(low, abs=1e-4) and high == 1.0
     assert table["told_apart"]["one"]["share"] == 1.0 and table["told_apart"]["two"]["right"] == 4
@@ -261,20 +263,6 @@ def test_table(tmp_path: Path, simulated_records: Path, generated: Path) -> None
     assert (
         (tmp_path / "reading" / "table.csv").read_text().startswith("question,reader,source,class_name,yes,no,unsure")
     )
-
-
-@pytest.mark.parametrize(
-    "successes, count, low, high",
-    [(0, 0, 0.0, 1.0), (0, 20, 0.0, 0.1611), (10, 20, 0.2993, 0.7007), (20, 20, 0.8389, 1.0)],
-)
-def test_wilson(successes: int, count: int, low: float, high: float) -> None:
-    assert wilson(successes, count) == pytest.approx((low, high), abs=1e-4)
-
-
-def test_kappa_by_hand() -> None:
-    first, second = ["y"] * 25 + ["n"] * 25, ["y"] * 20 + ["n"] * 5 + ["y"] * 10 + ["n"] * 15
-    assert cohens_kappa(first, second) == pytest.approx(0.4)
-    assert np.isnan(cohens_kappa(["y", "y"], ["y", "y"])) and np.isnan(cohens_kappa([], []))
 
 
 @pytest.mark.slow

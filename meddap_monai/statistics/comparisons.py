@@ -22,35 +22,28 @@ class Comparison:
         difference: mean over seeds, arm minus reference, turned so that positive is better.
         low: lower end of its interval.
         high: upper end.
-        error: bootstrap standard error.
-        detectable: difference that would have been found with 80 % power at 5 %: 2.8 standard errors.
-        p_bootstrap: two-sided, from the bootstrap over patients and seeds.
-        p_permutation: two-sided, signs of the seeds' differences flipped.
-        p_wilcoxon: two-sided signed-rank test over the seeds; NaN below two seeds.
-        p_holm: `p_bootstrap` corrected for the arms compared together (Holm 1979); set by `correct`.
+        error: standard error over seeds and patients, see `meddap_monai.statistics.intervals`.
+        freedom: its degrees of freedom.
+        detectable: difference that would have been found with 80 % power at the level of the interval.
+        p_value: two-sided, of the same t distribution as the interval.
+        p_permutation: two-sided, signs of the seeds' differences flipped; knows seeds only, not patients.
+        p_wilcoxon: two-sided signed-rank test over the seeds; likewise, NaN below two seeds.
+        p_holm: `p_value` corrected for the arms compared together (Holm 1979); set by `correct`.
     """
 
     difference: float
     low: float
     high: float
     error: float
+    freedom: float
     detectable: float
-    p_bootstrap: float
+    p_value: float
     p_permutation: float
     p_wilcoxon: float
     p_holm: float = math.nan
 
 
-def bootstrap_p(replicates: np.ndarray) -> float:
-    """Return twice the smaller share of replicates on one side of zero, never below ``2 / (B + 1)``; at most 1."""
-    found = replicates[np.isfinite(replicates)]
-    if not len(found):
-        return math.nan
-    below, above = (found <= 0).sum(), (found >= 0).sum()
-    return float(min(1.0, 2 * (min(below, above) + 1) / (len(found) + 1)))
-
-
-def permutation_p(differences: Sequence[float], samples: int = 10_000, seed: int = 0) -> float:
+def permutation_p(differences: Sequence[float] | np.ndarray, samples: int = 10_000, seed: int = 0) -> float:
     """Return the two-sided sign-flip permutation p-value of paired differences; exact up to `EXACT_SEEDS` pairs."""
     values = np.asarray(differences, dtype=float)
     if len(values) < 2 or not np.isfinite(values).all():
@@ -64,7 +57,7 @@ def permutation_p(differences: Sequence[float], samples: int = 10_000, seed: int
     return float(((means >= abs(values.mean()) - 1e-12).sum() + 1) / (samples + 1))
 
 
-def wilcoxon_p(differences: Sequence[float]) -> float:
+def wilcoxon_p(differences: Sequence[float] | np.ndarray) -> float:
     """Return the two-sided Wilcoxon signed-rank p-value; NaN below two pairs, 1 when nothing differs."""
     values = np.asarray(differences, dtype=float)
     if len(values) < 2 or not np.isfinite(values).all():
@@ -87,7 +80,7 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 LEAST_SEEDS = 5
-"""A verdict other than `NOTHING` needs as many paired seeds: a bootstrap over fewer is too sure of itself."""
+"""A verdict other than `NOTHING` needs as many paired seeds: the spread of fewer is hardly known."""
 
 RULE = (
     "Stated before looking, and only for at least {least} paired seeds: an arm with synthetic images HELPS on a "

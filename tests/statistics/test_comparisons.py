@@ -10,20 +10,19 @@ import pytest
 from scipy import stats
 
 from meddap_monai.evaluation import arms
-from meddap_monai.evaluation.comparisons import (
+from meddap_monai.evaluation.page import answer
+from meddap_monai.statistics.comparisons import (
     HARMS,
     HELPS,
     NOTHING,
     Comparison,
-    bootstrap_p,
     holm,
     permutation_p,
     verdict,
     wilcoxon_p,
 )
-from meddap_monai.evaluation.page import answer
 
-CLEAR = Comparison(0.05, 0.02, 0.08, 0.015, 0.042, 0.001, 0.002, 0.002, 0.003)
+CLEAR = Comparison(0.05, 0.02, 0.08, 0.015, 20.0, 0.042, 0.001, 0.002, 0.002, 0.003)
 
 
 @pytest.mark.parametrize(
@@ -59,11 +58,6 @@ def test_permutation_of_many_seeds_is_sampled() -> None:
 def test_wilcoxon_of_nothing_is_one() -> None:
     assert wilcoxon_p([0.0, 0.0, 0.0]) == 1.0
     assert wilcoxon_p([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]) == pytest.approx(0.03125)
-
-
-def test_bootstrap_p_counts_the_smaller_side() -> None:
-    assert bootstrap_p(np.linspace(-0.1, 0.9, 1000)) == pytest.approx(0.2, abs=0.01)
-    assert bootstrap_p(np.full(999, 0.3)) == pytest.approx(2 / 1000)
 
 
 @pytest.mark.parametrize(

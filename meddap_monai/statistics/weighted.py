@@ -1,4 +1,4 @@
-"""The metrics of `meddap_monai.classifier.metrics` for many bootstrap replicates at once.
+"""The metrics of `meddap_monai.statistics.metrics` for many bootstrap replicates at once.
 
 A replicate is a vector of image weights (how often its patient was drawn). scikit-learn would need one call per
 replicate, metric, arm and seed; here all replicates of a run are one pass. Tests hold each metric equal to
@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from meddap_monai.classifier.metrics import ECE_BINS, SPECIFICITY, confidence_bins
+from meddap_monai.statistics.metrics import ECE_BINS, SPECIFICITY, confidence_bins
+
+BLOCK = 2**14
+"""Weights worked on at once; more of them leave the processor's cache."""
 
 LOWER_IS_BETTER = frozenset({"brier", "ece"})
 METRICS = (
@@ -42,6 +45,11 @@ NAMES = {
 """Metrics as people call them."""
 
 
+def metric_range(metric: str) -> tuple[float, float]:
+    """Return the least and the largest value a metric can have."""
+    return (0.0, 2.0) if metric == "brier" else (0.0, 1.0)
+
+
 def weighted_metrics(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     """Return every metric of every replicate.
 
@@ -53,6 +61,12 @@ def weighted_metrics(probabilities: np.ndarray, labels: np.ndarray, weights: np.
     Returns:
         Metric name -> ``(B,)`` float; a class without weight in a replicate is left out of that replicate's average.
     """
+    step = max(1, BLOCK // len(labels))
+    blocks = [_block(probabilities, labels, weights[start : start + step]) for start in range(0, len(weights), step)]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in METRICS}
+
+
+def _block(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     predicted = probabilities.argmax(axis=1)
     total = weights.sum(axis=1)
     present = [int(label) for label in np.unique(labels)]

@@ -1,0 +1,1 @@
+"""What the numbers are and how far they may be off: metrics, intervals, paired comparisons."""

@@ -452,3 +452,43 @@ def test_a_path_that_is_no_text_is_written_into_a_document_that_reads_back(tmp_p
     assert store.read_json(tmp_path / "stage.json") == {k: "/data/M\\udcfcller" for k in ("weights", "base")}
     store.write_atomic(tmp_path / "page.html", name)
     assert (tmp_path / "page.html").read_bytes() == b"/data/M\\udcfcller"
+
+
+@pytest.mark.parametrize("name", store.STAGES)
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_refused_command_does_not_block_itself(kind: type, name: str, tmp_path: Path) -> None:
+    """Its input is missing at first, and there later: the same command works then."""
+    records, output = tmp_path / "in" / "records.jsonl", tmp_path / "out"
+
+    def run() -> None:
+        with store.open_stage(output, name, {"a": 1}, {"records": kind(records)}) as stage:
+            (output / "images").mkdir(exist_ok=True)
+            records.read_text()
+            store.write_atomic(output / "result", "x")
+            stage.finish(COUNTS)
+
+    with pytest.raises(StageError if kind is Path else FileNotFoundError, match="records.jsonl"):
+        run()
+    assert not (output / "stage.json").exists()
+    store.write_atomic(records, "{}")
+    run()
+    assert store.read_stage(output)["state"] == "done"
+
+
+def test_a_missing_input_is_refused_before_anything_is_overwritten(tmp_path: Path) -> None:
+    _finish(tmp_path)
+    store.write_atomic(tmp_path / "records.jsonl", "old")
+    with (
+        pytest.raises(StageError, match="nowhere: does not exist, but mix needs it .records."),
+        store.open_stage(tmp_path, "mix", {}, {"records": tmp_path / "nowhere"}, overwrite=True),
+    ):
+        pytest.fail("opened")
+    assert (tmp_path / "records.jsonl").read_text() == "old" and store.read_stage(tmp_path)["stage"] == "index"
+
+
+def test_a_failed_stage_with_results_stays_and_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), store.open_stage(tmp_path, "index", {"a": 1}):
+        store.write_atomic(tmp_path / "images" / "x.png", "x")
+        raise RuntimeError
+    assert store.read_stage(tmp_path)["state"] == "running"
+    _finish(tmp_path)

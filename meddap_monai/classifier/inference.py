@@ -139,7 +139,13 @@ def read_frames(path: Path, config: InferConfig) -> np.ndarray:
     if kind == "dicom":
         outside = "crop" if config.region == "b-mode" else "keep"
         return read_ultrasound(
-            path, frames=config.frames, outside=outside, colour="auto", full_frame=config.full_frame, key=b"not needed"
+            path,
+            frames=config.frames,
+            outside=outside,
+            colour="auto",
+            guess_region=True,  # no picture leaves, so that a name that the guess keeps does not either
+            full_frame=config.full_frame,
+            key=b"not needed",
         )[0]
     if not kind:
         raise UnreadableImage(f"{path}: is neither DICOM nor a known image format")

@@ -20,7 +20,7 @@ from pydicom.datadict import tag_for_keyword
 
 from meddap_monai import store
 from meddap_monai.errors import UnreadableImage
-from meddap_monai.images.dicom import door, read_ultrasound
+from meddap_monai.images.dicom import UltrasoundInfo, door, read_ultrasound
 from meddap_monai.images.frames import thumbnail
 from meddap_monai.images.header import open_header
 from meddap_monai.images.limits import DEFAULT_LIMITS
@@ -30,6 +30,7 @@ from meddap_monai.records import FILE_GROUP, pixel_hash
 
 THUMBNAIL = 32
 SMALLEST_SIDE = 8
+_TOO_MUCH = "asks for more memory than one file may take; raise index#memory if the file can be trusted"
 _LABEL = re.compile(r"[^\W_][\w .+()-]{0,63}")
 
 
@@ -43,6 +44,7 @@ class Acceptance:
         modality: "US" or "any".
         frames: frame policy.
         region: "b-mode" crops to the region, "full" takes the whole frame.
+        guess_region: crop a file without a region to the scan that is found in its pixels.
         full_frame: take the whole frame of a file without a region.
         window: see `read_ultrasound`.
         attribute: DICOM keyword that holds the label, or empty.
@@ -53,6 +55,7 @@ class Acceptance:
     modality: str
     frames: str
     region: str
+    guess_region: bool
     full_frame: bool
     window: str
     attribute: str
@@ -66,15 +69,18 @@ def accept(task: Mapping[str, Any], how: Acceptance) -> dict[str, Any]:
         how: the settings.
 
     Returns:
-        ``{"relative", "items": [...]}`` with one item per image (id, class_name, patient, sha256, meta, thumbnail,
-        whole), or ``{"relative", "error"}``. Neither holds a value of the file that could name a person.
+        ``{"relative", "items": [...]}`` with one item per image (id, class_name, patient, sha256, meta, thumbnail), or
+        ``{"relative", "error"}``. Neither holds a value of the file that could name a person.
     """
     relative, path = task["relative"], Path(task["path"])
     try:
         return {"relative": relative, "items": _read(task, path, how)}
     except UnreadableImage as error:
         reason = str(error).removeprefix(f"{path}: ").replace(str(path), "the file")
-    except (OSError, MemoryError) as error:
+        reason = _TOO_MUCH if isinstance(error.__cause__, MemoryError) else reason
+    except MemoryError:
+        reason = _TOO_MUCH
+    except OSError as error:
         reason = f"cannot be read ({type(error).__name__})"
     return {"relative": relative, "error": reason}
 
@@ -86,13 +92,13 @@ def _read(task: Mapping[str, Any], path: Path, how: Acceptance) -> list[dict[str
         raise UnreadableImage(f"{path}: is not an image (DICOM, PNG, JPEG, TIFF, BMP or NIfTI)")
     label = clean_label(_label_in_file(path, how.attribute, kind) if how.attribute else task["label"], path)
     read = _dicom if kind == "dicom" else _plain
-    pixels, numbers, patient, meta, whole = read(path, how, key)
+    pixels, numbers, patient, meta = read(path, how, key)
     if task.get("group"):
         patient = pseudonym(task["group"], key, "patient")
     patient = patient or FILE_GROUP + pseudonym(task["relative"], key, "file")
     meta = meta | {name: clean_label(text, path, name) for name, text in (task.get("facts") or {}).items()}
     return [
-        _write(frame, number, label, patient, meta, whole, task["relative"], how, key)
+        _write(frame, number, label, patient, meta, task["relative"], how, key)
         for frame, number in zip(pixels, numbers, strict=True)
     ]
 
@@ -106,6 +112,7 @@ def _dicom(path: Path, how: Acceptance, key: bytes):
         colour="auto",
         window=how.window,
         modality=how.modality,
+        guess_region=how.guess_region,
         full_frame=how.full_frame,
         key=key,
     )
@@ -119,9 +126,16 @@ def _dicom(path: Path, how: Acceptance, key: bytes):
         "frames": info.frames,
         "frame_time_ms": info.frame_time_ms,
         "region": info.region.kind if info.region and outside == "crop" else None,
+        "deidentified": _deidentified(info) if outside == "crop" else False,
     }
-    whole = outside == "keep" or info.region is None
-    return pixels, info.chosen_frames, info.patient, facts, whole
+    return pixels, info.chosen_frames, info.patient, facts
+
+
+def _deidentified(info: UltrasoundInfo) -> bool | str:
+    """True for a region that the scanner declares, "unknown" for one that was guessed, False for a whole frame."""
+    if info.region is None:
+        return False
+    return "unknown" if info.region.kind == "found" else True
 
 
 def _plain(path: Path, how: Acceptance, key: bytes):
@@ -130,7 +144,8 @@ def _plain(path: Path, how: Acceptance, key: bytes):
             f"{path}: is marked as synthetic in its PNG text; synthetic images are never real records"
         )
     pixels, spacing, numbers, count = read_plain(path, frames=how.frames, colour="auto")
-    return pixels, numbers, "", {"spacing_mm": list(spacing) if spacing else None, "frames": count}, True
+    facts = {"spacing_mm": list(spacing) if spacing else None, "frames": count, "deidentified": False}
+    return pixels, numbers, "", facts
 
 
 def _label_in_file(path: Path, attribute: str, kind: str) -> str | None:
@@ -166,7 +181,6 @@ def _write(
     label: str,
     patient: str,
     meta: Mapping[str, Any],
-    whole: bool,
     relative: str,
     how: Acceptance,
     key: bytes,
@@ -190,6 +204,5 @@ def _write(
         "patient": patient,
         "sha256": digest,
         "meta": facts,
-        "whole": whole,
         "thumbnail": base64.b64encode(small.tobytes()).decode(),
     }

@@ -23,7 +23,14 @@ from meddap_monai.images.header import Header, finite, open_header, word
 from meddap_monai.images.limits import DEFAULT_LIMITS, Limits, check_decoded_size
 from meddap_monai.images.palette import read_palette
 from meddap_monai.images.pseudonym import device_name, load_key, pseudonym
-from meddap_monai.images.regions import Region, choose_region, declared_regions, find_region, pixel_spacing
+from meddap_monai.images.regions import (
+    Region,
+    choose_region,
+    declared_regions,
+    find_region,
+    pixel_spacing,
+    shows_one_image,
+)
 
 OUTSIDE = ("keep", "zero", "crop")
 _MODALITIES = {
@@ -101,6 +108,7 @@ def read_ultrasound(
     colour: str = "keep",
     window: str = "file",
     modality: str = "any",
+    guess_region: bool = True,
     full_frame: bool = False,
     key: bytes | None = None,
     limits: Limits = DEFAULT_LIMITS,
@@ -111,11 +119,13 @@ def read_ultrasound(
         path: a regular file, with or without suffix.
         frames: a policy (see `frames.check_policy`) or frame numbers; only these are decoded.
         outside: what happens outside of the B-mode region: "keep" returns the whole screen (it can hold burned-in
-            names), "zero" blackens and "crop" cuts it away. The region is the largest B-mode area of (0018,6011), or
-            a tight box found in the pixels; the latter two refuse a file that has neither.
+            names), "zero" blackens and "crop" cuts it away; the latter two refuse a file that declares no region.
+            The region is the tightest plausible B-mode area of (0018,6011); one of the whole screen counts as none.
         colour: "keep" as stored, "auto" returns grey that was stored as colour as one channel, "grey" always one.
         window: "file" applies the file's VOI window or LUT, "none" the whole stored range, "minmax" the frame's range.
         modality: "US" refuses everything that is not ultrasound; "any" reads all.
+        guess_region: with "zero" or "crop", take the scan that is found in the pixels of a file that has no region. A
+            guess cannot promise that no name is left.
         full_frame: with "zero" or "crop", return the whole screen of a file that has no region instead of refusing it.
         key: for pseudonyms; default: the user's key file.
         limits: ceilings checked before memory is taken.
@@ -146,7 +156,7 @@ def read_ultrasound(
         info = _describe(header, layout, tuple(wanted), key)
         spacings = {pixel_spacing(of_frame(number).get("PixelSpacing")) for number in wanted}
         info = replace(info, spacing_mm=spacings.pop() if len(spacings) == 1 else None)
-        pixels, info = _cut(path, pixels, info, outside, full_frame)
+        pixels, info = _cut(path, pixels, info, outside, guess_region, full_frame)
     pixels, grey = reduce_colour(pixels, colour)
     return np.moveaxis(pixels, -1, 1), replace(info, grey_in_colour=grey)
 
@@ -198,7 +208,7 @@ def _describe(header: Header, layout: Layout, wanted: tuple[int, ...], key: byte
     key = load_key() if key is None else key
     patient, study, centre = text("PatientID"), text("StudyInstanceUID"), text("InstitutionName")
     modality, time = word(header, "Modality"), finite(header.get("FrameTime"))
-    regions = declared_regions(header.dataset, layout.rows, layout.columns)
+    regions = declared_regions(header.dataset, layout.rows, layout.columns, path=header.path)
     return UltrasoundInfo(
         rows=layout.rows,
         columns=layout.columns,
@@ -222,21 +232,18 @@ def _describe(header: Header, layout: Layout, wanted: tuple[int, ...], key: byte
 
 
 def _cut(
-    path: Path | str, pixels: np.ndarray, info: UltrasoundInfo, outside: str, full_frame: bool
+    path: Path | str, pixels: np.ndarray, info: UltrasoundInfo, outside: str, guess_region: bool, full_frame: bool
 ) -> tuple[np.ndarray, UltrasoundInfo]:
     """Zero or crop what lies outside of the region of (F, H, W, C) pixels."""
-    region, mask = choose_region(info.regions), None
-    if region is None and not info.regions and outside != "keep":
-        brightest = pixels.max(axis=(0, 3))
-        found = find_region(brightest)
-        if found:
-            region, mask = found
+    region, mask = choose_region(info.regions, info.rows, info.columns), None
+    if region is None and guess_region and outside != "keep" and shows_one_image(info.regions):
+        region, mask = find_region(pixels.max(axis=3)) or (None, None)
     if region is None:
         if outside == "keep" or full_frame:
             return pixels, info
         raise UnreadableImage(
-            f"{path}: no B-mode region (0018,6011) and no tight box around the scan; it could show names. Allow the "
-            "full frame only for files known to be clean"
+            f"{path}: declares no B-mode region (0018,6011) that leaves out a part of the screen; it could show names. "
+            "guess_region looks for the scan in the pixels; full_frame is for files known to be clean"
         )
     spacing = region.spacing_mm or info.spacing_mm
     if outside == "keep":

@@ -12,7 +12,7 @@ from pydicom.datadict import tag_for_keyword
 from tqdm import tqdm
 
 from meddap_monai import store
-from meddap_monai.configuration import check_choice
+from meddap_monai.configuration import check_choice, check_range
 from meddap_monai.contract import SPLITS
 from meddap_monai.errors import ConfigurationError, RecordsError
 from meddap_monai.images import sources
@@ -47,16 +47,21 @@ class IndexConfig:
         classes: class names in the order of their labels; files of other classes are rejected. Default: all, sorted.
         modality: "US" or "any" (every 2-D image).
         frames: of clips: first, middle, last, all, every N, evenly K, different K.
-        region: "b-mode" crops DICOM images to their B-mode region, "full" takes whole frames (not de-identified).
-        full_frame: take whole frames of DICOM files that have neither region nor tight box, instead of rejecting them.
+        region: "b-mode" crops DICOM images to the region that they declare, "full" takes whole frames (not
+            de-identified). Files that declare none, or the whole screen, are rejected unless one of the next is set.
+        guess_region: crop these files to the scan that is found in their pixels; whether a name is left is not known.
+        full_frame: take the whole frames of these files; with `guess_region`, where no scan is found.
         window: "file", "none" or "minmax"; see `read_ultrasound`.
         split: put everything into this split, such as "unseen"; empty: use `draw` or `fractions`.
         fractions: split -> share of the groups.
         draw: ``{train: 30, val: 10}`` images per class, the rest is test; wins over `fractions`.
+        masks: "reject" leaves out masks beside their images (``x_mask.png`` beside ``x.png``), "keep" takes them.
+        follow_links: follow links that lead out of the source.
         near_duplicates: "group" keeps almost equal pictures in one split, "off" does not look.
         correlation: of thumbnails, from which two pictures are almost equal.
         workers: reading processes; 0 reads in this process, where a crashing codec ends the run.
         timeout: seconds for one file.
+        memory: MB that a reading process may take for one file.
         key_file: pseudonym key; default: the user's, made once.
         seed: of the split.
     """
@@ -75,15 +80,19 @@ class IndexConfig:
     modality: str = "US"
     frames: str = "middle"
     region: str = "b-mode"
+    guess_region: bool = False
     full_frame: bool = False
     window: str = "file"
     split: str = ""
     fractions: Mapping[str, float] = field(default_factory=lambda: {"train": 0.6, "val": 0.2, "test": 0.2})
     draw: Mapping[str, int] | None = None
+    masks: str = "reject"
+    follow_links: bool = False
     near_duplicates: str = "group"
     correlation: float = 0.98
     workers: int = 1
     timeout: float = 60.0
+    memory: int = 3072
     key_file: Path | None = None
     seed: int = 0
 
@@ -97,6 +106,7 @@ class IndexConfig:
         check_choice(self.modality, ("US", "any"), "index#modality")
         check_choice(self.region, ("b-mode", "full"), "index#region")
         check_choice(self.window, WINDOWS, "index#window")
+        check_choice(self.masks, ("reject", "keep"), "index#masks")
         check_choice(self.near_duplicates, ("group", "off"), "index#near_duplicates")
         check_policy(self.frames)
         if self.split:
@@ -112,11 +122,10 @@ class IndexConfig:
             )
         if self.draw is not None and (set(self.draw) != {"train", "val"} or min(self.draw.values()) < 0):
             raise ConfigurationError(f"index#draw is {dict(self.draw)}, expected images per class for train and val")
-        if not 0.5 <= self.correlation <= 1 or not 0 <= self.workers <= 256 or not 0.1 <= self.timeout <= 3600:
-            raise ConfigurationError(
-                f"index: correlation {self.correlation}, workers {self.workers}, timeout {self.timeout}; expected "
-                "0.5..1, 0..256 and 0.1..3600"
-            )
+        check_range(self.correlation, 0.5, 1, "index#correlation")
+        check_range(self.workers, 0, 256, "index#workers")
+        check_range(self.timeout, 0.1, 3600, "index#timeout")
+        check_range(self.memory, 64, 1_000_000, "index#memory")
 
 
 def index(config: IndexConfig, output: Path, *, overwrite: bool = False) -> Path:
@@ -143,14 +152,14 @@ def index(config: IndexConfig, output: Path, *, overwrite: bool = False) -> Path
         raise ConfigurationError(f"index#source: {config.source} is not a folder; give the folder with the images")
     if output.resolve().is_relative_to(Path(config.source).resolve()):
         raise ConfigurationError(f"{output}: lies inside of index#source; choose an output folder beside the images")
-    key = load_key(config.key_file)
+    key, found = load_key(config.key_file), _sources(config)
     plan = _identity(config, key)
     inputs = {"key": store.sha256_text(key.hex())[:16]}
     with (
         store.open_stage(output, "index", plan, inputs, overwrite) as stage,
         open_journal(output / "private" / "journal.sqlite") as journal,
     ):
-        listing = journal.want(_sources(config))
+        listing = journal.want(found, config.masks)
         if stage.done and stage.document.get("listing") == listing:
             return output / "records.jsonl"
         (output / "images").mkdir(exist_ok=True)
@@ -158,7 +167,7 @@ def index(config: IndexConfig, output: Path, *, overwrite: bool = False) -> Path
         while True:
             _read_new(journal, config, output, key)
             ledger = Ledger(journal)
-            counts = _decide(ledger, config, output, key)
+            counts = _decide(ledger, config, output, key) | {"masks": journal.masks()}
             if not journal.forget(ledger.lost(output / "images")):
                 break
         _finish(stage, ledger, config, key, counts, listing)
@@ -171,22 +180,23 @@ def _identity(config: IndexConfig, key: bytes) -> dict[str, Any]:
         "source": pseudonym(str(Path(config.source).resolve()), key, "source"),
         "table": pseudonym(str(config.table), key, "table"),
     }
-    return {name: value for name, value in document.items() if name not in ("workers", "timeout", "key_file")}
+    return {name: value for name, value in document.items() if name not in ("workers", "timeout", "memory", "key_file")}
 
 
 def _sources(config: IndexConfig) -> Iterator[Source]:
     folder = Path(config.source)
     if config.labels == "folder":
-        return sources.folder_sources(folder)
+        return sources.folder_sources(folder, config.follow_links)
     if config.labels == "attribute":
-        return sources.attribute_sources(folder)
-    table = folder / config.table
-    group = config.group_column
+        return sources.attribute_sources(folder, config.follow_links)
+    path, group = folder / config.table, config.group_column
     if group is None:
-        group = next((name for name in ("group", "patient") if name in sources.table_columns(table)), None)
+        group = next((name for name in ("group", "patient") if name in sources.table_columns(path)), None)
     facts = {"centre": config.centre_column, "device": config.device_column}
     named = {key: column for key, column in facts.items() if column}
-    return sources.table_sources(folder, table, config.image_column, config.label_column, group, config.where, named)
+    table = sources.Table(path, config.image_column, config.label_column, group, config.where, named)
+    table.check_columns()
+    return sources.table_sources(folder, table, config.follow_links)
 
 
 def _read_new(journal: Journal, config: IndexConfig, output: Path, key: bytes) -> None:
@@ -197,6 +207,7 @@ def _read_new(journal: Journal, config: IndexConfig, output: Path, key: bytes) -
         modality=config.modality,
         frames=config.frames,
         region=config.region,
+        guess_region=config.guess_region,
         full_frame=config.full_frame,
         window=config.window,
         attribute=config.attribute if config.labels == "attribute" else "",
@@ -204,7 +215,7 @@ def _read_new(journal: Journal, config: IndexConfig, output: Path, key: bytes) -
     new, total = journal.count("unread"), journal.count("wanted")
     bar = tqdm(total=total, initial=total - new, desc="index", unit="file", mininterval=1.0)
     with store.InterruptFlag() as flag, bar:
-        for outcome in accept_all(journal.unread(), how, min(config.workers, new), config.timeout):
+        for outcome in accept_all(journal.unread(), how, min(config.workers, new), config.timeout, config.memory):
             journal.add(outcome)
             bar.update()
             flag.raise_if_set(f"{bar.n} of {total} files are read")
@@ -247,5 +258,5 @@ def _finish(
     for image in (stage.folder / "images").iterdir():
         if not ledger.stays(image.stem):
             image.unlink()
-    counts |= {"in": out + rejected, "out": out, "rejected": rejected, "not_deidentified": ledger.whole()}
+    counts |= {"in": out + rejected, "out": out, "rejected": rejected, **ledger.exposed()}
     stage.finish(counts, classes=classes, listing=listing, splits=ledger.splits())

@@ -16,19 +16,41 @@ from typing import Any
 
 from meddap_monai import store
 from meddap_monai.errors import StageError
+from meddap_monai.images.masks import pair_of
 from meddap_monai.images.sources import Source
 
 _KEPT = """
 CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, mark TEXT, error TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS images (
     image INTEGER PRIMARY KEY, name TEXT, frame INTEGER, id TEXT, class_name TEXT, patient TEXT, sha256 TEXT,
-    whole INTEGER, meta TEXT, thumbnail BLOB);
+    meta TEXT, thumbnail BLOB);
 CREATE INDEX IF NOT EXISTS images_of_file ON images (name, frame);
 """
 _THIS_RUN = """
-CREATE TEMP TABLE wanted (place INTEGER PRIMARY KEY, name TEXT UNIQUE, mark TEXT, task TEXT, error TEXT);
+CREATE TEMP TABLE wanted (
+    place INTEGER PRIMARY KEY, name TEXT UNIQUE, mark TEXT, task TEXT, error TEXT,
+    file TEXT, label TEXT, party TEXT, facts TEXT, pair TEXT, is_mask INTEGER);
+CREATE INDEX wanted_file ON wanted (file);
+CREATE INDEX wanted_pair ON wanted (pair);
 CREATE TEMP VIEW unread AS
     SELECT place, task FROM wanted LEFT JOIN files USING (name) WHERE files.mark IS NOT wanted.mark;
+"""
+_CONTRADICTION = """
+UPDATE wanted SET error = 'the file occurs under several {0}' WHERE error = '' AND file IN (
+    SELECT file FROM wanted WHERE error = '' GROUP BY file HAVING count(DISTINCT ifnull({1}, '')) > 1)
+"""
+_SETTLE = (
+    _CONTRADICTION.format("classes", "label"),
+    _CONTRADICTION.format("groups", "party"),
+    _CONTRADICTION.format("centres or devices", "facts"),
+    """
+UPDATE wanted SET error = 'the file is listed a second time' WHERE error = '' AND place > (
+    SELECT min(place) FROM wanted AS other WHERE other.file = wanted.file AND other.error = '')
+""",
+)
+_MASKS = """
+UPDATE wanted SET error = 'is a mask, by its name, of an image that is there; set masks to keep to take it as an image'
+WHERE error = '' AND is_mask AND pair IN (SELECT pair FROM wanted WHERE NOT is_mask AND pair != '')
 """
 _COMMIT_EVERY = 0.5
 
@@ -52,20 +74,43 @@ class Journal:
         self.database.execute("PRAGMA synchronous = OFF")
         self.database.executescript(_KEPT + _THIS_RUN)
 
-    def want(self, sources: Iterable[Source]) -> str:
-        """Set the sources of this run; return a hash of them and of the state of their files."""
-        listing = hashlib.sha256()
-        for source in sources:
-            name = json.dumps(source.relative)
-            mark = json.dumps([stamp_of(source.path), source.label, source.group, *source.facts.items()])
+    def want(self, sources: Iterable[Source], masks: str = "reject") -> str:
+        """Set the sources of this run; return a hash of them and of the state of their files.
+
+        Of a file that is listed twice, under other spellings of its path or through links too, one is taken where
+        label, group and facts agree, and none where they do not. Masks beside their images are left out.
+
+        Args:
+            sources: what to read.
+            masks: "keep" takes masks as images.
+        """
+        for place, source in enumerate(sources, start=1):
+            stamp, file = stamp_of(source.path)
+            facts = json.dumps(sorted(source.facts.items()))
+            mark = json.dumps([stamp, source.label, source.group, facts])
             task = dataclasses.asdict(source) | {"path": str(source.path)}
-            self.database.execute(
-                "INSERT INTO wanted (name, mark, task, error) VALUES (?, ?, ?, ?) ON CONFLICT (name) DO UPDATE "
-                "SET mark = excluded.mark, task = excluded.task, error = excluded.error",
-                (name, mark, json.dumps(task), source.error),
-            )
+            said = (source.label, source.group, facts, *pair_of(source.relative))
+            self._want_one(place, source.relative, mark, task, source.error, file, *said)
+        for statement in (*_SETTLE, *([_MASKS] if masks == "reject" else [])):
+            self.database.execute(statement)
+        self.database.execute("UPDATE wanted SET mark = mark || error")
+        listing = hashlib.sha256()
+        for name, mark in self.database.execute("SELECT name, mark FROM wanted ORDER BY place"):
             listing.update(f"{name} {mark}\n".encode())
         return listing.hexdigest()
+
+    def _want_one(self, place: int, relative: str, mark: str, task: dict[str, Any], *rest: Any) -> None:
+        """Insert a source; where its name is there already, it gets a number behind a zero byte, as no file has."""
+        insert = f"INSERT OR IGNORE INTO wanted VALUES (?, {', '.join('?' * 10)})"
+        for name in (relative, f"{relative}\0{place}"):
+            values = (place, json.dumps(name), mark, json.dumps(task | {"relative": name}), *rest)
+            if self.database.execute(insert, values).rowcount:
+                return
+
+    def masks(self) -> int:
+        """Return how many sources were left out as masks."""
+        query = "SELECT count(*) FROM wanted WHERE is_mask AND error LIKE 'is a mask%'"
+        return int(self.database.execute(query).fetchone()[0])
 
     def note_errors(self) -> None:
         """Take the sources that were refused before they were opened as read."""
@@ -89,10 +134,10 @@ class Journal:
         name = json.dumps(outcome["relative"])
         self.database.execute("DELETE FROM images WHERE name = ?", (name,))
         self.database.executemany(
-            "INSERT INTO images VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO images VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 (name, item["meta"]["frame"], item["id"], item["class_name"], item["patient"], item["sha256"])
-                + (item["whole"], json.dumps(item["meta"]), base64.b64decode(item["thumbnail"]))
+                + (json.dumps(item["meta"]), base64.b64decode(item["thumbnail"]))
                 for item in outcome.get("items", ())
             ),
         )
@@ -141,10 +186,13 @@ def _is_sound(path: Path) -> bool:
             return False
 
 
-def stamp_of(path: Path) -> str:
-    """Return size and modification time of a file, which stand for its content between runs."""
+def stamp_of(path: Path) -> tuple[str, str | None]:
+    """Return size and modification time of a file, which stand for its content between runs, and what tells it.
+
+    The latter is device and inode, equal for every spelling of a path and every link; None for a missing file.
+    """
     try:
         found = os.stat(path)
     except (OSError, ValueError):
-        return "missing"
-    return f"{found.st_size}:{found.st_mtime_ns}"
+        return "missing", None
+    return f"{found.st_size}:{found.st_mtime_ns}", f"{found.st_dev}:{found.st_ino}"

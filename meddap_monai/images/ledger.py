@@ -136,10 +136,10 @@ class Ledger:
     def records(self, classes: list[str]) -> Iterator[dict[str, Any]]:
         """Yield the records of what stays, by id."""
         query = (
-            "SELECT accepted.id, accepted.class_name, accepted.patient, split, accepted.sha256, meta, whole "
+            "SELECT accepted.id, accepted.class_name, accepted.patient, split, accepted.sha256, meta "
             "FROM accepted JOIN images USING (image) WHERE reason IS NULL ORDER BY accepted.id"
         )
-        for identity, class_name, patient, split, digest, meta, whole in self.database.execute(query):
+        for identity, class_name, patient, split, digest, meta in self.database.execute(query):
             yield {
                 "id": identity,
                 "image": f"images/{identity}.png",
@@ -149,7 +149,7 @@ class Ledger:
                 "split": split,
                 "source": "real",
                 "sha256": digest,
-                "meta": json.loads(meta) | {"deidentified": not whole},
+                "meta": json.loads(meta),
             }
 
     def splits(self) -> dict[str, int]:
@@ -157,10 +157,14 @@ class Ledger:
         query = "SELECT split || '/' || class_name, count(*) FROM accepted WHERE reason IS NULL GROUP BY 1 ORDER BY 1"
         return dict(self.database.execute(query))
 
-    def whole(self) -> int:
-        """Return the number of images that were taken whole, which is not de-identified."""
-        query = "SELECT count(*) FROM accepted JOIN images USING (image) WHERE reason IS NULL AND whole"
-        return int(self.database.execute(query).fetchone()[0])
+    def exposed(self) -> dict[str, int]:
+        """Return the numbers of images that were taken whole, and of those whose region is a guess."""
+        query = (
+            "SELECT count(*) FROM accepted JOIN images USING (image) "
+            "WHERE reason IS NULL AND json_extract(meta, '$.deidentified') = ?"
+        )
+        names = {"not_deidentified": 0, "deidentification_unknown": "unknown"}
+        return {name: int(self.database.execute(query, (value,)).fetchone()[0]) for name, value in names.items()}
 
     def write_lists(self, folder: Path, key: bytes) -> int:
         """Write ``rejects.csv`` and ``private/sources.csv``; only the latter names source paths. Return the rejects."""

@@ -39,6 +39,7 @@ class UltrasoundReader(ImageReader):
         colour: "keep", "auto" or "grey".
         window: "file", "none" or "minmax".
         modality: "US" or "any".
+        guess_region: look for the scan in the pixels of files without a region; see `read_ultrasound`.
         full_frame: return files without a region whole instead of refusing them.
         key_file: pseudonym key; default: the user's.
     """
@@ -50,6 +51,7 @@ class UltrasoundReader(ImageReader):
         colour: str = "keep",
         window: str = "file",
         modality: str = "any",
+        guess_region: bool = True,
         full_frame: bool = False,
         key_file: Path | str | None = None,
     ) -> None:
@@ -60,6 +62,7 @@ class UltrasoundReader(ImageReader):
             "colour": colour,
             "window": window,
             "modality": modality,
+            "guess_region": guess_region,
             "full_frame": full_frame,
         }
         self.key_file = key_file

@@ -1,4 +1,4 @@
-"""Worker processes with a deadline per file: a crash or a hang costs one file, never the run."""
+"""Worker processes with a deadline and a memory limit: a crash, a hang or a bomb costs one file, never the run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from meddap_monai.images.accept import Acceptance, accept
 
 
 def accept_all(
-    tasks: Iterable[Mapping[str, Any]], how: Acceptance, workers: int, timeout: float
+    tasks: Iterable[Mapping[str, Any]], how: Acceptance, workers: int, timeout: float, memory: int
 ) -> Iterator[dict[str, Any]]:
     """Yield one outcome per task, in the order in which they are ready.
 
@@ -28,13 +28,14 @@ def accept_all(
         how: settings.
         workers: processes; 0 works in this process, without protection.
         timeout: seconds per file.
+        memory: MB per file.
     """
     if workers == 0:
         for task in tasks:
             yield accept(task, how)
         return
     waiting = iter(tasks)
-    team = [_Worker(how) for _ in range(workers)]
+    team = [_Worker(how, memory) for _ in range(workers)]
     try:
         busy = [worker for worker in team if worker.take(waiting)]
         while busy:
@@ -61,8 +62,9 @@ def _wait(busy: list[_Worker], timeout: float) -> list[_Worker]:
 class _Worker:
     """One process; started anew after a crash or a hang."""
 
-    def __init__(self, how: Acceptance) -> None:
+    def __init__(self, how: Acceptance, memory: int) -> None:
         self.how = how
+        self.memory = memory
         self.task: Mapping[str, Any] = {}
         self.started = 0.0
         self._start()
@@ -80,7 +82,7 @@ class _Worker:
         )
         assert self.process.stdin and self.process.stdout
         self.answers: IO[bytes] = self.process.stdout
-        self._send(dataclasses.asdict(self.how))
+        self._send({"how": dataclasses.asdict(self.how), "memory": self.memory})
 
     def _send(self, message: Mapping[str, Any]) -> None:
         assert self.process.stdin

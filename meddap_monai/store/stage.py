@@ -76,22 +76,31 @@ def open_stage(
 ) -> Iterator[Stage]:
     """Lock `folder` for one stage and decide: skip (``.done``), go on, start, or refuse.
 
-    What a killed writer left half written is swept away before the stage goes on.
+    What a killed writer left half written is swept away before the stage goes on. A run that is refused before it has
+    written anything, such as one whose records are missing or damaged, leaves no ``stage.json``, so that the same
+    command works once its inputs are there.
 
     Args:
         folder: output folder of the stage.
         stage: one of `STAGES`.
         configuration: dataclass or mapping; with the inputs' hashes it identifies the run.
-        inputs: name -> file (hashed) or folder (its ``stage.json`` is hashed) or plain text such as a base's name.
+        inputs: name -> file (hashed) or folder (its ``stage.json`` is hashed) or plain text such as a base's name. A
+            ``Path`` must exist.
         overwrite: throw away a folder of another configuration instead of refusing it.
 
     Raises:
+        StageError: an input is missing; nothing is touched.
         ForeignOutput: the folder holds something else than this run; nothing is touched.
         FolderInUse: another process writes here.
     """
     if stage not in STAGES:
         raise StageError(f"{stage!r} is not a stage; expected one of {', '.join(STAGES)}")
     folder = Path(folder)
+    for name, value in (inputs or {}).items():
+        if isinstance(value, Path) and not value.exists():
+            raise StageError(
+                f"{value}: does not exist, but {stage} needs it ({name}); run the stage that makes it first"
+            )
     wanted = {
         "stage": stage,
         "configuration": plain(configuration),
@@ -113,9 +122,17 @@ def open_stage(
         try:
             yield opened
         finally:
-            if not opened.done:
+            if not opened.done and _holds_nothing(folder):
+                _clear(folder)
+            elif not opened.done:
                 with contextlib.suppress(OSError, StageError):
                     opened.note_cost({})
+
+
+def _holds_nothing(folder: Path) -> bool:
+    """Whether a stage has written nothing beside its ``stage.json`` and what it cost."""
+    files = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return all(path in (folder / "stage.json", folder / "cost.json") or path.name == ".lock" for path in files)
 
 
 def _fingerprint(value: Path | str) -> Any:
@@ -161,8 +178,14 @@ def _make_room(folder: Path, wanted: dict[str, Any], found: dict[str, Any] | Non
             f"{folder}: holds {_difference(found, wanted)}; choose another output folder, or allow it with "
             "overwrite=True (command line: --overwrite)"
         )
-    for entry in others:
-        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Remove everything but the lock."""
+    for entry in folder.iterdir():
+        if entry.name != ".lock":
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
 def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:

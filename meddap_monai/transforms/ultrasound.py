@@ -34,6 +34,7 @@ class LoadUltrasound(Transform):
         colour: "keep", "auto" (grey that was stored as colour becomes one channel) or "grey".
         window: "file", "none" or "minmax".
         modality: "US" or "any".
+        guess_region: look for the scan in the pixels of files without a region; see `read_ultrasound`.
         full_frame: return files without a region whole instead of refusing them.
         key_file: pseudonym key; default: the user's.
         dtype: of the tensor.
@@ -46,11 +47,12 @@ class LoadUltrasound(Transform):
         colour: str = "auto",
         window: str = "file",
         modality: str = "any",
+        guess_region: bool = True,
         full_frame: bool = False,
         key_file: Path | str | None = None,
         dtype: DtypeLike | torch.dtype = torch.float32,
     ) -> None:
-        self.reader = UltrasoundReader(frames, outside, colour, window, modality, full_frame, key_file)
+        self.reader = UltrasoundReader(frames, outside, colour, window, modality, guess_region, full_frame, key_file)
         self.dtype = dtype
 
     def __call__(self, filename: str | Path) -> MetaTensor:
@@ -102,7 +104,7 @@ def _region_of(image: NdarrayOrTensor, missing: str) -> tuple[Box, np.ndarray | 
         return box, None
     found = None
     if missing == "tight":
-        pixels = np.asarray(convert_to_tensor(image).detach().cpu()).reshape(-1, *image.shape[-2:]).max(0)
+        pixels = np.asarray(convert_to_tensor(image).detach().cpu()).reshape(-1, *image.shape[-3:]).max(1)
         top = float(pixels.max())
         found = find_region(np.clip(pixels * (255.0 if top <= 1.0 else 1.0), 0, 255).astype(np.uint8))
     if found:

@@ -72,7 +72,7 @@ def test_records_keep_the_contract(indexed: Path) -> None:
     for line in indexed.read_text().splitlines():
         record = json.loads(line)
         validate(record, schema)
-        assert record["meta"]["deidentified"] and record["meta"]["spacing_mm"] == [0.3125, 0.3125]
+        assert record["meta"]["deidentified"] is True and record["meta"]["spacing_mm"] == [0.3125, 0.3125]
         with Image.open(indexed.parent / record["image"]) as image:
             assert image.size == (128, 128) and image.mode == "L"
     assert {Path(record["image"]).name for record in read_records(indexed)} == {
@@ -214,7 +214,7 @@ def test_a_full_disk_in_a_worker_reaches_the_caller(monkeypatch: pytest.MonkeyPa
     original = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda words, **keys: original([sys.executable, "-c", code], **keys))
     with pytest.raises(DiskFull, match="a.png: the disk is full"):
-        list(workforce.accept_all([{"relative": "a"}], HOW, 1, timeout=20))
+        list(workforce.accept_all([{"relative": "a"}], HOW, 1, timeout=20, memory=500))
 
 
 def table(folder: Path, rows: list[list[str]], name: str = "index.csv") -> None:
@@ -312,7 +312,9 @@ def test_nothing_to_accept(tmp_path: Path, key: Path) -> None:
         ({"fractions": {"train": 0.5}}, "shares of splits that sum to 1"),
         ({"draw": {"train": 3}}, "images per class for train and val"),
         ({"labels": "attribute"}, "expected a DICOM keyword"),
-        ({"workers": -1}, "workers -1"),
+        ({"workers": -1}, "index#workers: got -1"),
+        ({"memory": 8}, "index#memory: got 8"),
+        ({"masks": "drop"}, "index#masks"),
         ({"modalty": "US"}, "modality"),
         ({"source": "nowhere/at/all"}, "is not a folder"),
     ],
@@ -336,7 +338,7 @@ def test_tables_that_do_not_fit(rows: list[list[str]], tmp_path: Path, key: Path
 
 
 # ---------------------------------------------------------------------------------------------------- its parts
-HOW = Acceptance("out", "00" * 16, "US", "middle", "b-mode", False, "file", "")
+HOW = Acceptance("out", "00" * 16, "US", "middle", "b-mode", False, False, "file", "")
 FAKE = """
 import json, os, sys, time
 sys.stdin.readline()
@@ -355,12 +357,23 @@ def test_a_crash_or_a_hang_costs_one_file(workers: int, monkeypatch: pytest.Monk
     names = ["a", "crash", "b", "hang", "c", "d", "crash", "e"]
     begin = time.monotonic()
     tasks = [{"relative": name} for name in names]
-    outcomes = list(workforce.accept_all(tasks, HOW, workers, timeout=1.5))
+    outcomes = list(workforce.accept_all(tasks, HOW, workers, timeout=1.5, memory=500))
     assert sorted(outcome["relative"] for outcome in outcomes) == sorted(names)
     errors = {outcome["relative"]: outcome["error"] for outcome in outcomes if "error" in outcome}
     assert set(errors) == {"crash", "hang"}
     assert "a decoder crashed on it" in errors["crash"] and "longer than 1.5 s" in errors["hang"]
     assert time.monotonic() - begin < 20
+
+
+def test_a_file_that_takes_too_much_memory_costs_itself(tmp_path: Path, key: Path) -> None:
+    """Files of some kilobytes that unfold to 192 and 64 MB; those behind them are read as ever."""
+    source = pngs(tmp_path / "in", classes=("a",))
+    Image.new("RGB", (8000, 8000)).save(source / "a" / "1_large.png")
+    config = IndexConfig(source=source, key_file=key, split="train", memory=100)
+    assert len(read_records(index(config, tmp_path / "out"))) == 3
+    with (tmp_path / "out" / "rejects.csv").open() as stream:
+        (reject,) = csv.DictReader(stream)
+    assert "asks for more memory than one file may take; raise index#memory" in reject["reason"]
 
 
 def test_a_damaged_journal_is_begun_anew(tmp_path: Path, key: Path) -> None:

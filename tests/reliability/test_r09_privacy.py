@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import logging
+import os
 import stat
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import raw_dicom as raw
 
-from meddap_monai.errors import ConfigurationError, UnreadableImage
+from meddap_monai.errors import ConfigurationError, RecordsError, UnreadableImage
 from meddap_monai.images.dicom import read_ultrasound
 from meddap_monai.images.index import IndexConfig, index
 from meddap_monai.images.pseudonym import load_key, pseudonym
@@ -30,6 +31,7 @@ from meddap_monai.phantom import AREA, dicom_bytes, simulate_image
 from meddap_monai.records import read_records
 from meddap_monai.store import read_stage
 from meddap_monai.transforms import LoadUltrasound
+from tests.images.screens import SCREENS, background
 
 KEYWORDS = (
     "PatientName",
@@ -110,7 +112,9 @@ def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole.save_as(place / "black.dcm")
     for tag in (0x00280010, 0x00280004, 0x00281053, 0x00280008):
         (place / f"bad{tag:08x}.dcm").write_bytes(raw.dicom({tag: raw.text("LO", "ZQCANARY")}))
-    config = IndexConfig(source=folder / "in", key_file=folder / "key", split="train", near_duplicates="off")
+    config = IndexConfig(
+        source=folder / "in", key_file=folder / "key", split="train", near_duplicates="off", guess_region=True
+    )
     return index(config, folder / "out")
 
 
@@ -191,7 +195,7 @@ def test_zero_and_crop_leave_nothing_outside(outside: str, tmp_path: Path) -> No
 
 def test_no_region_and_no_tight_box_needs_a_decision(tmp_path: Path) -> None:
     (tmp_path / "x.dcm").write_bytes(raw.dicom())
-    with pytest.raises(UnreadableImage, match="no B-mode region .* it could show names"):
+    with pytest.raises(UnreadableImage, match="declares no B-mode region .* it could show names"):
         read_ultrasound(tmp_path / "x.dcm", outside="crop", key=b"k" * 32)
     assert read_ultrasound(tmp_path / "x.dcm", outside="crop", full_frame=True, key=b"k" * 32)[0].shape == (
         1,
@@ -199,6 +203,68 @@ def test_no_region_and_no_tight_box_needs_a_decision(tmp_path: Path) -> None:
         24,
         32,
     )
+
+
+def without_regions(screen: np.ndarray) -> bytes:
+    """An RGB DICOM file of a screen (H, W, 3) that declares no region."""
+    dataset = pydicom.dcmread(io.BytesIO(dicom_bytes(simulate_image("benign", 1)[None], "someone", "1.6")))
+    del dataset.SequenceOfUltrasoundRegions
+    dataset.Rows, dataset.Columns = screen.shape[:2]
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
+    dataset.PixelData = screen.tobytes()
+    stream = io.BytesIO()
+    dataset.save_as(stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("guess_region", [False, True])
+def test_screens_without_a_region_give_no_name_away(guess_region: bool, tmp_path: Path) -> None:
+    """By default they are rejected; a guess is "unknown" at best, and refused where it finds text."""
+    (tmp_path / "in" / "benign").mkdir(parents=True)
+    (tmp_path / "key").write_bytes(b"k" * 32)
+    named = [make()[0] for make in list(SCREENS.values())[::4]]
+    clean = [np.repeat(background(seed, 1.0)[..., None], 3, -1) for seed in range(2)]
+    for number, picture in enumerate([*named, *clean]):
+        (tmp_path / "in" / "benign" / f"{number}.dcm").write_bytes(without_regions(picture))
+    config = IndexConfig(
+        source=tmp_path / "in", key_file=tmp_path / "key", split="train", guess_region=guess_region, workers=0
+    )
+    if not guess_region:
+        with pytest.raises(RecordsError, match=f"none of {len(named) + 2} items could be accepted"):
+            index(config, tmp_path / "out")
+        assert not list((tmp_path / "out" / "images").iterdir())
+        return
+    records = read_records(index(config, tmp_path / "out"), full=True)
+    assert [record["meta"]["deidentified"] for record in records] == ["unknown"] * 2
+    assert {Image.open(record["image"]).size for record in records} <= {(321, 301), (320, 300), (320, 301), (321, 300)}
+    counts = read_stage(tmp_path / "out")["counts"]
+    assert (counts["deidentification_unknown"], counts["not_deidentified"], counts["rejected"]) == (2, 0, len(named))
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [({}, None), ({"guess_region": True}, "unknown"), ({"full_frame": True}, False), ({"region": "full"}, False)],
+)
+@pytest.mark.parametrize("box", [(0, 0, 207, 255), (0, 0, 206, 254), (0, 0, 999, 999), (2, 2, 205, 253)])
+def test_a_region_of_the_whole_screen_is_none(
+    box: tuple[int, ...], keys: dict, expected: bool | str | None, tmp_path: Path
+) -> None:
+    dataset = pydicom.dcmread(io.BytesIO(marked_screen(6)[1]))
+    region = dataset.SequenceOfUltrasoundRegions[0]
+    region.RegionLocationMinY0, region.RegionLocationMinX0 = box[:2]
+    region.RegionLocationMaxY1, region.RegionLocationMaxX1 = box[2:]
+    (tmp_path / "in" / "benign").mkdir(parents=True)
+    dataset.save_as(tmp_path / "in" / "benign" / "x.dcm")
+    (tmp_path / "key").write_bytes(b"k" * 32)
+    config = IndexConfig(source=tmp_path / "in", key_file=tmp_path / "key", split="train", workers=0, **keys)
+    if expected is None:
+        with pytest.raises(RecordsError, match="none of 1 items"):
+            index(config, tmp_path / "out")
+        assert "declares no B-mode region (0018,6011) that leaves out" in (tmp_path / "out" / "rejects.csv").read_text()
+        return
+    (record,) = read_records(index(config, tmp_path / "out"), full=True)
+    assert record["meta"]["deidentified"] == expected
+    assert (Image.open(record["image"]).size == (256, 208)) == (expected is False)
 
 
 def test_plain_images_are_counted_as_not_deidentified(tmp_path: Path) -> None:
@@ -231,6 +297,48 @@ def test_pseudonyms_are_keyed(tmp_path: Path) -> None:
     assert pseudonym("a", b"k" * 32, "patient") != pseudonym("a", b"k" * 32, "centre")
     with pytest.raises(ConfigurationError, match="missing or too short, expected at least 16"):
         load_key(tmp_path / "none")
+
+
+@pytest.mark.parametrize("kind", ["missing", "a folder", "short", "a folder that is not there"])
+def test_a_key_that_the_environment_names_is_never_made(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "nowhere" / "key" if kind == "a folder that is not there" else tmp_path / "key"
+    if kind == "a folder":
+        place.mkdir()
+    if kind == "short":
+        place.write_bytes(b"k" * 15)
+    monkeypatch.setenv("MEDDAP_KEY_FILE", str(place))
+    with pytest.raises(ConfigurationError, match=f"{place}, which MEDDAP_KEY_FILE names: .* missing or too short"):
+        load_key()
+    assert place.exists() == (kind in ("a folder", "short"))
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"HOME": None},
+        {"HOME": "relative"},
+        {"HOME": "/proc/nowhere"},
+        {"XDG_CONFIG_HOME": "file"},
+        {"XDG_CONFIG_HOME": "/proc/1"},
+    ],
+)
+def test_where_no_key_can_be_kept_one_sentence_says_what_to_name(
+    variables: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for name in ("MEDDAP_KEY_FILE", "XDG_CONFIG_HOME", *variables):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        if value is not None:
+            monkeypatch.setenv(name, value.replace("file", f"{tmp_path}/file"))
+    if variables == {"HOME": None}:  # the system knows no such user
+        monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)
+    with pytest.raises(ConfigurationError, match="key_file or the environment variable MEDDAP_KEY_FILE"):
+        load_key()
+    assert not Path("meddap_monai/pseudonym.key").exists() and not Path(".config").exists()
 
 
 def test_the_default_key_is_made_once_for_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from meddap_monai import store
@@ -20,6 +21,8 @@ from meddap_monai.diffusion.pictures import draw_pictures, save_synthetic
 from meddap_monai.diffusion.targets import ATTENTION, TEXT_ATTENTION
 from meddap_monai.diffusion.trainable import Result, Trainable, train_low_rank
 from meddap_monai.errors import ConfigurationError
+from meddap_monai.images.opening import open_image
+from meddap_monai.records import pixel_hash
 from meddap_monai.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -117,5 +120,5 @@ def prior_records(pipeline: Any, config: AdaptConfig, folder: Path, size: tuple[
         if not path.is_file():
             drawn = draw_pictures(pipeline, [prompt], [seed], size, settings.prior_steps, settings.guidance)
             save_synthetic(path, drawn[0], prompt)
-        items.append({"id": path.stem, "image": str(path), "sha256": store.sha256_file(path)})
+        items.append({"id": path.stem, "image": str(path), "sha256": pixel_hash(np.asarray(open_image(path)))})
     return items

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from meddap_monai.diffusion.architectures import NAMES, Architecture, meta_architecture
-from meddap_monai.diffusion.conditioning import Conditioning
-from meddap_monai.diffusion.targets import ATTENTION, TRANSFORMER
-from meddap_monai.diffusion.trainable import train_low_rank
+from meddap_monai.diffusion.adapters.targets import ATTENTION, TRANSFORMER
+from meddap_monai.diffusion.adapting.trainable import train_low_rank
+from meddap_monai.diffusion.bases.architectures import NAMES, Architecture, meta_architecture
+from meddap_monai.diffusion.bases.conditioning import Conditioning
 
 PEAK = {"T4": 65, "RTX 3090": 71, "A10": 125, "RTX 4090": 165, "A100": 312, "H100 / H200": 989}
 """Dense 16-bit tensor peak in TFLOP/s as the vendor states it (fp32 accumulation where stated apart)."""

@@ -31,20 +31,20 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from meddap_monai import store
-from meddap_monai.diffusion import preparation
-from meddap_monai.diffusion.adapt_config import AdaptConfig
-from meddap_monai.diffusion.architectures import build_autoencoder, build_text_encoder, build_unet
-from meddap_monai.diffusion.base import load_base
-from meddap_monai.diffusion.conditioning import encode_prompts
-from meddap_monai.diffusion.engine import AdapterTrainer
-from meddap_monai.diffusion.latent_cache import Framing, views
-from meddap_monai.diffusion.methods import uslora
-from meddap_monai.diffusion.objective import Objective
-from meddap_monai.diffusion.prompts import load_prompt_table
-from meddap_monai.diffusion.tiny import build_tiny_base
-from meddap_monai.diffusion.train import make_optimizer
-from meddap_monai.phantom import simulate_image
-from meddap_monai.records import pixel_hash, read_records, write_records
+from meddap_monai.core.records import pixel_hash, read_records, write_records
+from meddap_monai.diffusion.adapting import preparation
+from meddap_monai.diffusion.adapting.config import AdaptConfig
+from meddap_monai.diffusion.adapting.latent_cache import Framing, views
+from meddap_monai.diffusion.adapting.methods import uslora
+from meddap_monai.diffusion.adapting.stage import make_optimizer
+from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
+from meddap_monai.diffusion.bases.architectures import build_autoencoder, build_text_encoder, build_unet
+from meddap_monai.diffusion.bases.base import load_base
+from meddap_monai.diffusion.bases.conditioning import encode_prompts
+from meddap_monai.diffusion.bases.noise import Objective
+from meddap_monai.diffusion.bases.prompts import load_prompt_table
+from meddap_monai.diffusion.pretraining.tiny import build_tiny_base
+from meddap_monai.phantom.simulation import simulate_image
 
 CLASSES = ("benign", "malignant", "normal")
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -34,12 +34,12 @@ from judging import (
 )
 
 from meddap_monai import store
-from meddap_monai.diffusion.base import base_card, load_base
-from meddap_monai.diffusion.image_sampler import ImageSampler
-from meddap_monai.diffusion.looks import LOOKS, apply_look
-from meddap_monai.diffusion.pictures import draw_pictures
-from meddap_monai.diffusion.prompts import PromptTable, load_prompt_table
-from meddap_monai.records import read_records
+from meddap_monai.core.records import read_records
+from meddap_monai.diffusion.bases.base import base_card, load_base
+from meddap_monai.diffusion.bases.prompts import PromptTable, load_prompt_table
+from meddap_monai.diffusion.bases.sample_pictures import draw_pictures
+from meddap_monai.diffusion.generation.sampler import ImageSampler
+from meddap_monai.diffusion.pretraining.appearance import LOOKS, apply_look
 
 
 def main() -> None:

@@ -26,14 +26,15 @@ from base_quality import generate, real_sets, table_of
 from judging import agreement, distances, energy, joined, usefulness, write_sheet
 from PIL import Image
 
-from meddap_monai import resources, store
-from meddap_monai.configuration import build
-from meddap_monai.diffusion.base import load_base
-from meddap_monai.diffusion.corpus import CorpusConfig, gather
-from meddap_monai.diffusion.pretrain import pretrain
-from meddap_monai.diffusion.pretrain_config import PretrainConfig
-from meddap_monai.diffusion.prompts import load_prompt_table
-from meddap_monai.phantom import SCANNERS
+from meddap_monai import store
+from meddap_monai.core import resources
+from meddap_monai.core.configuration import build
+from meddap_monai.diffusion.bases.base import load_base
+from meddap_monai.diffusion.bases.prompts import load_prompt_table
+from meddap_monai.diffusion.pretraining.config import PretrainConfig
+from meddap_monai.diffusion.pretraining.stage import pretrain
+from meddap_monai.phantom.simulation import SCANNERS
+from tools.corpus import CorpusConfig, gather
 
 SIZES = {
     "128 px, factor 8, 16 channels": {"resolution": 128, "channels": [16, 32, 64, 64], "latents": 16},

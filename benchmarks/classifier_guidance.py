@@ -25,13 +25,17 @@ from judging import components, features, fit, read_set, write_sheet
 from PIL import Image
 
 from meddap_monai import store
-from meddap_monai.diffusion.base import base_card, base_hash, load_base
-from meddap_monai.diffusion.guidance import VARIANTS, ClassifierGuide
-from meddap_monai.diffusion.latentclassifier import default_config, load_latent_classifier, train_latent_classifier
-from meddap_monai.diffusion.prompts import load_prompt_table
+from meddap_monai.core.records import Record, class_names, read_records, split_by_group, write_records
+from meddap_monai.core.seeds import generator
+from meddap_monai.diffusion.bases.base import base_card, base_hash, load_base
+from meddap_monai.diffusion.bases.prompts import load_prompt_table
+from meddap_monai.diffusion.generation.classifier_guidance import VARIANTS, ClassifierGuide
+from meddap_monai.diffusion.generation.latent_classifier import (
+    default_config,
+    load_latent_classifier,
+    train_latent_classifier,
+)
 from meddap_monai.evaluation.generative import kernel_distance
-from meddap_monai.records import Record, class_names, read_records, split_by_group, write_records
-from meddap_monai.seeds import generator
 from meddap_monai.statistics.shares import wilson
 
 _BATCH = 14

@@ -24,9 +24,9 @@ import numpy as np
 import pydicom
 from machine import processor_name
 
-from meddap_monai.images.dicom import read_ultrasound
-from meddap_monai.images.index import IndexConfig, index
-from meddap_monai.phantom import dicom_bytes, simulate_image
+from meddap_monai.images.indexing.stage import IndexConfig, index
+from meddap_monai.images.reading.dicom import read_ultrasound
+from meddap_monai.phantom.simulation import dicom_bytes, simulate_image
 
 KEY = b"benchmark-key-16"
 

@@ -33,19 +33,19 @@ from PIL import Image
 from tqdm import tqdm
 
 from meddap_monai import store
-from meddap_monai.diffusion.adapter import load_adapter
-from meddap_monai.diffusion.base import base_hash, load_base
-from meddap_monai.diffusion.generation_config import GenerateConfig
-from meddap_monai.diffusion.marking import grey_of, synthetic_field
-from meddap_monai.diffusion.plan import PlanRow, batches
-from meddap_monai.diffusion.planning import Wanted, make_plan
-from meddap_monai.diffusion.prompts import load_prompt_table
-from meddap_monai.diffusion.sample import open_sampler
-from meddap_monai.diffusion.schedulers import build_scheduler
-from meddap_monai.images.write import write_synthetic_png
-from meddap_monai.phantom import simulate_image
-from meddap_monai.records import read_records
-from meddap_monai.transforms.pixels import fit
+from meddap_monai.core.records import read_records
+from meddap_monai.diffusion.adapters.adapter import load_adapter
+from meddap_monai.diffusion.bases.base import base_hash, load_base
+from meddap_monai.diffusion.bases.prompts import load_prompt_table
+from meddap_monai.diffusion.bases.schedulers import build_scheduler
+from meddap_monai.diffusion.generation.config import GenerateConfig
+from meddap_monai.diffusion.generation.marking import grey_of, synthetic_field
+from meddap_monai.diffusion.generation.plan import PlanRow, batches
+from meddap_monai.diffusion.generation.planning import Wanted, make_plan
+from meddap_monai.diffusion.generation.stage import open_sampler
+from meddap_monai.images.framing import fit
+from meddap_monai.images.writing.write import write_synthetic_png
+from meddap_monai.phantom.simulation import simulate_image
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "ours, float32": {},

@@ -27,16 +27,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from meddap_monai import store
-from meddap_monai.diffusion.architectures import build_autoencoder, build_text_encoder, build_unet
-from meddap_monai.diffusion.base import load_base
-from meddap_monai.diffusion.generation_config import GenerateConfig
-from meddap_monai.diffusion.image_sampler import ImageSampler, LoopSettings
-from meddap_monai.diffusion.plan import PlanRow
-from meddap_monai.diffusion.planning import Wanted, make_plan
-from meddap_monai.diffusion.prompts import load_prompt_table
-from meddap_monai.diffusion.schedulers import build_scheduler
-from meddap_monai.diffusion.shard_maker import device_name, out_of_memory
-from meddap_monai.diffusion.tiny import build_tiny_base
+from meddap_monai.diffusion.bases.architectures import build_autoencoder, build_text_encoder, build_unet
+from meddap_monai.diffusion.bases.base import load_base
+from meddap_monai.diffusion.bases.prompts import load_prompt_table
+from meddap_monai.diffusion.bases.schedulers import build_scheduler
+from meddap_monai.diffusion.generation.config import GenerateConfig
+from meddap_monai.diffusion.generation.plan import PlanRow
+from meddap_monai.diffusion.generation.planning import Wanted, make_plan
+from meddap_monai.diffusion.generation.sampler import ImageSampler, LoopSettings
+from meddap_monai.diffusion.generation.shards import device_name, out_of_memory
+from meddap_monai.diffusion.pretraining.tiny import build_tiny_base
 
 LOOPS = (("pndm", 30), ("dpmsolver++", 20), ("dpmsolver++", 15))
 PROMPT = "an ultrasound photo of benign tumor in breast"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from meddap_monai.diffusion.views import grey_tensor
+from meddap_monai.diffusion.pretraining.views import grey_tensor
 from meddap_monai.evaluation.generative import frechet_distance
 
 

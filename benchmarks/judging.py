@@ -20,10 +20,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from meddap_monai import store
-from meddap_monai.diffusion.views import square
+from meddap_monai.core.records import Record
+from meddap_monai.diffusion.pretraining.views import square
 from meddap_monai.evaluation.generative import frechet_distance, kernel_distance
-from meddap_monai.records import Record
-from meddap_monai.selection.copies import CopyConfig, Images, calibrate, find_nearest, flag
+from meddap_monai.selection.copies.detection import CopyConfig, Images, calibrate, find_nearest, flag
 from meddap_monai.selection.pixels import to_thumbnails
 from meddap_monai.statistics.shares import wilson
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from machine import processor_name
 
-from meddap_monai.phantom import CLASSES, simulate_image
-from meddap_monai.selection.copies import CopyConfig, Images, calibrate, find_nearest, flag
-from meddap_monai.selection.crossfit import Judged
-from meddap_monai.selection.rules import RULES, Evidence, RuleConfig
+from meddap_monai.phantom.simulation import CLASSES, simulate_image
+from meddap_monai.selection.copies.detection import CopyConfig, Images, calibrate, find_nearest, flag
+from meddap_monai.selection.filtering.crossfit import Judged
+from meddap_monai.selection.filtering.rules import RULES, Evidence, RuleConfig
 from tests.selection.copying import thumbnail
 
 

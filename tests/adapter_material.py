@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 from meddap_monai import store
-from meddap_monai.diffusion import adapter as adapters
-from meddap_monai.diffusion import injection
-from meddap_monai.diffusion.adapt_config import AdaptConfig
-from meddap_monai.diffusion.adapter_file import save_adapter
-from meddap_monai.diffusion.architectures import build_text_encoder, build_unet
-from meddap_monai.diffusion.base import load_base
-from meddap_monai.diffusion.formats import AdapterWeights
-from meddap_monai.diffusion.injection import LowRank
-from meddap_monai.diffusion.targets import target_modules
+from meddap_monai.diffusion.adapters import adapter as adapters
+from meddap_monai.diffusion.adapters import injection
+from meddap_monai.diffusion.adapters.file import save_adapter
+from meddap_monai.diffusion.adapters.formats import AdapterWeights
+from meddap_monai.diffusion.adapters.injection import LowRank
+from meddap_monai.diffusion.adapters.targets import target_modules
+from meddap_monai.diffusion.adapting.config import AdaptConfig
+from meddap_monai.diffusion.bases.architectures import build_text_encoder, build_unet
+from meddap_monai.diffusion.bases.base import load_base
 
 QUICK: dict[str, Any] = {
     "steps": 6,

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from meddap_monai import store
-from meddap_monai.records import pixel_hash, write_records
+from meddap_monai.core.records import pixel_hash, write_records
 from tests.offline import block_network
 
 CLASSES = ["benign", "malignant", "normal"]
@@ -36,7 +36,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained Stable Diffusion folder at 32 px: real classes, random weights."""
-    from meddap_monai.diffusion.tiny import build_tiny_base
+    from meddap_monai.diffusion.pretraining.tiny import build_tiny_base
 
     folder = tmp_path_factory.mktemp("base") / "tiny"
     build_tiny_base(folder, resolution=32, seed=0)
@@ -45,7 +45,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_simulated_records(folder: Path, per_class: dict[str, int], size: int = 64, per_patient: int = 2) -> Path:
     """Write simulated images as an index folder: ``{split: images per class}``, `per_patient` images a patient."""
-    from meddap_monai.phantom import simulate_image
+    from meddap_monai.phantom.simulation import simulate_image
 
     with store.open_stage(folder, "index", {"simulated": per_class, "size": size}) as stage:
         (folder / "images").mkdir()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from meddap_monai.resources import find
+from meddap_monai.core.resources import find
 
 ROOT = find("bundles").parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "bundles").glob("*/docs/README.md")])
@@ -14,7 +14,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 NEEDED = {
     r"^pip (install|download)": "a package index or a folder of wheels",
     r"^make (demo|test)$": "a fresh environment, which make fills from a package index",
-    r"python -m meddap_monai\.diffusion\.corpus": "BUS-BRA and the fetal planes",
+    r"python -m tools\.corpus": "BUS-BRA and the fetal planes",
     r"--config configs/busi\.yaml": "BUSI and BUS-BRA",
     r"--config configs/fetal\.yaml": "the fetal planes of Spain and Africa",
     r"--config (meddap_busi|fulora_fetal|histodiffusion|ort_dreambooth)\b(?!.*smoke)": "the study's images, and a GPU",
@@ -26,8 +26,8 @@ ELSEWHERE = {
     r"^make wheel$": "tests/test_packaging.py",
     r"^meddap demo": "tests/test_packaging.py",
     r"^meddap study --config \w+ --config smoke": "tests/test_studies.py",
-    r"^meddap review": "tests/selection/test_review.py",
-    r"^meddap grid": "tests/evaluation/test_commands.py",
+    r"^meddap review": "tests/reading_form/test_review.py",
+    r"^meddap grid": "tests/cli/test_evaluation.py",
     r"--config_file configs/train.yaml +--train#": "tests/transforms/test_diffusion.py",
     r"^python benchmarks/adapter_training\.py": "tests/test_benchmarks.py",
 }

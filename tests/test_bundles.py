@@ -19,11 +19,12 @@ import yaml
 from monai.bundle import ckpt_export, create_workflow, run, verify_metadata, verify_net_in_out
 
 import meddap_monai
-from meddap_monai.bundle import check_overrides, lint_bundle
+from meddap_monai.bundle import check_overrides
+from meddap_monai.core.ids import look_up
+from meddap_monai.core.resources import find
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.ids import look_up
-from meddap_monai.resources import find
 from meddap_monai.study import StudyConfig, read_study
+from tools.bundle_lint import lint_bundle
 
 ROOT = find("bundles").parent
 NAMES = ["uslora_adapter", "ultrasound_ldm", "ultrasound_classifier", "meddap_study"]

@@ -36,7 +36,7 @@ from monai.transforms import (
 )
 
 from meddap_monai import LoadUltrasoundd, SeededDataset, read_records
-from meddap_monai.phantom import write_phantom_study
+from meddap_monai.phantom.simulation import write_phantom_study
 from meddap_monai.transforms import RandSpeckled
 
 
@@ -77,7 +77,7 @@ def test_ours_stand_among_monai_s_transforms(dicom: list[dict[str, Any]]) -> Non
 
 def test_the_reader_serves_monai_s_own_loader(dicom: list[dict[str, Any]]) -> None:
     ours = LoadUltrasoundd("image")(dicom[0])["image"]
-    load = LoadImaged("image", reader="meddap_monai.images.reader.UltrasoundReader", ensure_channel_first=True)
+    load = LoadImaged("image", reader="meddap_monai.images.reading.reader.UltrasoundReader", ensure_channel_first=True)
     theirs = load(dicom[0])["image"]
     assert theirs.shape[-2:] == ours.shape[-2:], "rows first, as everywhere in this package"
     np.testing.assert_array_equal(np.asarray(theirs).squeeze(), np.asarray(ours).squeeze())

@@ -23,8 +23,8 @@ import yaml
 from shown import ROOT, commands, why_not
 from test_bundles import SEVERAL, small
 
-from meddap_monai.cli import main
-from meddap_monai.phantom import write_phantom_study
+from meddap_monai.cli.main import main
+from meddap_monai.phantom.simulation import write_phantom_study
 
 SMALL = Path(__file__).with_name("small.yaml")
 RUN = {page: [line for where, line in commands() if where == page and why_not(line) is None] for page, _ in commands()}

@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 import yaml
 
-from meddap_monai import provenance, resources
-from meddap_monai.records import class_names, read_records
+from meddap_monai.core import provenance, resources
+from meddap_monai.core.records import class_names, read_records
 from meddap_monai.store import STAGES, read_stage
 
 KEYS: dict[str, dict] = {
@@ -51,7 +51,7 @@ def stages(
     tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, make_records: Callable[..., Path]
 ) -> dict[str, Path]:
     """Stage -> its output folder, each run alone through the same door as the commands."""
-    from meddap_monai.cli import load_sections
+    from meddap_monai.cli.main import load_sections
     from meddap_monai.study import run_stage
 
     root = tmp_path_factory.mktemp("contracts")

@@ -22,8 +22,8 @@ from shown import ELSEWHERE, FENCE, NEEDED, PAGES, ROOT, blocks, commands, why_n
 
 from meddap_monai.bundle import check_overrides
 from meddap_monai.bundle.overrides import _given, _names
-from meddap_monai.cli import _parser, load_sections
-from meddap_monai.configuration import build
+from meddap_monai.cli.main import _parser, load_sections
+from meddap_monai.core.configuration import build
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.store import STAGES
 from meddap_monai.study import read_study
@@ -126,7 +126,7 @@ def check_module(module: str, words: list[str], page: str) -> None:
         check_meddap(words)
     elif module == "monai.bundle":
         check_bundle(words, page)
-    elif module == "meddap_monai.diffusion.corpus":
+    elif module == "tools.corpus":
         assert {"--busbra", "--fetal", "--output"} <= set(words)
     elif module == "pytest":
         assert all((ROOT / word).exists() for word in words if word.startswith("tests"))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from meddap_monai.records import read_records
+from meddap_monai.core.records import read_records
 from meddap_monai.store import read_stage
 
 SMALL = Path(__file__).with_name("small.yaml")
@@ -33,7 +33,7 @@ def overrides(base: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def dicom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two simulated scanners as DICOM folders: patients, a clip, broken files."""
-    from meddap_monai.phantom import write_phantom_study
+    from meddap_monai.phantom.simulation import write_phantom_study
 
     folder = tmp_path_factory.mktemp("dicom")
     for seed, scanner in enumerate(("own", "unseen")):

@@ -84,7 +84,7 @@ def _elsewhere(installed: Path, folder: Path, *words: str, timeout: int = 1800) 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["bundles/meddap_study/configs/train.yaml", "configs/smoke.yaml", "data/prompts"])
 def test_installed_from_the_wheel_everything_is_found(installed: Path, tmp_path: Path, name: str) -> None:
-    code = f"import meddap_monai.resources as r; print(r.__file__); print(r.find({name!r}))"
+    code = f"import meddap_monai.core.resources as r; print(r.__file__); print(r.find({name!r}))"
     done = _elsewhere(installed, tmp_path, "python", "-c", code)
     module, path = done.stdout.splitlines()
     assert str(installed.parent) in module and path.startswith(str(installed.parent)), done.stderr
@@ -126,7 +126,7 @@ def test_extras_are_named_in_the_install_page() -> None:
         ),
         (
             "bitsandbytes",
-            "import torch; from meddap_monai.diffusion.train import AdaptConfig, make_optimizer; "
+            "import torch; from meddap_monai.diffusion.adapting.stage import AdaptConfig, make_optimizer; "
             "make_optimizer(AdaptConfig(optimizer='adamw8bit'), [], torch.device('cpu'))",
             "meddap-monai[gpu]",
         ),

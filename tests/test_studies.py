@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from meddap_monai.bundle import lint_overlay
-from meddap_monai.cli import load_sections, main
+from meddap_monai.cli.main import load_sections, main
+from meddap_monai.core.ids import read_yaml
+from meddap_monai.core.records import iter_records, read_records, write_records
+from meddap_monai.core.resources import find
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.ids import read_yaml
-from meddap_monai.records import iter_records, read_records, write_records
-from meddap_monai.resources import find
 from meddap_monai.store import read_stage
 from meddap_monai.study import draw, read_study, run_study
-from meddap_monai.study.configuration import DrawConfig
+from meddap_monai.study.config import DrawConfig
+from tools.bundle_lint import lint_overlay
 
 STUDIES = ["meddap_busi", "fulora_fetal", "histodiffusion", "ort_dreambooth"]
 STORED = Path(__file__).parent / "resolved"

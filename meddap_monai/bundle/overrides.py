@@ -10,9 +10,9 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
-from meddap_monai.bundle.ids import check_id, check_whole_mapping
+from meddap_monai.bundle.known_ids import check_id, check_whole_mapping
+from meddap_monai.core.ids import look_up, parse_yaml, read_yaml, split
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.ids import look_up, parse_yaml, read_yaml, split
 
 _RUN_ARGUMENTS = {
     "run_id",

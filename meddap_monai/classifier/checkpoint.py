@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from meddap_monai import store
+from meddap_monai.core.tensors import save_tensors
 from meddap_monai.errors import StageError
-from meddap_monai.tensors import save_tensors
 
 NAME = "checkpoint.pt"
 

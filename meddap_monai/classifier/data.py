@@ -12,11 +12,11 @@ from monai.data import CacheDataset, DataLoader, Dataset, PersistentDataset
 from monai.transforms import Compose, MapTransform
 from PIL import Image
 
-from meddap_monai.classifier.settings import ClassifyConfig
+from meddap_monai.classifier.config import ClassifyConfig
+from meddap_monai.core.records import Record
+from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import RecordsError
-from meddap_monai.images.recorded import open_recorded
-from meddap_monai.records import Record
-from meddap_monai.seeds import derive_seed
+from meddap_monai.images.reading.recorded import open_recorded
 
 
 class LoadFramed(MapTransform):

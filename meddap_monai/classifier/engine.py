@@ -15,10 +15,10 @@ from monai.losses import FocalLoss
 from torch import nn
 
 from meddap_monai.classifier.augment import apply_classical, draw_classical
+from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.data import normalise, to_float
-from meddap_monai.classifier.settings import ClassifyConfig
+from meddap_monai.core.seeds import derive_seed, generator
 from meddap_monai.errors import NonFiniteLoss
-from meddap_monai.seeds import derive_seed, generator
 from meddap_monai.statistics.metrics import macro_auc
 
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")

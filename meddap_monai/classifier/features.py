@@ -11,9 +11,9 @@ from skimage.feature import hog
 from torch import nn
 
 from meddap_monai.classifier.augment import apply_classical, draw_classical
+from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.data import normalise, to_float
-from meddap_monai.classifier.settings import ClassifyConfig
-from meddap_monai.seeds import generator
+from meddap_monai.core.seeds import generator
 
 
 class Penultimate(nn.Module):

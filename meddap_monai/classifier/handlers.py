@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from meddap_monai import store
 from meddap_monai.classifier.checkpoint import Progress, save_checkpoint
+from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.parallel import World
-from meddap_monai.classifier.settings import ClassifyConfig
 
 
 class Curves:

@@ -21,15 +21,15 @@ from sklearn.svm import SVC
 from torch import nn
 
 from meddap_monai import store
-from meddap_monai.classifier import predict
+from meddap_monai.classifier import scoring
+from meddap_monai.classifier.config import EXTRACTOR_HOG, ClassifyConfig
 from meddap_monai.classifier.features import Hog, Penultimate, extract
 from meddap_monai.classifier.networks import build_network
-from meddap_monai.classifier.settings import EXTRACTOR_HOG, ClassifyConfig
-from meddap_monai.seeds import derive_seed
+from meddap_monai.core.seeds import derive_seed
 from meddap_monai.statistics.metrics import all_metrics, confusion
 
 if TYPE_CHECKING:
-    from meddap_monai.classifier.train import Material
+    from meddap_monai.classifier.stage import Material
 
 
 class Head(nn.Module):
@@ -103,7 +103,7 @@ def build_extractor(config: ClassifyConfig, classes: int) -> nn.Module:
 
 def train_head(config: ClassifyConfig, output: Path, material: Material) -> dict[str, Any]:
     """Fit a head on the training records, write ``model.pt`` and ``metrics.json``; return what stage.json shows."""
-    from meddap_monai.classifier.train import write_model
+    from meddap_monai.classifier.stage import write_model
 
     extractor = build_extractor(config, len(material.classes)).to(config.device)
     factors = {"real": config.real_loss_weight, "synthetic": config.synthetic_loss_weight}
@@ -114,8 +114,8 @@ def train_head(config: ClassifyConfig, output: Path, material: Material) -> dict
     head = Head(extractor, fit_head(config, features, labels, weights))
     truth = np.array([row["label"] for row in material.validation])
     logits = head.score(_features(extractor, material.validation, config))
-    temperature = predict.fit_temperature(logits, truth)
-    probabilities = predict.softmax(logits)
+    temperature = scoring.fit_temperature(logits, truth)
+    probabilities = scoring.softmax(logits)
     fitted_on = {"features": features, "labels": labels, "weights": weights}
     parts: dict[str, Any] = {name: torch.from_numpy(values) for name, values in fitted_on.items()}
     parts["extractor"] = {name: tensor.cpu() for name, tensor in extractor.state_dict().items()}
@@ -140,7 +140,7 @@ def _training(extractor: nn.Module, rows: Any, config: ClassifyConfig) -> tuple[
 
 
 def _features(extractor: nn.Module, rows: Any, config: ClassifyConfig, augmented: bool = False) -> np.ndarray:
-    return extract(extractor, predict.one_pass(rows, config), config, augmented)
+    return extract(extractor, scoring.one_pass(rows, config), config, augmented)
 
 
 def restore_head(config: ClassifyConfig, classes: int, parts: dict[str, Any]) -> Head:

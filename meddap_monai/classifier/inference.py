@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 from meddap_monai import store
 from meddap_monai.classifier.data import frame, normalise, to_float
-from meddap_monai.classifier.predict import Classifier, load_classifier, softmax
-from meddap_monai.configuration import check_choice
+from meddap_monai.classifier.scoring import Classifier, load_classifier, softmax
+from meddap_monai.core.configuration import check_choice
 from meddap_monai.errors import ConfigurationError, UnreadableImage
-from meddap_monai.images.dicom import read_ultrasound
-from meddap_monai.images.frames import check_policy
-from meddap_monai.images.plain import read_plain, sniff
+from meddap_monai.images.reading.dicom import read_ultrasound
+from meddap_monai.images.reading.frames import check_policy
+from meddap_monai.images.reading.plain import read_plain, sniff
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from monai.networks import nets
 from torch import nn
 
 from meddap_monai import store
+from meddap_monai.core.tensors import check_finite, read_weights
 from meddap_monai.errors import ConfigurationError, MissingPackage
-from meddap_monai.tensors import check_finite, read_weights
 
 
 def _small_resnet(widths: tuple[int, ...]) -> Callable[[int, int, int], nn.Module]:

@@ -13,12 +13,12 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from meddap_monai.classifier.predict import load_classifier
+from meddap_monai.classifier.scoring import load_classifier
+from meddap_monai.core.records import Record
+from meddap_monai.core.seeds import derive_seed
 from meddap_monai.evaluation import arms as arm_names
 from meddap_monai.evaluation.generative import features_of
 from meddap_monai.evaluation.predictions import Run
-from meddap_monai.records import Record
-from meddap_monai.seeds import derive_seed
 
 MOST = 400
 """Images of one set on a map; of more, an even part is taken."""

@@ -16,9 +16,9 @@ from monai.metrics import FIDMetric, MultiScaleSSIMMetric
 
 from meddap_monai.classifier.data import to_float
 from meddap_monai.classifier.features import Penultimate, extract
-from meddap_monai.classifier.predict import Classifier, in_batches
-from meddap_monai.records import Record
-from meddap_monai.seeds import derive_seed
+from meddap_monai.classifier.scoring import Classifier, in_batches
+from meddap_monai.core.records import Record
+from meddap_monai.core.seeds import derive_seed
 
 NEIGHBOURS = 3
 SUBSETS, SUBSET_SIZE = 50, 100

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from meddap_monai import store
-from meddap_monai.classifier.predict import Classifier, load_classifier, softmax
+from meddap_monai.classifier.scoring import Classifier, load_classifier, softmax
+from meddap_monai.core.provenance import check_provenance
+from meddap_monai.core.records import Record, read_records
 from meddap_monai.errors import LeakedRecords, RecordsError, StageError
-from meddap_monai.provenance import check_provenance
-from meddap_monai.records import Record, read_records
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from typing import Any
 from tqdm import tqdm
 
 from meddap_monai import store
-from meddap_monai.classifier.settings import ClassifyConfig
-from meddap_monai.classifier.train import classify
+from meddap_monai.classifier.config import ClassifyConfig
+from meddap_monai.classifier.stage import classify
 from meddap_monai.errors import ConfigurationError, LeakedRecords
 from meddap_monai.evaluation import arms as arm_names
-from meddap_monai.evaluation.content import build_report, likeness, maps
-from meddap_monai.evaluation.page import write_report
+from meddap_monai.evaluation.config import EvaluateConfig
 from meddap_monai.evaluation.predictions import DecodedOnce, Predictions, Run, predict_run, test_rows
-from meddap_monai.evaluation.settings import EvaluateConfig
+from meddap_monai.evaluation.report.content import build_report, likeness, maps
+from meddap_monai.evaluation.report.page import write_report
 
 __all__ = ["EvaluateConfig", "Run", "evaluate"]
 

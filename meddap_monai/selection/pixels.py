@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from meddap_monai.classifier.data import read_framed
-from meddap_monai.records import Record
+from meddap_monai.core.records import Record
 
 MANY = 500
 """From this number of images on a progress line is shown."""

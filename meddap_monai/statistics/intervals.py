@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from meddap_monai.seeds import derive_seed
+from meddap_monai.core.seeds import derive_seed
 
 POWER = 0.8
 """Of the difference that is called detectable."""

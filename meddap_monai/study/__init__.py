@@ -5,7 +5,7 @@ classifier per arm; at the end one evaluation over all seeds on the own test set
 its own folder and decides itself whether it is done, so a killed study goes on where it stopped.
 """
 
-from meddap_monai.study.configuration import ARMS, DrawConfig, StudyConfig, override, read_study
+from meddap_monai.study.config import ARMS, DrawConfig, StudyConfig, override, read_study
 from meddap_monai.study.run import draw, run_study
 from meddap_monai.study.stages import run_stage
 

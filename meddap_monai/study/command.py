@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from meddap_monai.configuration import field_types, inner_type, options
-from meddap_monai.ids import read_pairs, type_of
-from meddap_monai.study.configuration import StudyConfig
+from meddap_monai.core.configuration import field_types, inner_type, options
+from meddap_monai.core.ids import read_pairs, type_of
+from meddap_monai.study.config import StudyConfig
 
 _HIDDEN = "..."
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from meddap_monai.classifier.parallel import work_alone
-from meddap_monai.diffusion.ranks import Ranks, join_ranks
+from meddap_monai.core.distributed import Ranks, join_ranks
 
 
 class Crew:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meddap_monai import store
+from meddap_monai.core.records import class_names, iter_records, write_records
 from meddap_monai.errors import RecordsError
-from meddap_monai.records import class_names, iter_records, write_records
 
 
 def join_generated(output: Path, parts: Sequence[Path], overwrite: bool = False) -> Path:

@@ -9,12 +9,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from meddap_monai import provenance, store
-from meddap_monai.diffusion.base import base_folder
+from meddap_monai import store
+from meddap_monai.core import provenance
+from meddap_monai.core.records import class_names, draw_split, iter_records, write_records
+from meddap_monai.diffusion.bases.base import base_folder
 from meddap_monai.evaluation.stage import Run, evaluate
-from meddap_monai.images.index import IndexConfig, index
-from meddap_monai.records import class_names, draw_split, iter_records, write_records
-from meddap_monai.study.configuration import DrawConfig, StudyConfig, Variant, read_study
+from meddap_monai.images.indexing.stage import IndexConfig, index
+from meddap_monai.study.config import DrawConfig, StudyConfig, Variant, read_study
 from meddap_monai.study.crew import Crew, join_crew
 from meddap_monai.study.simulated import place
 from meddap_monai.study.track import Once, Shared, Track

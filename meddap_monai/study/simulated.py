@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from meddap_monai import store
-from meddap_monai.configuration import check_range
+from meddap_monai.core.configuration import check_range
 from meddap_monai.errors import ForeignOutput
-from meddap_monai.phantom import write_phantom_pictures, write_phantom_study
+from meddap_monai.phantom.simulation import write_phantom_pictures, write_phantom_study
 
 SIMULATED = "simulated"
 

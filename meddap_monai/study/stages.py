@@ -7,19 +7,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from meddap_monai.classifier.train import ClassifyConfig, classify
-from meddap_monai.configuration import build
-from meddap_monai.diffusion.pretrain import pretrain
-from meddap_monai.diffusion.pretrain_config import PretrainConfig
-from meddap_monai.diffusion.sample import GenerateConfig, generate
-from meddap_monai.diffusion.train import AdaptConfig, adapt
+from meddap_monai.classifier.stage import ClassifyConfig, classify
+from meddap_monai.core.configuration import build
+from meddap_monai.core.ids import split_places
+from meddap_monai.diffusion.adapting.stage import AdaptConfig, adapt
+from meddap_monai.diffusion.generation.stage import GenerateConfig, generate
+from meddap_monai.diffusion.pretraining.config import PretrainConfig
+from meddap_monai.diffusion.pretraining.stage import pretrain
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation.stage import EvaluateConfig, Run, evaluate
-from meddap_monai.ids import split_places
-from meddap_monai.images.index import IndexConfig, index
-from meddap_monai.selection.cluster import ClusterConfig, cluster
-from meddap_monai.selection.filter import SelectConfig, select
-from meddap_monai.selection.mix import MixConfig, mix
+from meddap_monai.images.indexing.stage import IndexConfig, index
+from meddap_monai.selection.clustering.stage import ClusterConfig, cluster
+from meddap_monai.selection.filtering.stage import SelectConfig, select
+from meddap_monai.selection.mixing.stage import MixConfig, mix
 
 
 def run_stage(

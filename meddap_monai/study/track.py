@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from meddap_monai import store
-from meddap_monai.classifier.train import classify
-from meddap_monai.diffusion.pretrain import pretrain
-from meddap_monai.diffusion.pretrain_config import PretrainConfig
-from meddap_monai.diffusion.sample import GenerateConfig, generate
-from meddap_monai.diffusion.train import AdaptConfig, adapt
+from meddap_monai.classifier.stage import classify
+from meddap_monai.core.records import class_names
+from meddap_monai.core.seeds import derive_seed
+from meddap_monai.diffusion.adapting.stage import AdaptConfig, adapt
+from meddap_monai.diffusion.generation.stage import GenerateConfig, generate
+from meddap_monai.diffusion.pretraining.config import PretrainConfig
+from meddap_monai.diffusion.pretraining.stage import pretrain
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation.stage import Run
-from meddap_monai.records import class_names
-from meddap_monai.seeds import derive_seed
-from meddap_monai.selection.cluster import cluster
-from meddap_monai.selection.filter import select
-from meddap_monai.selection.mix import MixConfig, mix
-from meddap_monai.study.configuration import ARMS, StudyConfig, Variant
+from meddap_monai.selection.clustering.stage import cluster
+from meddap_monai.selection.filtering.stage import select
+from meddap_monai.selection.mixing.stage import MixConfig, mix
+from meddap_monai.study.config import ARMS, StudyConfig, Variant
 from meddap_monai.study.crew import Crew
 from meddap_monai.study.join import join_generated
 

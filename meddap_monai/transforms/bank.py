@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from meddap_monai.core.records import Record, iter_records
 from meddap_monai.errors import RecordsError
-from meddap_monai.images.recorded import open_recorded
-from meddap_monai.records import Record, iter_records
+from meddap_monai.images.reading.recorded import open_recorded
 
 
 class ImageBank:

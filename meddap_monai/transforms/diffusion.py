@@ -17,9 +17,9 @@ from monai.transforms import MapTransform, MultiSampleTrait, RandomizableTransfo
 from monai.utils import TransformBackends
 
 from meddap_monai.errors import ConfigurationError
+from meddap_monai.images.framing import from_levels, to_levels
 from meddap_monai.transforms.bank import ImageBank
 from meddap_monai.transforms.online import OnlineGenerator
-from meddap_monai.transforms.pixels import from_levels, to_levels
 
 Source = ImageBank | OnlineGenerator
 _SEEDS = 2**31 - 1

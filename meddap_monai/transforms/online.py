@@ -18,13 +18,13 @@ import torch
 from monai.engines import PrepareBatch, default_prepare_batch
 from PIL import Image
 
-from meddap_monai.configuration import build, check_choice
+from meddap_monai.core.configuration import build, check_choice
+from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.seeds import derive_seed
-from meddap_monai.transforms.pixels import from_levels, to_levels
+from meddap_monai.images.framing import from_levels, to_levels
 
 if TYPE_CHECKING:
-    from meddap_monai.diffusion.image_sampler import ImageSampler
+    from meddap_monai.diffusion.generation.sampler import ImageSampler
 
 
 class OnlineGenerator:
@@ -48,8 +48,8 @@ class OnlineGenerator:
         adapters: Sequence[str | Path] = (),
         **settings: Any,
     ) -> None:
-        from meddap_monai.diffusion.generation_config import GenerateConfig
-        from meddap_monai.diffusion.prompts import load_prompt_table
+        from meddap_monai.diffusion.bases.prompts import load_prompt_table
+        from meddap_monai.diffusion.generation.config import GenerateConfig
 
         self.classes, self.base, self.adapters = list(classes), str(base), [str(path) for path in adapters]
         self.config = build(GenerateConfig, settings, "generator")
@@ -101,7 +101,7 @@ class OnlineGenerator:
 
     def _ready(self) -> ImageSampler:
         if self._sampler is None:
-            from meddap_monai.diffusion.sample import choose_device, open_sampler
+            from meddap_monai.diffusion.generation.stage import choose_device, open_sampler
 
             refuse_forked_cuda(choose_device(self.config.device))
             self._sampler = self._open.enter_context(open_sampler(self.config, self.base, self.adapters))
@@ -109,7 +109,7 @@ class OnlineGenerator:
         return self._sampler
 
     def _row(self, label: int | str, seed: int, size: tuple[int, int]) -> Any:
-        from meddap_monai.diffusion.planning import Wanted, complete_row
+        from meddap_monai.diffusion.generation.planning import Wanted, complete_row
 
         if not self.has(label):
             raise ConfigurationError(f"generator: label {label!r} is none of {', '.join(self.classes)}")
@@ -123,7 +123,7 @@ class OnlineGenerator:
             return None
         if images is None:
             raise ConfigurationError("generator#mode: image needs the real image; place the transform after LoadImaged")
-        from meddap_monai.diffusion.image_sampler import Sources
+        from meddap_monai.diffusion.generation.sampler import Sources
 
         pixels = np.stack([_resized(image, (height, width)) for image in images]).astype(np.float32)
         return Sources(torch.from_numpy(pixels / 127.5 - 1.0).permute(0, 3, 1, 2))

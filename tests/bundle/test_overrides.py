@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from monai.bundle import create_workflow
 
-from meddap_monai.bundle import check_overrides, study_sections
+from meddap_monai.bundle import check_overrides
 from meddap_monai.errors import ConfigurationError
+from meddap_monai.study.overlays import study_sections
 
 TRAIN = """
 device: cpu

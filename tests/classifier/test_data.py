@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from meddap_monai.classifier.augment import ClassicalRanges, apply_classical, draw_classical
+from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.data import frame, normalise, plan_batches, read_framed, to_float
-from meddap_monai.classifier.settings import ClassifyConfig
 from meddap_monai.errors import ConfigurationError, RecordsError, UnreadableImage
 
 CONFIG = ClassifyConfig(steps=30, batch=4)

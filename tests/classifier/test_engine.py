@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.engine import Criterion, TrainingStep, balanced_weights, build_optimiser, build_trainer
-from meddap_monai.classifier.settings import ClassifyConfig
-from meddap_monai.classifier.train import initial_network
+from meddap_monai.classifier.stage import initial_network
 
 CONFIG = ClassifyConfig(network="vit_tiny", size=16, batch=8, steps=1, optimiser="sgd", learning_rate=0.1)
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, -0.3], [-2.0, 1.0, 3.0]])

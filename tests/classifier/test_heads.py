@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.features import Hog, Penultimate
 from meddap_monai.classifier.heads import build_head
 from meddap_monai.classifier.networks import build_network
-from meddap_monai.classifier.predict import load_classifier
-from meddap_monai.classifier.settings import ClassifyConfig
-from meddap_monai.classifier.train import classify
-from meddap_monai.records import read_records, write_records
+from meddap_monai.classifier.scoring import load_classifier
+from meddap_monai.classifier.stage import classify
+from meddap_monai.core.records import read_records, write_records
 
 
 @pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from meddap_monai import store
+from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.inference import InferConfig, infer
-from meddap_monai.classifier.settings import ClassifyConfig
-from meddap_monai.classifier.train import classify
+from meddap_monai.classifier.stage import classify
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.phantom import write_phantom_study
+from meddap_monai.phantom.simulation import write_phantom_study
 
 
 @pytest.fixture(scope="module")

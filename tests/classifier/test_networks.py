@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.networks import NETWORKS, GreyToColour, build_network, load_pretrained
-from meddap_monai.classifier.predict import load_classifier
-from meddap_monai.classifier.settings import ClassifyConfig
-from meddap_monai.classifier.train import classify
+from meddap_monai.classifier.scoring import load_classifier
+from meddap_monai.classifier.stage import classify
+from meddap_monai.core.records import read_records
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.records import read_records
 
 QUICK = ["resnet10_tiny", "resnet10_narrow", "vit_tiny", "efficientnet_b0"]
 

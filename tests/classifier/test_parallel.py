@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.parallel import World
-from meddap_monai.classifier.settings import ClassifyConfig
-from meddap_monai.classifier.train import classify
+from meddap_monai.classifier.stage import classify
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.store import read_stage
 from tests.reliability.forked import read_logs, run_pair

@@ -17,6 +17,6 @@ def few_records(make_records: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def small_base(few_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from meddap_monai.diffusion.pretrain import pretrain
+    from meddap_monai.diffusion.pretraining.stage import pretrain
 
     return pretrain(SMALL, tmp_path_factory.mktemp("pretrain") / "out", records=few_records)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from meddap_monai.classifier.predict import load_classifier
-from meddap_monai.classifier.settings import ClassifyConfig
-from meddap_monai.classifier.train import classify
+from meddap_monai.classifier.config import ClassifyConfig
+from meddap_monai.classifier.scoring import load_classifier
+from meddap_monai.classifier.stage import classify
+from meddap_monai.core.records import read_records
 from meddap_monai.evaluation.embedding import tsne
 from meddap_monai.evaluation.generative import (
     diversity,
@@ -21,7 +22,6 @@ from meddap_monai.evaluation.generative import (
     measure,
     precision_recall,
 )
-from meddap_monai.records import read_records
 
 RNG = np.random.default_rng(0)
 HERE, SAME, FAR = (RNG.normal(size=(150, 6)) + shift for shift in (0.0, 0.0, 4.0))

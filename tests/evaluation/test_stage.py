@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from meddap_monai.classifier.settings import ClassifyConfig
-from meddap_monai.classifier.train import classify
+from meddap_monai.classifier.config import ClassifyConfig
+from meddap_monai.classifier.stage import classify
+from meddap_monai.core.records import read_records, write_records
 from meddap_monai.errors import ConfigurationError, ForeignOutput, LeakedRecords, RecordsError
-from meddap_monai.evaluation.content import learning_curves
-from meddap_monai.evaluation.material import device_of, reasons, sum_stages
-from meddap_monai.records import read_records, write_records
-from meddap_monai.report import EvaluateConfig, Run, evaluate, redraw
+from meddap_monai.evaluation.redraw import redraw
+from meddap_monai.evaluation.report.content import learning_curves
+from meddap_monai.evaluation.report.material import device_of, reasons, sum_stages
+from meddap_monai.evaluation.stage import EvaluateConfig, Run, evaluate
 
 CONFIG = EvaluateConfig(samples=60, pictures=2, embedding="tsne", command="meddap study configs/demo.yaml")
 ARMS = {"real": "none", "real_classical": "classical", "real_synthetic_classical": "classical", "shuffled": "none"}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from meddap_monai.phantom import simulate_image
+from meddap_monai.phantom.simulation import simulate_image
 
 NAME = "DOE^JANE 1970-01-01 ID 00417"
 BARS = ("plain", "gradient", "noisy", "striped", "coloured", "inverse")

@@ -18,7 +18,7 @@ import raw_dicom as raw
 from raw_dicom import GREY
 
 from meddap_monai.errors import UnreadableImage
-from meddap_monai.images.dicom import UltrasoundInfo, read_ultrasound
+from meddap_monai.images.reading.dicom import UltrasoundInfo, read_ultrasound
 
 KEY = b"k" * 32
 CLIP = np.stack([np.roll(GREY, shift, 1) for shift in range(4)]).astype(np.uint16) * 16

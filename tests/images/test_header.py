@@ -15,8 +15,8 @@ import raw_dicom as raw
 from raw_dicom import GREY, dicom, element, header, short, text
 
 from meddap_monai.errors import UnreadableImage
-from meddap_monai.images.dicom import read_ultrasound
-from meddap_monai.images.limits import Limits
+from meddap_monai.images.reading.dicom import read_ultrasound
+from meddap_monai.images.reading.limits import Limits
 
 KEY = b"k" * 32
 

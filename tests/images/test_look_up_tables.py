@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "reliability"))
 import raw_dicom as raw
 from raw_dicom import GREY, dicom, short, text
 
-from meddap_monai.images.dicom import read_ultrasound
+from meddap_monai.images.reading.dicom import read_ultrasound
 
 KEY = b"k" * 32
 MODALITY, VOI = 0x00283000, 0x00283010

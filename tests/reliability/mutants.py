@@ -20,7 +20,7 @@ SECONDS = 10
 @lru_cache(maxsize=1)
 def seeds() -> list[bytes]:
     """Good files of every kind that the reader knows; each one reads before it is mutated."""
-    from meddap_monai.phantom import dicom_bytes
+    from meddap_monai.phantom.simulation import dicom_bytes
 
     rgb = {0x00280002: short(3), 0x00280004: text("CS", "RGB"), 0x00280006: short(0)}
     colour = np.stack([GREY, GREY // 2, 255 - GREY], -1)
@@ -79,7 +79,7 @@ def groups() -> dict:
 
 def simulated() -> np.ndarray:
     """A small phantom."""
-    from meddap_monai.phantom import simulate_image
+    from meddap_monai.phantom.simulation import simulate_image
 
     return simulate_image("benign", 0, size=(32, 32))
 
@@ -116,7 +116,7 @@ def mutant(seed: int) -> bytes:
 def read_mutants(first: int, last: int) -> None:
     """Read mutants first to last-1; print a line before each, so that a crash names its mutant, and a summary."""
     from meddap_monai.errors import UnreadableImage
-    from meddap_monai.images.dicom import read_ultrasound
+    from meddap_monai.images.reading.dicom import read_ultrasound
 
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a hang ends the process, even inside a codec
     outcomes: Counter[str] = Counter()

@@ -18,8 +18,8 @@ CASES = every_case()
 READ = """
 import json, resource, sys, time
 from meddap_monai.errors import UnreadableImage
-from meddap_monai.images.dicom import read_ultrasound
-from meddap_monai.images.plain import read_plain
+from meddap_monai.images.reading.dicom import read_ultrasound
+from meddap_monai.images.reading.plain import read_plain
 import pydicom.pixels.decoders, pylibjpeg, openjpeg, libjpeg, rle
 base = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (base + 512 * 2**20,) * 2)
@@ -81,7 +81,7 @@ def test_the_material_is_only_bad_where_it_says_so(tmp_path: Path) -> None:
     import numpy as np
     import raw_dicom as raw
 
-    from meddap_monai.images.dicom import read_ultrasound
+    from meddap_monai.images.reading.dicom import read_ultrasound
 
     good = {
         "explicit": raw.dicom(),

@@ -34,7 +34,7 @@ def read(first: int, last: int) -> dict[str, int]:
 
 
 def test_the_seeds_are_good_files(tmp_path: Path) -> None:
-    from meddap_monai.images.dicom import read_ultrasound
+    from meddap_monai.images.reading.dicom import read_ultrasound
 
     for data in seeds():
         (tmp_path / "good").write_bytes(data)

@@ -20,15 +20,15 @@ import raw_dicom as raw
 
 import meddap_monai
 from meddap_monai.errors import UnreadableImage
-from meddap_monai.images.dicom import read_ultrasound
-from meddap_monai.images.limits import Limits
-from meddap_monai.images.plain import read_plain
+from meddap_monai.images.reading.dicom import read_ultrasound
+from meddap_monai.images.reading.limits import Limits
+from meddap_monai.images.reading.plain import read_plain
 
 READ = """
 import json, resource, sys, time
 from meddap_monai.errors import UnreadableImage
-from meddap_monai.images.dicom import read_ultrasound
-from meddap_monai.images.plain import read_plain
+from meddap_monai.images.reading.dicom import read_ultrasound
+from meddap_monai.images.reading.plain import read_plain
 import nibabel, openjpeg
 from PIL import TiffImagePlugin
 read = read_plain if sys.argv[2] == "plain" else lambda path: read_ultrasound(path, key=b"k" * 32)

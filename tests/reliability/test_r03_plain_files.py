@@ -18,14 +18,14 @@ from PIL import Image
 
 import meddap_monai
 from meddap_monai.classifier.inference import InferConfig, read_frames
+from meddap_monai.core.records import read_records
 from meddap_monai.errors import UnreadableImage
-from meddap_monai.images.index import IndexConfig, index
-from meddap_monai.records import read_records
+from meddap_monai.images.indexing.stage import IndexConfig, index
 
 READ = """
 import json, resource, sys, time
 from meddap_monai.errors import UnreadableImage
-from meddap_monai.images.plain import read_plain
+from meddap_monai.images.reading.plain import read_plain
 import nibabel.orientations
 from PIL import TiffImagePlugin
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

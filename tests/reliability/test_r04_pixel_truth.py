@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import raw_dicom as raw
 from raw_dicom import GREY, compressed, dicom, short, text
 
-from meddap_monai.images.dicom import read_ultrasound
-from meddap_monai.images.plain import read_plain
+from meddap_monai.images.reading.dicom import read_ultrasound
+from meddap_monai.images.reading.plain import read_plain
 
 KEY = b"k" * 32
 Y, X = np.mgrid[0:24, 0:32]

@@ -15,7 +15,7 @@ import raw_dicom as raw
 from pydicom.pixels.decoders.base import Decoder
 
 from meddap_monai.errors import UnreadableImage
-from meddap_monai.images.dicom import read_ultrasound
+from meddap_monai.images.reading.dicom import read_ultrasound
 
 KEY = b"k" * 32
 FILES = {

@@ -15,7 +15,7 @@ import raw_dicom as raw
 from raw_dicom import dicom, element, text
 
 from meddap_monai.errors import UnreadableImage
-from meddap_monai.images.dicom import read_ultrasound
+from meddap_monai.images.reading.dicom import read_ultrasound
 
 KEY = b"k" * 32
 NONSENSE = ["nan", "inf", "-inf", "0", "-1", "wide"]

@@ -11,9 +11,9 @@ import pydicom
 import pytest
 from PIL import Image
 
-from meddap_monai.images.index import IndexConfig, index
-from meddap_monai.phantom import dicom_bytes, simulate_image
-from meddap_monai.records import read_records
+from meddap_monai.core.records import read_records
+from meddap_monai.images.indexing.stage import IndexConfig, index
+from meddap_monai.phantom.simulation import dicom_bytes, simulate_image
 from meddap_monai.store import read_stage
 
 SIZES = [(96, 96), (128, 128), (64, 100)]

@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 import raw_dicom as raw
 from raw_dicom import dicom, text
 
+from meddap_monai.core.records import read_records, write_records
 from meddap_monai.errors import RecordsError
-from meddap_monai.images.index import IndexConfig, index
-from meddap_monai.images.write import export_dicom, synthetic_dicom, write_synthetic_png
-from meddap_monai.records import read_records, write_records
+from meddap_monai.images.indexing.stage import IndexConfig, index
+from meddap_monai.images.writing.write import export_dicom, synthetic_dicom, write_synthetic_png
 
 HOSTILE = [
     "../../escape",

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from meddap_monai import store
-from meddap_monai.records import read_records, write_records
-from meddap_monai.selection.cluster import ClusterConfig, cluster
-from meddap_monai.selection.copies import CopyConfig
-from meddap_monai.selection.crossfit import FilterConfig
-from meddap_monai.selection.filter import SelectConfig, select
-from meddap_monai.selection.mix import MixConfig, mix
-from meddap_monai.selection.rules import RuleConfig
+from meddap_monai.core.records import read_records, write_records
+from meddap_monai.selection.clustering.stage import ClusterConfig, cluster
+from meddap_monai.selection.copies.detection import CopyConfig
+from meddap_monai.selection.filtering.crossfit import FilterConfig
+from meddap_monai.selection.filtering.rules import RuleConfig
+from meddap_monai.selection.filtering.stage import SelectConfig, select
+from meddap_monai.selection.mixing.stage import MixConfig, mix
 from tests.selection.synthetic import CLASSES, picture, synthetic_record
 
 SMALL = FilterConfig(network="resnet10_tiny", size=32, folds=2, steps=4, batch=8)

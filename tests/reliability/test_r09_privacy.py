@@ -22,13 +22,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import raw_dicom as raw
 
+from meddap_monai.core.records import read_records
 from meddap_monai.errors import ConfigurationError, RecordsError, UnreadableImage
-from meddap_monai.images.dicom import read_ultrasound
-from meddap_monai.images.index import IndexConfig, index
-from meddap_monai.images.pseudonym import load_key, pseudonym
-from meddap_monai.images.write import write_synthetic_dicom, write_synthetic_png
-from meddap_monai.phantom import AREA, dicom_bytes, simulate_image
-from meddap_monai.records import read_records
+from meddap_monai.images.indexing.stage import IndexConfig, index
+from meddap_monai.images.reading.dicom import read_ultrasound
+from meddap_monai.images.reading.pseudonym import load_key, pseudonym
+from meddap_monai.images.writing.write import write_synthetic_dicom, write_synthetic_png
+from meddap_monai.phantom.simulation import AREA, dicom_bytes, simulate_image
 from meddap_monai.store import read_stage
 from meddap_monai.transforms import LoadUltrasound
 from tests.images.screens import SCREENS, background

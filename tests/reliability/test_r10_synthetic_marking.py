@@ -17,21 +17,21 @@ from monai.transforms import LoadImage, SaveImage, SaveImaged
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from meddap_monai.core.records import pixel_hash, write_records
 from meddap_monai.errors import ConfigurationError, RecordsError
-from meddap_monai.images.dicom import read_ultrasound
-from meddap_monai.images.index import IndexConfig, index
-from meddap_monai.images.marks import NOTICE
-from meddap_monai.images.plain import is_marked_synthetic
-from meddap_monai.images.write import (
+from meddap_monai.images.indexing.stage import IndexConfig, index
+from meddap_monai.images.reading.dicom import read_ultrasound
+from meddap_monai.images.reading.marks import NOTICE
+from meddap_monai.images.reading.plain import is_marked_synthetic
+from meddap_monai.images.writing.write import (
     COMPRESSIONS,
     export_dicom,
     write_synthetic_dicom,
     write_synthetic_nifti,
     write_synthetic_png,
 )
-from meddap_monai.images.writer import SyntheticDicomWriter, register
-from meddap_monai.phantom import simulate_image
-from meddap_monai.records import pixel_hash, write_records
+from meddap_monai.images.writing.writer import SyntheticDicomWriter, register
+from meddap_monai.phantom.simulation import simulate_image
 
 GREY = simulate_image("malignant", 3, size=(64, 80))
 COLOUR = np.stack([GREY, GREY // 2, 255 - GREY])
@@ -196,7 +196,7 @@ def test_export_of_a_generation_run(tmp_path: Path) -> None:
 def test_monai_save_image(tmp_path: Path) -> None:
     """Through `SaveImage`, without the `spatial_shape` that MONAI's own writers need."""
     image = MetaTensor(GREY[None].astype(np.float32) / 255, meta={"synthetic": MADE, "run": "r", "id": "1"})
-    writer = "meddap_monai.images.writer.SyntheticDicomWriter"
+    writer = "meddap_monai.images.writing.writer.SyntheticDicomWriter"
     save = SaveImage(tmp_path, output_ext=".dcm", writer=writer, scale=255, resample=False, print_log=False)
     save(image, filename=tmp_path / "saved")
     dataset = pydicom.dcmread(tmp_path / "saved.dcm")

@@ -19,9 +19,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from meddap_monai import store
-from meddap_monai.diffusion.checkpoint import NAME
-from meddap_monai.diffusion.train import adapt
+from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.errors import DiskFull, ForeignOutput
+from meddap_monai.training.checkpoint import NAME
 from tests.reliability.forked import finish, kill_when, start
 
 CONFIG = quick(steps=16, ema=0.9, caption_dropout=0.2)

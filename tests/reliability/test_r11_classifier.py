@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from meddap_monai import store
-from meddap_monai.classifier import train
+from meddap_monai.classifier import stage as classifier_stage
 from meddap_monai.classifier.checkpoint import NAME as CHECKPOINT
-from meddap_monai.classifier.settings import ClassifyConfig
-from meddap_monai.classifier.train import classify
+from meddap_monai.classifier.config import ClassifyConfig
+from meddap_monai.classifier.stage import classify
 from meddap_monai.errors import DiskFull
 from tests.reliability.forked import finish, kill_when, start
 from tests.reliability.writers import before, race
@@ -129,7 +129,7 @@ def test_full_disk_keeps_the_old_checkpoint_and_the_run_goes_on(
 
 def test_two_writers_one_works_and_the_other_names_the_holder(records: Path, whole: Path, tmp_path: Path) -> None:
     def write(folder: Path, wait: Callable[[], None]) -> None:
-        before(train, "read_material", wait)
+        before(classifier_stage, "read_material", wait)
         classify(CONFIG, folder, records=records)
 
     folder = race(write, tmp_path / "race")

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from meddap_monai import store
-from meddap_monai.diffusion.autoencoder import AutoencoderConfig
-from meddap_monai.diffusion.denoiser import DenoiserConfig
-from meddap_monai.diffusion.polish import PolishConfig
-from meddap_monai.diffusion.pretrain import pretrain
-from meddap_monai.diffusion.pretrain_config import PretrainConfig
-from meddap_monai.diffusion.textencoder import TextEncoderConfig
-from meddap_monai.diffusion.views import ViewsConfig
+from meddap_monai.diffusion.pretraining.autoencoder import AutoencoderConfig
+from meddap_monai.diffusion.pretraining.config import PretrainConfig
+from meddap_monai.diffusion.pretraining.decoder_refinement import PolishConfig
+from meddap_monai.diffusion.pretraining.stage import pretrain
+from meddap_monai.diffusion.pretraining.text_encoder import TextEncoderConfig
+from meddap_monai.diffusion.pretraining.unet import DenoiserConfig
+from meddap_monai.diffusion.pretraining.views import ViewsConfig
 from meddap_monai.errors import DiskFull, ForeignOutput
 from tests.reliability.forked import finish, start
 

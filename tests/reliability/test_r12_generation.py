@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from meddap_monai import store
-from meddap_monai.diffusion.sample import GenerateConfig, generate
-from meddap_monai.diffusion.shard_maker import ShardMaker
-from meddap_monai.records import read_records
+from meddap_monai.core.records import read_records
+from meddap_monai.diffusion.generation.shards import ShardMaker
+from meddap_monai.diffusion.generation.stage import GenerateConfig, generate
 from tests.reliability.forked import finish, kill_when, read_logs, run_pair, start
 from tests.reliability.writers import before, outlive, race
 
@@ -179,16 +179,16 @@ def test_one_failing_process_ends_both_with_its_reason(
 def test_a_process_without_its_base_does_not_leave_the_first_one_waiting(
     records: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from meddap_monai.diffusion import sample
+    from meddap_monai.diffusion.generation import stage as generation_stage
 
-    load = sample.load_base
+    load = generation_stage.load_base
 
     def failing(*arguments):
         if os.environ["RANK"] == "1":
             raise MemoryError("no room for the base")
         return load(*arguments)
 
-    monkeypatch.setattr(sample, "load_base", failing)
+    monkeypatch.setattr(generation_stage, "load_base", failing)
     output = tmp_path / "out"
     assert run_pair(lambda: generate(CONFIG, output, records=records, base=tiny_base), tmp_path) == [3, 3]
     assert "StageError: process 1: MemoryError: no room for the base" in read_logs(tmp_path)[0]

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from meddap_monai import store
-from meddap_monai.records import read_records
-from meddap_monai.selection.cluster import ClusterConfig, cluster
-from meddap_monai.selection.crossfit import FilterConfig
-from meddap_monai.selection.filter import SelectConfig, select
-from meddap_monai.selection.mix import MixConfig, mix
-from meddap_monai.selection.rules import RuleConfig
+from meddap_monai.core.records import read_records
+from meddap_monai.selection.clustering.stage import ClusterConfig, cluster
+from meddap_monai.selection.filtering.crossfit import FilterConfig
+from meddap_monai.selection.filtering.rules import RuleConfig
+from meddap_monai.selection.filtering.stage import SelectConfig, select
+from meddap_monai.selection.mixing.stage import MixConfig, mix
 from tests.reliability.forked import finish, kill_when, start
 from tests.selection.synthetic import CLASSES, write_generated
 

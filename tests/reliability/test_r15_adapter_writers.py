@@ -11,7 +11,7 @@ from adapter_material import quick
 from ignite.engine import Events
 
 from meddap_monai import store
-from meddap_monai.diffusion.train import adapt
+from meddap_monai.diffusion.adapting.stage import adapt
 from tests.reliability.writers import outlive, race
 
 

@@ -9,10 +9,10 @@ import torch
 from adapter_material import quick
 from safetensors.torch import load_file
 
-from meddap_monai.diffusion.checkpoint import NAME
-from meddap_monai.diffusion.engine import AdapterTrainer
-from meddap_monai.diffusion.train import adapt
+from meddap_monai.diffusion.adapting.stage import adapt
+from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
 from meddap_monai.errors import NonFiniteLoss
+from meddap_monai.training.checkpoint import NAME
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -15,10 +15,10 @@ from adapter_material import card_of, random_weights, state_hash, write_adapter
 from safetensors.torch import load_file, save_file
 
 from meddap_monai import store
-from meddap_monai.diffusion import adapter as adapters
-from meddap_monai.diffusion.adapter_file import save_adapter
-from meddap_monai.diffusion.base import load_base
-from meddap_monai.diffusion.formats import to_diffusers
+from meddap_monai.diffusion.adapters import adapter as adapters
+from meddap_monai.diffusion.adapters.file import save_adapter
+from meddap_monai.diffusion.adapters.formats import to_diffusers
+from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.errors import BadAdapter, MeddapError
 
 FILE, CARD = "adapter.safetensors", "adapter.json"

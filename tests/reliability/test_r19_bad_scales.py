@@ -13,10 +13,10 @@ import torch
 from adapter_material import random_weights, write_adapter
 from safetensors.torch import save_file
 
-from meddap_monai.diffusion import adapter as adapters
-from meddap_monai.diffusion.base import load_base
-from meddap_monai.diffusion.factors import assemble
-from meddap_monai.diffusion.formats import to_diffusers
+from meddap_monai.diffusion.adapters import adapter as adapters
+from meddap_monai.diffusion.adapters.factors import assemble
+from meddap_monai.diffusion.adapters.formats import to_diffusers
+from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.errors import BadAdapter
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from adapter_material import quick, random_weights, state_hash, write_adapter
 
-from meddap_monai.diffusion import adapter as adapters
-from meddap_monai.diffusion.adapter_file import save_adapter
-from meddap_monai.diffusion.base import load_base
-from meddap_monai.diffusion.effect import run_once
-from meddap_monai.diffusion.train import adapt
+from meddap_monai.diffusion.adapters import adapter as adapters
+from meddap_monai.diffusion.adapters.effect import run_once
+from meddap_monai.diffusion.adapters.file import save_adapter
+from meddap_monai.diffusion.adapting.stage import adapt
+from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.errors import BadAdapter
 
 
@@ -48,7 +48,7 @@ def test_r20_an_effect_below_rounding_is_refused(tiny_base: Path, tmp_path: Path
 
 
 def test_r20_training_leaves_the_base_files_alone(tiny_base: Path, make_records, tmp_path: Path) -> None:
-    from meddap_monai.diffusion.base import base_hash
+    from meddap_monai.diffusion.bases.base import base_hash
 
     before = base_hash(tiny_base)
     folder = adapt(quick(steps=3), tmp_path / "a", records=make_records({"train": 2, "val": 1}, 32), base=tiny_base)

@@ -9,9 +9,9 @@ import torch
 from adapter_material import clip_text, legacy_file, random_weights, sd14_unet
 from safetensors.torch import save_file
 
-from meddap_monai.diffusion import adapter as adapters
-from meddap_monai.diffusion.adapter_file import find_file
-from meddap_monai.diffusion.formats import to_kohya
+from meddap_monai.diffusion.adapters import adapter as adapters
+from meddap_monai.diffusion.adapters.file import find_file
+from meddap_monai.diffusion.adapters.formats import to_kohya
 
 
 class Full:

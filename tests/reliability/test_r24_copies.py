@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from meddap_monai.phantom import simulate_image
-from meddap_monai.selection.copies import CopyConfig, Images, Thresholds, calibrate, find_nearest, flag
+from meddap_monai.phantom.simulation import simulate_image
+from meddap_monai.selection.copies.detection import CopyConfig, Images, Thresholds, calibrate, find_nearest, flag
 from meddap_monai.statistics.shares import wilson
 from tests.selection.copying import KINDS, plant, thumbnail
 

@@ -10,10 +10,10 @@ import pydicom
 import pytest
 
 from meddap_monai import store
-from meddap_monai.diffusion.synthesize import synthesize_folder
-from meddap_monai.images.write import export_dicom
-from meddap_monai.phantom import write_phantom_study
-from meddap_monai.records import read_records, write_records
+from meddap_monai.core.records import read_records, write_records
+from meddap_monai.diffusion.generation.synthesize import synthesize_folder
+from meddap_monai.images.writing.write import export_dicom
+from meddap_monai.phantom.simulation import write_phantom_study
 
 KEYS = {"steps": 2, "ratio": 1, "shard_size": 2, "device": "cpu"}
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.handlers import Validations
-from meddap_monai.classifier.predict import load_classifier
-from meddap_monai.classifier.settings import ClassifyConfig
-from meddap_monai.classifier.train import classify
-from meddap_monai.records import pixel_hash, read_records, write_records
+from meddap_monai.classifier.scoring import load_classifier
+from meddap_monai.classifier.stage import classify
+from meddap_monai.core.records import pixel_hash, read_records, write_records
 from tests.reliability.held import HERE, open_files, resident_bytes
 
 CLASSES = ["benign", "malignant", "normal"]

@@ -32,9 +32,9 @@ from containers import (
 )
 
 from meddap_monai.errors import UnreadableImage
-from meddap_monai.images.opening import image_size, open_image
-from meddap_monai.images.reader import UltrasoundReader
-from meddap_monai.images.write import write_synthetic_dicom, write_synthetic_nifti, write_synthetic_png
+from meddap_monai.images.reading.opening import image_size, open_image
+from meddap_monai.images.reading.reader import UltrasoundReader
+from meddap_monai.images.writing.write import write_synthetic_dicom, write_synthetic_nifti, write_synthetic_png
 
 Row = tuple[str, Callable[[Path], object], "np.ndarray | str", int]
 THROUGH_PALETTE = np.stack([GREY, GREY // 2, 255 - GREY], -1)

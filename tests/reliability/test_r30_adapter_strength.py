@@ -14,12 +14,12 @@ from adapter_material import random_weights
 from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from meddap_monai.diffusion import adapter as adapters
-from meddap_monai.diffusion import injection
-from meddap_monai.diffusion.adapter_tools import merge_adapters
-from meddap_monai.diffusion.base import load_base
-from meddap_monai.diffusion.formats import to_diffusers, to_kohya
-from meddap_monai.diffusion.targets import target_modules
+from meddap_monai.diffusion.adapters import adapter as adapters
+from meddap_monai.diffusion.adapters import injection
+from meddap_monai.diffusion.adapters.formats import to_diffusers, to_kohya
+from meddap_monai.diffusion.adapters.targets import target_modules
+from meddap_monai.diffusion.adapters.tools import merge_adapters
+from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.errors import BadAdapter
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]

@@ -13,12 +13,12 @@ from typing import Any
 import hostile
 import pytest
 
+from meddap_monai.core.records import class_names, read_records
 from meddap_monai.errors import MeddapError
-from meddap_monai.evaluation.material import read_sections
-from meddap_monai.images.write import export_dicom
-from meddap_monai.records import class_names, read_records
-from meddap_monai.selection.reading import Reading, ReadingConfig
-from meddap_monai.selection.reading_table import summarise_reading
+from meddap_monai.evaluation.report.material import read_sections
+from meddap_monai.images.writing.write import export_dicom
+from meddap_monai.reading_form.reading import Reading, ReadingConfig
+from meddap_monai.reading_form.reading_table import summarise_reading
 from meddap_monai.study import run_stage
 from meddap_monai.study.join import join_generated
 from meddap_monai.transforms.bank import ImageBank
@@ -50,7 +50,7 @@ class Material:
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, make_records: Callable[..., Path]) -> Material:
-    from meddap_monai.cli import load_sections
+    from meddap_monai.cli.main import load_sections
 
     root = tmp_path_factory.mktemp("hostile")
     small = load_sections([SMALL])
@@ -100,7 +100,7 @@ def _review(made: Material, output: Path) -> Any:
 
 
 def _configured(made: Material, output: Path) -> Any:
-    from meddap_monai.cli import load_sections
+    from meddap_monai.cli.main import load_sections
 
     keys = load_sections([SMALL, made / "config.yaml"])["classify"]
     return made.run("classify", output, keys, records=made / "index/records.jsonl")

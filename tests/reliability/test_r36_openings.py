@@ -18,15 +18,15 @@ from meddap_monai import store
 from meddap_monai.classifier.data import read_framed
 from meddap_monai.classifier.inference import InferConfig, read_frames
 from meddap_monai.classifier.networks import load_pretrained
-from meddap_monai.classifier.predict import load_classifier
-from meddap_monai.diffusion.adapter_file import read_tensors
-from meddap_monai.diffusion.base import load_base
+from meddap_monai.classifier.scoring import load_classifier
+from meddap_monai.core.records import read_records
+from meddap_monai.diffusion.adapters.file import read_tensors
+from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.errors import MeddapError, UnreadableImage
-from meddap_monai.images.opening import image_size, image_text, open_image
-from meddap_monai.images.plain import is_marked_synthetic, read_plain
-from meddap_monai.images.reader import UltrasoundReader
-from meddap_monai.records import read_records
-from meddap_monai.selection.features import build_extractor
+from meddap_monai.images.reading.opening import image_size, image_text, open_image
+from meddap_monai.images.reading.plain import is_marked_synthetic, read_plain
+from meddap_monai.images.reading.reader import UltrasoundReader
+from meddap_monai.selection.filtering.frozen_features import build_extractor
 
 PICTURE = (np.arange(48 * 64) % 251).astype(np.uint8).reshape(48, 64)
 OPENERS: dict[str, Callable[[Path], object]] = {

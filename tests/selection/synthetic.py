@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from meddap_monai import store
-from meddap_monai.phantom import simulate_image
-from meddap_monai.records import pixel_hash, write_records
+from meddap_monai.core.records import pixel_hash, write_records
+from meddap_monai.phantom.simulation import simulate_image
 
 CLASSES = ["benign", "malignant", "normal"]
 

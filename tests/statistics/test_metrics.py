@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from meddap_monai.classifier.predict import fit_temperature
+from meddap_monai.classifier.scoring import fit_temperature
 from meddap_monai.statistics.metrics import (
     all_metrics,
     brier,

@@ -24,10 +24,10 @@ from monai.transforms import (
 from PIL import Image
 
 from meddap_monai import store
+from meddap_monai.core.records import pixel_hash, read_records, write_records
+from meddap_monai.core.seeded import SeededDataset
 from meddap_monai.errors import ConfigurationError, RecordsError
-from meddap_monai.phantom import simulate_image
-from meddap_monai.records import pixel_hash, read_records, write_records
-from meddap_monai.seeded import SeededDataset
+from meddap_monai.phantom.simulation import simulate_image
 from meddap_monai.transforms.bank import ImageBank
 from meddap_monai.transforms.diffusion import (
     RandDiffusionAugment,
@@ -446,7 +446,7 @@ def test_one_override_puts_the_generator_into_its_engine(tiny_base: Path, record
 
 
 def test_stage_folder_serves_as_a_bank(records: Path, tiny_base: Path, tmp_path: Path) -> None:
-    from meddap_monai.diffusion.sample import GenerateConfig, generate
+    from meddap_monai.diffusion.generation.stage import GenerateConfig, generate
 
     config = GenerateConfig(counts=1, steps=1, shard_size=3, batch=3, sheet_columns=1)
     made = generate(config, tmp_path / "out", records=records, base=tiny_base)

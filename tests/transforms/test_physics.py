@@ -10,7 +10,7 @@ from monai.transforms import Compose
 
 from meddap_monai import transforms
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.phantom import simulate_image
+from meddap_monai.phantom.simulation import simulate_image
 
 NAMES = ["RandSpeckle", "RandTimeGain", "RandAcousticShadow", "RandHaze"]
 

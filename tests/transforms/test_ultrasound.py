@@ -12,8 +12,8 @@ from monai.transforms import Compose, LoadImage, LoadImaged
 from PIL import Image
 
 from meddap_monai.errors import ConfigurationError, UnreadableImage
-from meddap_monai.images.reader import UltrasoundReader
-from meddap_monai.phantom import AREA, SCREEN, simulate_image, write_phantom_study
+from meddap_monai.images.reading.reader import UltrasoundReader
+from meddap_monai.phantom.simulation import AREA, SCREEN, simulate_image, write_phantom_study
 from meddap_monai.transforms import (
     CropToUltrasoundRegion,
     CropToUltrasoundRegiond,
@@ -137,7 +137,9 @@ def test_dictionary_versions_in_a_cached_pipeline(study: Path, key: Path) -> Non
 
 def test_monai_finds_the_reader_by_dotted_path(still: Path, key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDDAP_KEY_FILE", str(key))
-    loader = LoadImaged(keys="image", reader="meddap_monai.images.reader.UltrasoundReader", ensure_channel_first=True)
+    loader = LoadImaged(
+        keys="image", reader="meddap_monai.images.reading.reader.UltrasoundReader", ensure_channel_first=True
+    )
     assert loader({"image": str(still)})["image"].shape == (1, *SCREEN)
 
 

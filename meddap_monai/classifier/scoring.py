@@ -1,0 +1,163 @@
+"""A trained classifier as it lies in its folder: load it, and turn records into class probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import DataLoader
+from scipy import special
+from scipy.optimize import minimize_scalar
+from torch import nn
+
+from meddap_monai import store
+from meddap_monai.classifier.config import ClassifyConfig
+from meddap_monai.classifier.data import in_order, make_dataset, make_loader, normalise, to_float
+from meddap_monai.classifier.networks import build_network
+from meddap_monai.core.configuration import build
+from meddap_monai.core.records import Record
+from meddap_monai.core.tensors import check_finite
+from meddap_monai.errors import StageError
+
+MODEL = "model.pt"
+
+
+@dataclass
+class Classifier:
+    """A classifier ready to predict.
+
+    Attributes:
+        config: how it was trained.
+        classes: names in the order of its probabilities.
+        temperature: divisor of the logits that calibrates them on the validation images (Guo et al. 2017).
+        network: maps normalised images ``(B, C, H, W)`` to logits; for a classical head, to its log probabilities.
+    """
+
+    config: ClassifyConfig
+    classes: list[str]
+    temperature: float
+    network: nn.Module
+
+    def logits(self, rows: Sequence[Record], batch: int = 64) -> np.ndarray:
+        """Return ``(N, K)`` float64 logits of records, in their order."""
+        return predict_logits(self.network, one_pass(rows, self.config, batch), self.config)
+
+    def pixels(self, rows: Sequence[Record]) -> torch.Tensor:
+        """Return the images of records as this classifier decodes them: ``(N, C, size, size)`` uint8."""
+        return decode(rows, self.config)
+
+    @property
+    def decoding(self) -> tuple[int, int, str]:
+        """What `pixels` depends on; classifiers of equal decoding can share them."""
+        return self.config.size, self.config.channels, self.config.fit
+
+    def logits_of_pixels(self, pixels: torch.Tensor, batch: int = 64) -> np.ndarray:
+        """Return ``(N, K)`` float64 logits of decoded images ``(N, C, size, size)`` uint8."""
+        return predict_logits(self.network, in_batches(pixels, batch), self.config)
+
+    def probabilities(self, rows: Sequence[Record], calibrated: bool = False, batch: int = 64) -> np.ndarray:
+        """Return ``(N, K)`` float64 probabilities of records, in their order."""
+        return softmax(self.logits(rows, batch) / (self.temperature if calibrated else 1.0))
+
+
+def uncached(config: ClassifyConfig) -> ClassifyConfig:
+    """Return the configuration for a single pass over images."""
+    return replace(config, cache="none", num_workers=0)
+
+
+def one_pass(rows: Sequence[Record], config: ClassifyConfig, batch: int = 64) -> DataLoader:
+    """Return a loader over records in their order, each decoded once; batches as of `collate`."""
+    return make_loader(make_dataset(rows, uncached(config)), in_order(len(rows), batch))
+
+
+def decode(rows: Sequence[Record], config: ClassifyConfig) -> torch.Tensor:
+    """Return the images of records: ``(N, C, size, size)`` uint8."""
+    return torch.cat([batch["image"] for batch in one_pass(rows, config)])
+
+
+def in_batches(pixels: torch.Tensor, batch: int = 64) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield decoded images as `one_pass` would."""
+    return ({"image": part} for part in pixels.split(batch))
+
+
+@torch.inference_mode()
+def predict_logits(network: nn.Module, loader: Any, config: ClassifyConfig) -> np.ndarray:
+    """Run a network over a loader; return ``(N, K)`` float64 logits."""
+    network.eval()
+    found = []
+    for batch in loader:
+        images = normalise(to_float(batch["image"].to(config.device)), config.normalise)
+        found.append(network(images.contiguous(memory_format=torch.channels_last)).double().cpu())
+    return torch.cat(found).numpy()
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return row-wise softmax of ``(N, K)``.
+
+    Raises:
+        StageError: a value is not finite, so that there is no answer.
+    """
+    if not np.isfinite(logits).all():
+        raise StageError("a network's outputs hold NaN or infinite values; train it again at a lower learning rate")
+    return special.softmax(logits, axis=1)
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the temperature in 0.05..20 that minimises the log loss on validation images."""
+
+    def log_loss(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        scaled = scaled - scaled.max(axis=1, keepdims=True)
+        return float((np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(len(labels)), labels]).mean())
+
+    return float(np.exp(minimize_scalar(log_loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded").x))
+
+
+def load_classifier(folder: Path | str, device: str = "cpu") -> Classifier:
+    """Load the classifier of a finished ``classify`` folder.
+
+    Raises:
+        StageError: there is no model, or it is not one of this package.
+    """
+    path = Path(folder) / MODEL
+    try:
+        document = torch.load(store.regular_file(path), map_location="cpu", weights_only=True)
+        values = document["configuration"] | {"device": device, "weights": None}
+        config = build(ClassifyConfig, values, "classify")
+        classes, temperature = checked_card(document["classes"], document["temperature"])
+        if config.head != "none":
+            from meddap_monai.classifier.heads import restore_head
+
+            network: nn.Module = restore_head(config, len(classes), document["head"])
+        else:
+            network = build_network(config.network, len(classes), config.channels, config.size)
+            network.load_state_dict(document["network"])
+        check_finite(network.state_dict(), path, StageError)
+    except StageError:
+        raise
+    except Exception as error:
+        raise StageError(
+            f"{path}: no classifier of this package ({type(error).__name__}: {error}); run classify again"
+        ) from error
+    network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Classifier(config, classes, temperature, network)
+
+
+def checked_card(classes: Any, temperature: Any) -> tuple[list[str], float]:
+    """Return the class names and the temperature of a model.
+
+    Raises:
+        ValueError: names that are no texts or occur twice, or a temperature that is not a finite number above 0.
+    """
+    if not isinstance(classes, list) or not all(isinstance(name, str) and name for name in classes):
+        raise ValueError(f"classes is {classes!r:.80}, expected a list of names")
+    if len(set(classes)) != len(classes) or not classes:
+        raise ValueError(f"classes is {classes!r:.80}, expected each name once")
+    number = float(temperature)
+    if not 0 < number < 1e6:
+        raise ValueError(f"temperature is {number}, expected a finite number above 0")
+    return classes, number

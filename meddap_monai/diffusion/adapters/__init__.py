@@ -1,0 +1,1 @@
+"""Adapters: read as from a stranger, injected, proved, converted."""

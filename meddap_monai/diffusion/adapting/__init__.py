@@ -1,0 +1,1 @@
+"""The stage `adapt`: train an adapter on a small data set."""

@@ -1,0 +1,167 @@
+"""The last act of a training: choose the weights, write the adapter folder, prove that it loads and acts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from meddap_monai import store
+from meddap_monai.core import provenance
+from meddap_monai.core.records import Record
+from meddap_monai.diffusion.adapters.adapter import load_adapter
+from meddap_monai.diffusion.adapters.file import CARD, read_card, save_adapter
+from meddap_monai.diffusion.adapting.handlers import Validation
+from meddap_monai.diffusion.adapting.preparation import Prepared
+from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
+from meddap_monai.diffusion.bases.base import base_folder, load_base
+from meddap_monai.diffusion.bases.sample_pictures import grid, save_synthetic
+
+
+def finish_adapter(
+    prepared: Prepared, trainer: AdapterTrainer, validation: Validation | None, output: Path, records: Sequence[Record]
+) -> dict[str, int]:
+    """Write the folder of a finished training and return the counts for ``stage.json``.
+
+    Args:
+        prepared: the training's parts.
+        trainer: after its run.
+        validation: holds the best weights, if there was one.
+        output: adapter folder.
+        records: all full records, for the hashes of the training images' groups.
+    """
+    config, progress = prepared.config, trainer.state.progress
+    use_best = config.keep == "best" and validation is not None and bool(validation.best)
+    values = validation.best if use_best and validation is not None else trainer.values()
+    trainer.trainable.assign(values)
+    sheet = _pictures(prepared, output)
+    card = describe(prepared, trainer, use_best)
+    result = trainer.trainable.result(values)
+    inherited = provenance.train_hashes(base_folder(prepared.base["name"]))
+    place = output
+    if trainer.trainable.full:
+        place = output / "base"
+        _write_base(prepared, place, card)
+    else:
+        save_adapter(output, result, card)
+        _prove(prepared, output)
+    provenance.write_train_hashes(place, prepared.training, records, inherited)
+    store.write_atomic(place / "card.md", card_text(store_card(place, card), sheet))
+    taught = len(prepared.training)
+    return {
+        "in": len(records),
+        "out": taught,
+        "rejected": 0,
+        "validation": len(prepared.held_out),
+        "steps": progress.step,
+    }
+
+
+def describe(prepared: Prepared, trainer: AdapterTrainer, use_best: bool) -> dict[str, Any]:
+    """Return ``adapter.json`` without what `save_adapter` adds."""
+    config, progress = prepared.config, trainer.state.progress
+    best = progress.best_value if progress.best_step >= 0 else None
+    return {
+        "method": config.method,
+        "base": prepared.base["name"],
+        "base_sha256": prepared.base["sha256"],
+        "prompts": config.prompts,
+        "prompts_sha256": prepared.table.sha256,
+        "class_prompts": prepared.class_prompts,
+        "clip_skip": config.clip_skip or 0,
+        "steps": progress.best_step if use_best else progress.step,
+        "trained_steps": progress.step,
+        "validation_loss": best,
+        "batch": config.batch,
+        "micro_batch": progress.micro_batch or None,
+        "learning_rate": config.learning_rate,
+        "resolution": prepared.size[0],
+        "prediction_type": prepared.objective.prediction,
+        "precision": config.precision,
+        "seed": config.seed,
+        "classes": prepared.classes,
+        "images": len(prepared.training),
+        "versions": store.versions(),
+    }
+
+
+def store_card(place: Path, card: dict[str, Any]) -> dict[str, Any]:
+    """Return the written ``adapter.json``, or the facts of a fully tuned base."""
+    return read_card(place) if (place / CARD).is_file() else card
+
+
+def _pictures(prepared: Prepared, output: Path) -> list[str]:
+    """Draw the sample pictures and return their names."""
+    if not prepared.config.samples_per_class:
+        return []
+    names = []
+    rows = prepared.draw()
+    for name, row in zip(prepared.classes, rows, strict=True):
+        safe = "".join(letter if letter.isalnum() else "_" for letter in name)[:60]
+        for number, picture in enumerate(row):
+            path = output / "samples" / f"{safe}-{number}.png"
+            save_synthetic(path, picture, prepared.class_prompts[name])
+            names.append(f"samples/{path.name}")
+    save_synthetic(output / "samples" / "all.png", np.ascontiguousarray(grid(rows)), "all classes, one row each")
+    return names
+
+
+def _prove(prepared: Prepared, output: Path) -> None:
+    """Load the adapter through the same door as everyone, on a fresh base: what is saved must load and act."""
+    pipeline = load_base(prepared.base["name"])
+    load_adapter(pipeline, output)
+
+
+def _write_base(prepared: Prepared, folder: Path, card: dict[str, Any]) -> None:
+    pipeline = prepared.pipeline
+    if pipeline.text_encoder is None:
+        fresh: Any = load_base(prepared.base["name"])
+        pipeline.text_encoder = fresh.text_encoder
+    pipeline.vae.to(prepared.device)
+    with store.naming_full_disk(folder):
+        pipeline.save_pretrained(folder, safe_serialization=True)
+    parts = ("unet", "text_encoder", "vae")
+    counts = {part: sum(p.numel() for p in getattr(pipeline, part).parameters()) for part in parts}
+    facts = prepared.base["card"] | {
+        "resolution": prepared.size[0],
+        "prompts": [prepared.table.name],
+        "prompts_sha256": {prepared.table.name: prepared.table.sha256},
+        "parameters": counts,
+        "seed": card["seed"],
+        "steps": {"unet": card["steps"]},
+        "prediction_type": card["prediction_type"],
+        "class_prompts": card["class_prompts"],
+        "clip_skip": card["clip_skip"],
+        "tuned": card,
+    }
+    store.write_json(folder / "base.json", facts)
+
+
+def card_text(card: dict[str, Any], pictures: Sequence[str]) -> str:
+    """Return ``card.md``: what the adapter is, from what, and for what it must not be used."""
+    facts = [
+        ("Method", card["method"]),
+        ("Base", f"{card['base']} ({card['base_sha256'][:12]}...)"),
+        ("Rank, alpha", f"{card['rank']}, {card['alpha']}" if card.get("rank") else "none"),
+        ("Parameters", f"{card['parameters']:,}" if "parameters" in card else "the whole network"),
+        (
+            "Trained on",
+            f"{card['images']} images, {card['trained_steps']} steps of {card['batch']}; kept {card['steps']}",
+        ),
+        ("Validation loss", "not measured" if card["validation_loss"] is None else f"{card['validation_loss']:.6f}"),
+        ("Resolution", f"{card['resolution']} px"),
+        ("Seed", card["seed"]),
+        ("Weights", card.get("weights_sha256", "base folder")),
+    ]
+    prompts = "\n".join(f"- {name}: `{prompt}`" for name, prompt in card["class_prompts"].items())
+    shown = "\n".join(f"![{name}]({name})" for name in pictures)
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts)
+    return (
+        f"# Adapter: {card['method']}, {', '.join(card['classes'])}\n\n| | |\n| --- | --- |\n{rows}\n\n"
+        f"## Prompts\n{prompts}\n\n## Sample pictures (synthetic, fixed seeds)\n{shown}\n\n"
+        "## Use\nFor research on data augmentation. Pictures made with it are synthetic, show no patient and are not "
+        "for diagnosis. The hashes of its training images stand in `train_sha256.txt`; stages refuse to be judged on "
+        "any of them.\n"
+    )

@@ -1,0 +1,124 @@
+"""DreamBooth (Ruiz et al. 2022, arXiv 2208.12242), as Repetto and de Leon used it: an identifier beside a class word.
+
+Prior preservation trains on images that the untouched base draws for the class word alone, made once and kept. Full
+training changes the whole UNet and yields a base; with LoRA it yields an adapter. Several classes at once (multi-class)
+carry their own words as identifiers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from meddap_monai import store
+from meddap_monai.core.configuration import check_range
+from meddap_monai.core.records import pixel_hash
+from meddap_monai.core.seeds import derive_seed
+from meddap_monai.diffusion.adapters.targets import ATTENTION, TEXT_ATTENTION
+from meddap_monai.diffusion.adapting.trainable import Result, Trainable, train_low_rank
+from meddap_monai.diffusion.bases.sample_pictures import draw_pictures, save_synthetic
+from meddap_monai.errors import ConfigurationError
+from meddap_monai.images.reading.opening import open_image
+
+if TYPE_CHECKING:
+    from meddap_monai.diffusion.adapting.config import AdaptConfig
+
+DEFAULTS = {"rank": 4, "clip_skip": 0, "flip": False, "buckets": False}
+
+
+@dataclass(frozen=True)
+class DreamBoothConfig:
+    """What DreamBooth adds to the common settings.
+
+    Attributes:
+        prompt: sentence of a training image; ``{identifier}`` and ``{class}`` are replaced.
+        prior_prompt: sentence of a class image; ``{class}`` is replaced.
+        identifier: a rare word, the same for all classes (single-class training); empty takes each class's own
+            wording from the prompt table (multi-class training).
+        class_word: the kind of thing.
+        prior_images: class images to keep the base's idea of the class; 0 trains without prior preservation.
+        prior_weight: weight of their loss.
+        prior_steps: sampling steps per class image.
+        guidance: guidance scale of the class images.
+        full: train the whole UNet (the result is a base) instead of LoRA.
+        text_encoder: train the text encoder too.
+    """
+
+    prompt: str = "image of a {identifier} {class}"
+    prior_prompt: str = "image of a {class}"
+    identifier: str = "sks"
+    class_word: str = "ultrasound"
+    prior_images: int = 100
+    prior_weight: float = 1.0
+    prior_steps: int = 24
+    guidance: float = 7.5
+    full: bool = False
+    text_encoder: bool = True
+
+    def __post_init__(self) -> None:
+        if "{identifier}" not in self.prompt or "{class}" not in self.prompt:
+            raise ConfigurationError(
+                f"adapt#dreambooth#prompt: {self.prompt!r} must contain {{identifier}} and {{class}}"
+            )
+        check_range(self.prior_images, 0, 100_000, "adapt#dreambooth#prior_images")
+        check_range(self.prior_weight, 0.0, 100.0, "adapt#dreambooth#prior_weight")
+        check_range(self.prior_steps, 1, 1000, "adapt#dreambooth#prior_steps")
+
+    def instance_prompt(self, wording: str) -> str:
+        """Return the prompt of an image whose class has this wording."""
+        text = self.prompt.replace("{identifier}", self.identifier or wording).replace("{class}", self.class_word)
+        return " ".join(text.split())
+
+    def class_prompt(self) -> str:
+        """Return the prompt of the class images."""
+        return " ".join(self.prior_prompt.replace("{class}", self.class_word).split())
+
+
+def prepare(pipeline: Any, config: AdaptConfig) -> Trainable:
+    """Put trainable layers into the pipeline, or open its own weights for full training."""
+    settings = config.dreambooth
+    parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
+    chosen = list(parts) if settings.text_encoder else ["unet"]
+    rates = {"unet": config.learning_rate, "text_encoder": config.text_learning_rate}
+    if not settings.full:
+        sets = {name: ATTENTION if name == "unet" else TEXT_ATTENTION for name in chosen}
+        return train_low_rank(parts, sets, config.rank_, config.alpha_, rates, config.seed)
+    parameters, speed = {}, {}
+    for name in chosen:
+        parts[name].float()  # in 16 bit a step of usual size would be rounded away
+        for key, parameter in parts[name].named_parameters():
+            parameters[f"{name}/{key}"] = parameter.requires_grad_(True)
+            speed[f"{name}/{key}"] = rates[name]
+
+    def result(values: Mapping[str, torch.Tensor]) -> Result:
+        return {key: value.detach().cpu() for key, value in values.items()}
+
+    return Trainable(parameters, speed, settings.text_encoder, result, full=True)
+
+
+def prior_records(pipeline: Any, config: AdaptConfig, folder: Path, size: tuple[int, int]) -> list[dict[str, Any]]:
+    """Draw the class images with the untouched base, once, and return items for the latent cache.
+
+    Args:
+        pipeline: the base, before anything trainable is in it.
+        config: of the run.
+        folder: where the images are kept; those already there are not drawn again.
+        size: (height, width) in pixels.
+    """
+    settings = config.dreambooth
+    prompt = settings.class_prompt()
+    items = []
+    for number in range(settings.prior_images):
+        seed = derive_seed(config.seed, "adapt/prior", number)
+        facts = [prompt, seed, size, settings.prior_steps, settings.guidance]
+        path = folder / f"{number:05d}-{store.hash_configuration(facts)[:12]}.png"
+        if not path.is_file():
+            drawn = draw_pictures(pipeline, [prompt], [seed], size, settings.prior_steps, settings.guidance)
+            save_synthetic(path, drawn[0], prompt)
+        items.append({"id": path.stem, "image": str(path), "sha256": pixel_hash(np.asarray(open_image(path)))})
+    return items

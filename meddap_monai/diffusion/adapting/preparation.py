@@ -1,0 +1,265 @@
+"""From records and a base to what a training needs: latents, prompts, trainable layers; heavy parts freed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from meddap_monai import store
+from meddap_monai.core.records import Record
+from meddap_monai.core.seeds import derive_seed
+from meddap_monai.diffusion.adapting.batches import Batches, Item
+from meddap_monai.diffusion.adapting.config import METHODS, AdaptConfig
+from meddap_monai.diffusion.adapting.latent_cache import Framing, LatentCache, views
+from meddap_monai.diffusion.adapting.methods import dreambooth
+from meddap_monai.diffusion.adapting.trainable import Trainable
+from meddap_monai.diffusion.adapting.training_data import choose_records, encode_items
+from meddap_monai.diffusion.bases.base import base_card, base_hash, load_base
+from meddap_monai.diffusion.bases.conditioning import Conditioning, cached_prompts, encode_prompts
+from meddap_monai.diffusion.bases.noise import Objective
+from meddap_monai.diffusion.bases.prompts import PromptTable, load_prompt_table
+from meddap_monai.diffusion.bases.sample_pictures import draw_pictures
+from meddap_monai.errors import ConfigurationError
+
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Prepared:
+    """Everything a training needs.
+
+    Attributes:
+        config: with the method's defaults filled in.
+        pipeline: the base with the trainable layers; its text encoder may be gone.
+        base: name, hash and card of the base.
+        table: prompt table.
+        classes: class names in the order of their labels.
+        class_prompts: class name -> training prompt.
+        trainable: what is trained.
+        objective: noise, target, weights.
+        batches: this process's batches.
+        held_out: validation images.
+        prompts: closure that gives the encoded prompts of a step.
+        training: the training records.
+        size: (height, width) of pictures.
+        factor: pixels per latent.
+        device: of the training.
+        real_rows: a few real pictures per class.
+    """
+
+    config: AdaptConfig
+    pipeline: Any
+    base: dict[str, Any]
+    table: PromptTable
+    classes: list[str]
+    class_prompts: dict[str, str]
+    trainable: Trainable
+    objective: Objective
+    batches: Batches
+    held_out: list[Item]
+    prompts: Callable[[], Conditioning]
+    training: list[Record]
+    size: tuple[int, int]
+    factor: int
+    device: torch.device
+    real_rows: list[list[np.ndarray]] = field(default_factory=list)
+    network: nn.Module | None = None
+
+    @property
+    def unet(self) -> nn.Module:
+        """The UNet, compiled where asked for."""
+        return self.network if self.network is not None else self.pipeline.unet
+
+    @torch.no_grad()
+    def draw(self) -> list[list[np.ndarray]]:
+        """Return one row of pictures per class, from fixed seeds, for the present weights."""
+        words = self.prompts()
+        # torch's own `to`: that of diffusers warns of a change of type whenever one is named, even the present one
+        vae = nn.Module.to(self.pipeline.vae, self.device, self.pipeline.unet.dtype)
+        rows = []
+        for number, name in enumerate(self.classes):
+            count = self.config.samples_per_class
+            dtype = self.pipeline.unet.dtype
+            prompts = words.take(torch.full((count,), number + 1)).to(self.device).to(dtype)
+            empty = words.take(torch.tensor([0])).to(self.device).to(dtype)
+            seeds = [derive_seed(self.config.seed, "adapt/samples", name, picture) for picture in range(count)]
+            steps, guidance = self.config.sample_steps, self.config.guidance
+            rows.append(list(draw_pictures(self.pipeline, prompts, seeds, self.size, steps, guidance, empty)))
+        if self.device.type != "cpu":
+            vae.to("cpu")
+        return rows
+
+
+def prepare(
+    config: AdaptConfig,
+    output: Path,
+    everything: Sequence[Record],
+    base: str | Path,
+    flag: store.InterruptFlag,
+    place: tuple[int, int] = (0, 1),
+) -> Prepared:
+    """Load the base, encode images and prompts, put the trainable layers in.
+
+    Args:
+        config: with the method's defaults filled in.
+        output: of the stage; holds the cache unless the configuration names one.
+        everything: full records.
+        base: see ``load_base``.
+        flag: an arrived signal ends the encoding.
+        place: (rank, number of processes).
+
+    Raises:
+        ConfigurationError, RecordsError: see ``adapt``.
+    """
+    device = choose_device(config.device, place[0])
+    training, held_out = choose_records(everything, config)
+    classes = [name for _, name in sorted({(record["label"], record["class_name"]) for record in training})]
+    table = load_prompt_table(config.prompts)
+    class_prompts = {name: _prompt(config, table, name) for name in classes}
+    if config.batch % place[1]:
+        raise ConfigurationError(f"adapt#batch: {config.batch} is no multiple of the {place[1]} processes")
+    pipeline: Any = load_base(base, dtype=_TYPES[config.precision] if device.type != "cpu" else None, device=device)
+    size, factor = picture_size(pipeline, config, base)
+    objective = Objective(pipeline.scheduler.config, config.snr_gamma, config.noise_offset)
+    cache = Path(config.cache) if config.cache else output / "cache"
+    sha = base_hash(base)
+    rows = {name: number + 1 for number, name in enumerate(classes)}
+    latents = LatentCache(cache / "latents", pipeline.vae, sha, device)
+    items = encode_items(latents, training, rows, config, size, flag)
+    validating = encode_items(latents, held_out, rows, config, size, flag, augment=False)
+    prior = _prior(pipeline, config, output, latents, size, len(classes) + 1, flag)
+    words = ["", *class_prompts.values(), *([config.dreambooth.class_prompt()] if prior else [])]
+    trainable = _trainable(pipeline, config, table, classes)
+    config = _checked_clip_skip(config, pipeline, trainable)
+    prompts = _prompts(pipeline, words, config, cache / "prompts", sha, trainable, device)
+    batches = Batches(
+        items, config.batch, objective, config.seed, config.caption_dropout,
+        prior=(prior, config.dreambooth.prior_weight), rank=place[0], world=place[1],
+    )  # fmt: skip
+    prepared = Prepared(
+        config, pipeline, {"name": str(base), "sha256": sha, "card": base_card(base)}, table, classes, class_prompts,
+        trainable, objective.to(device), batches, validating, prompts, training, size, factor, device,
+    )  # fmt: skip
+    _settle(prepared, trainable)
+    prepared.real_rows = _real_rows(prepared)
+    return prepared
+
+
+def choose_device(name: str, rank: int = 0) -> torch.device:
+    """Return the device that a name means; "auto" takes this process's GPU, or the CPU."""
+    if name == "auto":
+        return (
+            torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
+        )
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigurationError(f"adapt#device: {name!r}, but there is no GPU here; use 'auto' or 'cpu'")
+    return torch.device(name)
+
+
+def _prompt(config: AdaptConfig, table: PromptTable, name: str) -> str:
+    if config.method == "dreambooth":
+        return config.dreambooth.instance_prompt(table.classes.get(name, name))
+    if config.method == "textual_inversion":
+        wording = config.inversion.word(name)
+        return " ".join(table.templates[config.template].replace("{class}", wording).split())
+    return table.prompt(name, config.adjective, config.template)
+
+
+def picture_size(pipeline: Any, config: AdaptConfig, base: str | Path) -> tuple[tuple[int, int], int]:
+    """Return ((height, width) of the pictures, pixels per latent).
+
+    Raises:
+        ConfigurationError: the resolution does not fit the base's UNet.
+    """
+    factor = int(pipeline.vae_scale_factor)
+    sample = pipeline.unet.config.sample_size
+    own = base_card(base).get("resolution") or (sample if isinstance(sample, int) else max(sample)) * factor
+    side = config.resolution or int(own)
+    deep = factor * 2 ** (len(pipeline.unet.config.down_block_types) - 1)
+    if side % deep and side % 8:
+        raise ConfigurationError(f"adapt#resolution: {side}, expected a multiple of {deep} for this base")
+    return (side, side), factor
+
+
+def _prior(
+    pipeline: Any, config: AdaptConfig, output: Path, cache: LatentCache, size: tuple[int, int], row: int, flag: Any
+) -> list[Item]:
+    if config.method != "dreambooth" or not config.dreambooth.prior_images:
+        return []
+    drawn = dreambooth.prior_records(pipeline, config, (Path(config.cache) if config.cache else output) / "prior", size)
+    records = [record | {"class_name": ""} for record in drawn]
+    return encode_items(cache, records, {"": row}, config, size, flag, augment=False, prior=True)
+
+
+def _trainable(pipeline: Any, config: AdaptConfig, table: PromptTable, classes: list[str]) -> Trainable:
+    method = METHODS[config.method]
+    if config.method == "textual_inversion":
+        return method.prepare(pipeline, config, {name: table.classes.get(name, name) for name in classes})
+    return method.prepare(pipeline, config)
+
+
+def _checked_clip_skip(config: AdaptConfig, pipeline: Any, trainable: Trainable) -> AdaptConfig:
+    layers = pipeline.text_encoder.config.num_hidden_layers
+    most = layers - (2 if getattr(pipeline, "text_encoder_2", None) is not None else 1)
+    if config.clip_skip and config.clip_skip > most:
+        raise ConfigurationError(
+            f"adapt#clip_skip: {config.clip_skip} of the base's {layers} text-encoder layers; set it to at most {most}"
+        )
+    return config
+
+
+def _prompts(
+    pipeline: Any,
+    words: list[str],
+    config: AdaptConfig,
+    folder: Path,
+    sha: str,
+    trainable: Trainable,
+    device: torch.device,
+) -> Callable[[], Conditioning]:
+    skip = config.clip_skip or None
+    if trainable.trains_text:
+        return lambda: encode_prompts(pipeline, words, skip)
+    encoded = cached_prompts(pipeline, words, folder, sha, skip).to(device)
+    return lambda: encoded
+
+
+def _settle(prepared: Prepared, trainable: Trainable) -> None:
+    """Free what the training does not use and switch on what saves memory or time."""
+    pipeline, config = prepared.pipeline, prepared.config
+    pipeline.set_progress_bar_config(disable=True)
+    if not trainable.trains_text:
+        for part in ("text_encoder", "text_encoder_2"):
+            if getattr(pipeline, part, None) is not None:
+                setattr(pipeline, part, None)
+    if not config.samples_per_class and not trainable.full:
+        pipeline.vae = None
+    elif prepared.device.type != "cpu":
+        pipeline.vae.to("cpu")
+    if prepared.device.type == "cuda":
+        torch.cuda.empty_cache()
+    if config.gradient_checkpointing:
+        pipeline.unet.enable_gradient_checkpointing()
+        pipeline.unet.train()
+    if config.compile:
+        prepared.network = torch.compile(pipeline.unet)  # type: ignore[assignment]
+
+
+def _real_rows(prepared: Prepared) -> list[list[np.ndarray]]:
+    """Return a few real training pictures per class, for the sample grids."""
+    config, (height, width) = prepared.config, prepared.size
+    rows = []
+    for name in prepared.classes if config.samples_per_class else []:
+        chosen = [record for record in prepared.training if record["class_name"] == name][: config.samples_per_class]
+        chosen += chosen[:1] * (config.samples_per_class - len(chosen))
+        pictures = [views(record, Framing(height, width, config.fit))[0] for record in chosen]
+        rows.append(
+            [((p.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy() for p in pictures]
+        )
+    return rows

@@ -1,0 +1,1 @@
+"""Bases: opened, conditioned, noised and drawn from."""

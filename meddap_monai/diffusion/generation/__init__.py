@@ -1,0 +1,1 @@
+"""The stage `generate`: a plan, then images in shards, each reproducible from its record."""

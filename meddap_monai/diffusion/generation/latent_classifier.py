@@ -1,0 +1,240 @@
+"""A classifier of latents, trained on the small labelled set, whose gradient steers a base.
+
+HistoDiffusion (Ye et al., MICCAI 2023): the encoder half of a UNet with attention pooling. Two kinds are trained: on
+clean latents (time 0, as published), or on noisy latents with the time as an input (Dhariwal and Nichol 2021, sec. 4).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from meddap_monai import store
+from meddap_monai.core.configuration import build, check_choice, check_range
+from meddap_monai.core.provenance import check_provenance, train_hashes, write_train_hashes
+from meddap_monai.core.records import class_names, read_records
+from meddap_monai.core.seeds import generator
+from meddap_monai.core.tensors import read_weights
+from meddap_monai.diffusion.bases.base import base_folder, base_hash, load_base
+from meddap_monai.diffusion.pretraining.unet import diffuse
+from meddap_monai.diffusion.pretraining.views import grey_tensor, square
+from meddap_monai.errors import BadBase, RecordsError, StageError
+from meddap_monai.images.reading.recorded import open_recorded
+from meddap_monai.training.loop import finite, learning_rate, set_rate
+
+TIMES = ("noisy", "clean")
+
+
+@dataclass(frozen=True)
+class LatentClassifierConfig:
+    """Shape and training of a latent classifier.
+
+    Attributes:
+        times: "noisy" (trained on noisy latents of every time) or "clean" (time 0 only).
+        channels: widths from the latents' resolution downwards.
+        heads: of the attention pooling.
+        steps: training steps.
+        batch: latents per step (published: 32).
+        learning_rate: peak (published: 5e-5 for 100 times more parameters).
+        weight_decay: of AdamW (published: 0.05).
+        seed: of weights, batches, noise and times.
+    """
+
+    times: str = "noisy"
+    channels: tuple[int, ...] = (64, 96, 128)
+    heads: int = 4
+    steps: int = 400
+    batch: int = 32
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_choice(self.times, TIMES, "latent_classifier.times")
+        check_range(self.steps, 1, 10_000_000, "latent_classifier.steps")
+        check_range(self.batch, 1, 65536, "latent_classifier.batch")
+
+
+class LatentClassifier(nn.Module):
+    """Encoder half of a UNet with attention pooling.
+
+    Args:
+        latents: channels of the latents.
+        classes: how many classes.
+        config: widths and heads.
+    """
+
+    def __init__(self, latents: int, classes: int, config: LatentClassifierConfig) -> None:
+        super().__init__()
+        from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+        from diffusers.models.resnet import Downsample2D, ResnetBlock2D
+
+        widths, width = config.channels, config.channels[0]
+        self.wave = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time = TimestepEmbedding(width, 4 * width)
+        self.enter = nn.Conv2d(latents, width, 3, padding=1)
+        shape: dict[str, Any] = {"temb_channels": 4 * width, "groups": 8, "groups_out": 8}
+        self.blocks, self.halve = nn.ModuleList(), nn.ModuleList()
+        for before, after in zip((width, *widths), widths, strict=False):
+            self.blocks.append(ResnetBlock2D(in_channels=before, out_channels=after, **shape))
+            self.halve.append(Downsample2D(after, use_conv=True, name="op"))  # "conv" would register it twice
+        self.query = nn.Parameter(torch.zeros(1, 1, widths[-1]))
+        self.pool = nn.MultiheadAttention(widths[-1], config.heads, batch_first=True)
+        self.leave = nn.Linear(widths[-1], classes)
+
+    def forward(self, latents: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        """Return logits (B, classes) of latents (B, C, h, w) at times (B,)."""
+        moment = self.time(self.wave(times).to(latents.dtype))
+        hidden = self.enter(latents)
+        for number, block in enumerate(self.blocks):
+            hidden = block(hidden, moment)
+            if number + 1 < len(self.blocks):
+                hidden = self.halve[number](hidden)
+        tokens = functional.silu(hidden).flatten(2).transpose(1, 2)
+        query = self.query + tokens.mean(1, keepdim=True)
+        return self.leave(self.pool(query, tokens, tokens, need_weights=False)[0][:, 0])
+
+
+def train_latent_classifier(
+    config: LatentClassifierConfig, output: Path, *, records: Path, base: str | Path = "embedded"
+) -> Path:
+    """Train a latent classifier on the real images of split train.
+
+    Args:
+        config: see `LatentClassifierConfig`.
+        output: folder for ``classifier.safetensors``, ``classifier.json`` and ``train_sha256.txt``; when it already
+            holds the same training, nothing is done.
+        records: records file; its val records must not be among the base's training images.
+        base: whose latents and noise schedule.
+
+    Returns:
+        `output`.
+
+    Raises:
+        RecordsError: fewer than two classes in split train.
+        LeakedRecords: the base was trained on a val, test or unseen image of `records`.
+        NonFiniteLoss: the loss became NaN or infinite.
+    """
+    output, records = Path(output), Path(records)
+    wanted = {
+        "configuration": store.plain(config),
+        "records": store.sha256_file(records),
+        "base": base_hash(base),
+    }
+    with store.lock_folder(output):
+        if wanted.items() <= (_card(output) or {}).items():
+            return output
+        everything = read_records(records, full=True)
+        training = [item for item in everything if item["split"] == "train" and item["source"] == "real"]
+        classes = class_names(records)
+        if len({item["label"] for item in training}) < 2:
+            raise RecordsError(
+                f"{records}: {len(training)} real training images of fewer than two classes, cannot guide"
+            )
+        folder = base_folder(base)
+        if isinstance(folder, Path):
+            check_provenance(folder, everything)
+        pipeline: Any = load_base(base)
+        latents, labels = _encode(pipeline, training)
+        model = _fit(config, pipeline.scheduler, latents, labels, len(classes), [item["id"] for item in training])
+        with store.atomic_path(output / "classifier.safetensors") as temporary:
+            save_file({name: value.contiguous() for name, value in model.state_dict().items()}, str(temporary))
+        inherited = train_hashes(folder) if isinstance(folder, Path) else frozenset()
+        write_train_hashes(output, training, everything, inherited)
+        document = wanted | {"classes": classes, "latents": latents.shape[1], "images": len(training)}
+        store.write_json(output / "classifier.json", document)
+    return output
+
+
+def load_latent_classifier(folder: Path, base: str | Path | None = None) -> tuple[LatentClassifier, dict[str, Any]]:
+    """Load a latent classifier, frozen.
+
+    Args:
+        folder: written by `train_latent_classifier`.
+        base: when given, must be the base it was trained for.
+
+    Raises:
+        BadBase: trained for another base.
+        RecordsError: not a latent classifier's folder.
+    """
+    document = _card(Path(folder))
+    if document is None:
+        raise RecordsError(f"{folder}: holds no classifier.json; train a latent classifier there first")
+    if base is not None and document["base"] != base_hash(base):
+        raise BadBase(f"{folder}: its latent classifier was trained for another base than {base}; train it again")
+    config = build(LatentClassifierConfig, document["configuration"], f"{folder}/classifier.json")
+    model = LatentClassifier(document["latents"], len(document["classes"]), config)
+    model.load_state_dict(read_weights(Path(folder) / "classifier.safetensors", StageError))
+    return model.eval().requires_grad_(False), document
+
+
+def _card(folder: Path) -> dict[str, Any] | None:
+    path = folder / "classifier.json"
+    return store.read_json(path) if path.is_file() else None
+
+
+@torch.no_grad()
+def _encode(pipeline: Any, records: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return scaled latents of every image and of its mirror image, and their labels."""
+    sample = pipeline.unet.config.sample_size
+    side = (sample if isinstance(sample, int) else max(sample)) * pipeline.vae_scale_factor
+    pictures = []
+    for record in records:
+        pixels = square(open_recorded(record), side)
+        pictures += [pixels, pixels[:, ::-1]]
+    latents = []
+    for start in range(0, len(pictures), 16):
+        images = grey_tensor(np.stack(pictures[start : start + 16])).expand(-1, pipeline.vae.config.in_channels, -1, -1)
+        latents.append(pipeline.vae.encode(images).latent_dist.mode() * pipeline.vae.config.scaling_factor)
+    labels = torch.tensor([record["label"] for record in records for _ in range(2)])
+    return torch.cat(latents), labels
+
+
+def _fit(
+    config: LatentClassifierConfig,
+    scheduler: Any,
+    latents: torch.Tensor,
+    labels: torch.Tensor,
+    classes: int,
+    ids: list[str],
+) -> LatentClassifier:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = LatentClassifier(latents.shape[1], classes, config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=config.weight_decay)
+    share = 1.0 / torch.bincount(labels, minlength=classes).clamp(min=1)[labels].double()
+    alphas = scheduler.alphas_cumprod.float()
+    for step in tqdm(range(config.steps), desc="latent classifier", unit="step", mininterval=5.0):
+        draw = generator(config.seed, "latent classifier", step)
+        chosen = torch.multinomial(share, config.batch, replacement=True, generator=draw)
+        inputs, times = latents[chosen], torch.zeros(config.batch, dtype=torch.long)
+        if config.times == "noisy":
+            times = torch.randint(len(alphas), (config.batch,), generator=draw)
+            noise = torch.randn(inputs.shape, generator=draw)
+            inputs, _ = diffuse(inputs, noise, alphas[times], "epsilon")
+        rate = learning_rate(step, config.steps, config.learning_rate, min(20, config.steps))
+        loss = functional.cross_entropy(model(inputs, times), labels[chosen])
+        finite(loss, "latent classifier", step, rate, [ids[number // 2] for number in chosen.tolist()])
+        set_rate(optimizer, rate)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval().requires_grad_(False)
+
+
+def default_config(
+    variant: str, seed: int = 0, training: LatentClassifierConfig | None = None
+) -> LatentClassifierConfig:
+    """Return `training` with what a guidance variant needs: noisy latents for "noisy", clean ones otherwise."""
+    times = "noisy" if variant == "noisy" else "clean"
+    return dataclasses.replace(training or LatentClassifierConfig(), times=times, seed=seed)

@@ -1,0 +1,209 @@
+"""From what is wanted to the rows of a plan: how many of each class and adjective, with which words and sources."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from meddap_monai.core.configuration import check_choice, check_keys, check_range
+from meddap_monai.core.records import Record
+from meddap_monai.core.seeds import derive_seed
+from meddap_monai.diffusion.bases.prompts import PromptTable
+from meddap_monai.diffusion.generation.config import GenerateConfig
+from meddap_monai.diffusion.generation.plan import PlanRow, read_table
+from meddap_monai.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the records and the base contribute to a plan.
+
+    Attributes:
+        classes: class names in the order of their labels.
+        real: real training images per class.
+        sources: ids of the real training images per class, sorted (for the modes image and inpaint).
+        size: height and width of the base's images in pixels.
+        prompts: class -> the sentence an adapter was trained with, used instead of the table's.
+    """
+
+    classes: Sequence[str]
+    real: Mapping[str, int]
+    sources: Mapping[str, Sequence[str]]
+    size: tuple[int, int]
+    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def survey(records: Iterable[Record], classes: Sequence[str], size: tuple[int, int], keep_ids: bool) -> Wanted:
+    """Count the real training images of each class, in one pass.
+
+    Args:
+        records: full records.
+        classes: class names in the order of their labels.
+        size: height and width of the base's images in pixels.
+        keep_ids: also remember ids (modes image and inpaint).
+    """
+    real: Counter[str] = Counter()
+    sources: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        if record["split"] == "train" and record["source"] == "real":
+            real[record["class_name"]] += 1
+            if keep_ids:
+                sources[record["class_name"]].append(record["id"])
+    return Wanted(list(classes), real, {name: sorted(ids) for name, ids in sources.items()}, size)
+
+
+def counts_per_cell(config: GenerateConfig, wanted: Wanted) -> dict[tuple[str, str], int]:
+    """Return images per (class, adjective).
+
+    Ratios follow MEDDAP (expansion ratio times the real count, per class and adjective); `balance` fills each class up
+    to the largest one and always divides among the adjectives.
+
+    Raises:
+        ConfigurationError: an unknown class, or nothing to generate.
+    """
+    for name in config.classes:
+        check_choice(name, wanted.classes, "generate#classes")
+    chosen = list(config.classes or wanted.classes)
+    totals = {name: _total(config, wanted, name) for name in chosen}
+    share = config.share_adjectives or config.balance
+    cells = {}
+    for name, total in totals.items():
+        for number, adjective in enumerate(config.adjectives):
+            part = _part(total, number, len(config.adjectives)) if share else total
+            cells[name, adjective] = part
+    if not sum(cells.values()):
+        counted = ", ".join(f"{name} {wanted.real.get(name, 0)}" for name in chosen)
+        advice = "raise ratio or counts, or give records with a train split"
+        if config.balance and any(wanted.real.values()):
+            advice = "no chosen class is smaller than the largest one; use ratio or counts"
+        raise ConfigurationError(f"generate: nothing to generate (real training images: {counted}); {advice}")
+    return cells
+
+
+def _total(config: GenerateConfig, wanted: Wanted, name: str) -> int:
+    real = wanted.real.get(name, 0)
+    if config.balance:
+        return max(wanted.real.values(), default=0) - real
+    if config.counts is not None:
+        return _of_class(config.counts, name, wanted, "counts")
+    ratio = 1.0 if config.ratio is None else _of_class(config.ratio, name, wanted, "ratio")
+    return round(ratio * real)
+
+
+def _of_class(value: Any, name: str, wanted: Wanted, key: str) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    check_keys(value, wanted.classes, f"generate#{key}")
+    return value.get(name, 0)
+
+
+def _part(total: int, number: int, parts: int) -> int:
+    """Return the size of one of `parts` parts that differ by at most one and sum to `total`."""
+    return total // parts + (number < total % parts)
+
+
+def make_plan(config: GenerateConfig, table: PromptTable, wanted: Wanted) -> Iterator[PlanRow]:
+    """Yield the rows of the plan in order; memory does not depend on their number.
+
+    Raises:
+        ConfigurationError: an unknown class or adjective, nothing to generate, or no source image for a class.
+    """
+    if config.plan is not None:
+        yield from _given_plan(config.plan, config, table, wanted)
+        return
+    cells = counts_per_cell(config, wanted)
+    strengths = config.strengths if config.mode != "text" else (1.0,)
+    turns = list(itertools.product(config.schedulers, strengths))
+    row = 0
+    for turn, (scheduler, strength) in enumerate(turns):
+        for (name, adjective), total in cells.items():
+            before = sum(_part(total, earlier, len(turns)) for earlier in range(turn))
+            for number in range(before, before + _part(total, turn, len(turns))):
+                given = {"class_name": name, "adjective": adjective, "scheduler": scheduler, "strength": strength}
+                yield complete_row(row, number, given, config, table, wanted)
+                row += 1
+
+
+def complete_row(
+    row: int, number: int, given: Mapping[str, Any], config: GenerateConfig, table: PromptTable, wanted: Wanted
+) -> PlanRow:
+    """Return a row from what is given, the rest from the configuration.
+
+    Args:
+        row: its number in the plan.
+        number: its number inside its class and adjective, which chooses template and source image in turn.
+        given: columns; ``class_name`` is the least.
+        config: the configuration.
+        table: the prompt table.
+        wanted: see `Wanted`.
+    """
+    name, adjective = given["class_name"], given.get("adjective") or "none"
+    check_choice(name, wanted.classes, f"generate, plan row {row}, class_name")
+    mode = given.get("mode") or config.mode
+    prompt = (
+        "" if config.unconditional else given.get("prompt") or _prompt(name, adjective, number, config, table, wanted)
+    )
+    sources = wanted.sources.get(name, ())
+    if mode != "text" and not given.get("source_id") and not sources:
+        raise ConfigurationError(f"generate#mode: {mode} needs real training images of class {name!r}, got none")
+    text = mode == "text"
+    default_strength = config.strengths[number % len(config.strengths)]
+    defaults = {
+        "negative_prompt": table.negative if config.negative is None else config.negative,
+        "seed": derive_seed(config.seed, "generate", row),
+        "scheduler": config.schedulers[number % len(config.schedulers)],
+        "steps": config.steps,
+        "guidance": float(config.guidance),
+        "strength": 1.0 if text else default_strength,
+        "source_id": "" if text else sources[number % len(sources)] if sources else "",
+        "height": config.height or wanted.size[0],
+        "width": config.width or wanted.size[1],
+    }
+    found = {key: given[key] for key in defaults if given.get(key) not in (None, "")}
+    return PlanRow(
+        row=row,
+        class_name=name,
+        label=list(wanted.classes).index(name),
+        adjective=adjective,
+        prompt=prompt,
+        mode=mode,
+        **(defaults | found),  # type: ignore[arg-type]
+    )
+
+
+def _prompt(name: str, adjective: str, number: int, config: GenerateConfig, table: PromptTable, wanted: Wanted) -> str:
+    if name in wanted.prompts:
+        check_choice(adjective, table.adjectives, f"prompt table {table.name!r}: adjectives")
+        return f"{table.adjectives[adjective]} {wanted.prompts[name]}".strip()
+    templates = config.templates or (0,)
+    return table.prompt(name, adjective, templates[number % len(templates)])
+
+
+_AS_CONFIGURED = ("mode", "scheduler", "steps", "guidance", "strength", "height", "width")
+"""Columns of a plan that are checked as the configuration's keys of the same names are."""
+
+
+def _given_plan(path: Path, config: GenerateConfig, table: PromptTable, wanted: Wanted) -> Iterator[PlanRow]:
+    seen: Counter[tuple[str, str]] = Counter()
+    checked: set[tuple[Any, ...]] = set()
+    for row, given in enumerate(read_table(path)):
+        if not given.get("class_name"):
+            raise ConfigurationError(f"{path}, row {row}: class_name is empty, expected one of {list(wanted.classes)}")
+        cell = (given["class_name"], given.get("adjective") or "none")
+        try:
+            made = complete_row(row, seen[cell], given, config, table, wanted)
+            check_range(made.seed, 0, 2**63 - 1, "seed")
+            if made.together not in checked:
+                replace(config, **{name: getattr(made, name) for name in _AS_CONFIGURED})
+                checked.add(made.together)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{path}, row {row}: {error}") from error
+        seen[cell] += 1
+        yield made
+    if not seen:
+        raise ConfigurationError(f"{path}: holds no row; expected a head line and one line per image")

@@ -1,0 +1,264 @@
+"""The stage ``generate``: a plan, then images in fixed shards, each committed by one rename.
+
+The promises of ``docs/generation.md``: a run that was killed goes on exactly, any number of processes gives the same
+bytes, an image says that it is synthetic in its record and in its file, and none is made by something that has seen
+the validation, test or unseen images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from meddap_monai import store
+from meddap_monai.core.distributed import Ranks, join_ranks, own_gpu
+from meddap_monai.core.provenance import check_provenance
+from meddap_monai.core.records import class_names, iter_records
+from meddap_monai.diffusion.adapters.adapter import fuse, load_adapter
+from meddap_monai.diffusion.adapters.file import adapter_path, foreign_hash, read_card
+from meddap_monai.diffusion.bases.base import EMBEDDED, base_card, base_folder, base_hash, load_base
+from meddap_monai.diffusion.bases.prompts import load_prompt_table
+from meddap_monai.diffusion.generation import contact_sheets, plan, planning
+from meddap_monai.diffusion.generation.classifier_guidance import open_guide
+from meddap_monai.diffusion.generation.config import ClassifierGuidance, GenerateConfig
+from meddap_monai.diffusion.generation.latent_classifier import default_config, train_latent_classifier
+from meddap_monai.diffusion.generation.sampler import ImageSampler, LoopSettings
+from meddap_monai.diffusion.generation.shards import PLAN, SHARD_RECORDS, Request, ShardMaker
+from meddap_monai.errors import ConfigurationError, StageError
+from meddap_monai.images.writing.write import export_dicom
+
+__all__ = ["ClassifierGuidance", "GenerateConfig", "generate", "open_sampler"]
+
+GENERATED = "generated.jsonl"
+GUIDE = "classifier"
+
+
+def generate(
+    config: GenerateConfig,
+    output: Path | str,
+    *,
+    records: Path | str,
+    base: str | Path = EMBEDDED,
+    adapters: Sequence[Path | str] = (),
+    overwrite: bool = False,
+) -> Path:
+    """Generate labelled synthetic images and return the path of their records, ``<output>/generated.jsonl``.
+
+    Args:
+        config: how many of what, and how.
+        output: folder of the stage: ``plan.csv``, ``shards/``, ``generated.jsonl``, ``sheets/``, ``tensorboard/``.
+        records: records file of the real images; its training split gives classes, counts and sources.
+        base: "embedded", a Stable Diffusion folder, or a hub id.
+        adapters: adapter folders or files, fused with the weights of ``config.adapter_weights``.
+        overwrite: replace a folder of another configuration instead of refusing it.
+
+    Raises:
+        LeakedRecords: base or adapter was trained on a validation, test or unseen image of `records`.
+        ConfigurationError: nothing to generate, an unknown class or adjective, no source image.
+        BadBase, BadAdapter: see ``load_base`` and ``load_adapter``.
+        Interrupted: SIGINT or SIGTERM; the same call goes on.
+        DiskFull: finished shards stay; the same call goes on.
+    """
+    job = request_of(config, Path(output), Path(records), base, adapters)
+    with join_ranks() as ranks, store.InterruptFlag() as flag:
+        if ranks.rank == 0:
+            _lead(job, ranks, flag, overwrite)
+        else:
+            _follow(job, ranks, flag)
+    return job.output / GENERATED
+
+
+def request_of(
+    config: GenerateConfig, output: Path, records: Path, base: str | Path, adapters: Sequence[Path | str]
+) -> Request:
+    """Return the call as one object, its inputs identified by the hashes of their contents, never by paths."""
+    inputs = {"records": store.sha256_file(records), "base": base_hash(base)}
+    inputs |= {f"adapter_{number}": adapter_hash(path) for number, path in enumerate(adapters)}
+    guidance = config.classifier_guidance
+    if guidance is not None and guidance.classifier is not None:
+        inputs["classifier"] = store.sha256_file(guidance.classifier / "classifier.safetensors")
+    return Request(config, output, records, base, tuple(adapters), inputs)
+
+
+def _lead(job: Request, ranks: Ranks, flag: store.InterruptFlag, overwrite: bool) -> None:
+    """Rank 0: hold the folder, write the plan, work, and finish the stage."""
+    word = "refused"
+    try:
+        with store.open_stage(job.output, "generate", job.config, dict(job.inputs), overwrite) as stage:
+            if stage.done:
+                word = "done"
+                return
+            _check_inputs(job)
+            _train_guide(job)
+            with open_sampler(guided_by(job.config, job.output), job.base, job.adapters) as sampler:
+                rows = _write_plan(job, sampler.size)
+                word = "go"
+                ranks.share(word)
+                with _agreed(ranks):
+                    used = ShardMaker(job, sampler, ranks, flag).run()
+            _finish(job, stage, rows, used)
+    finally:
+        if word != "go":
+            ranks.share(word)
+
+
+def _follow(job: Request, ranks: Ranks, flag: store.InterruptFlag) -> None:
+    """Other ranks: wait until the plan is written, then work."""
+    word = ranks.share()
+    if word == "refused":
+        raise StageError(f"{job.output}: process 0 could not start; its message says why")
+    if word == "go":
+        with _agreed(ranks), open_sampler(guided_by(job.config, job.output), job.base, job.adapters) as sampler:
+            ShardMaker(job, sampler, ranks, flag).run()
+
+
+@contextlib.contextmanager
+def _agreed(ranks: Ranks) -> Iterator[None]:
+    """Wait at the end until all processes are done; when one fails, all end with its reason."""
+    try:
+        yield
+    except Exception as error:
+        ranks.agree(f"{type(error).__name__}: {error}")
+        raise
+    ranks.agree(None)
+
+
+def _check_inputs(job: Request) -> None:
+    """Run the provenance guard on everything trained that makes the images."""
+    trained = [adapter_path(path) for path in job.adapters]
+    folder = base_folder(job.base)
+    trained += [folder] if isinstance(folder, Path) else []
+    guidance = job.config.classifier_guidance
+    trained += [guidance.classifier] if guidance is not None and guidance.classifier is not None else []
+    for path in trained:
+        check_provenance(path, iter_records(job.records))
+
+
+def _train_guide(job: Request) -> None:
+    """Train the classifier of classifier guidance on the training split, where the configuration names none."""
+    guidance = job.config.classifier_guidance
+    if guidance is not None and guidance.classifier is None:
+        config = default_config(guidance.variant, job.config.seed, guidance.training)
+        train_latent_classifier(config, job.output / GUIDE, records=job.records, base=job.base)
+
+
+def guided_by(config: GenerateConfig, output: Path) -> GenerateConfig:
+    """Return a configuration whose classifier guidance names the classifier that the run in `output` trained."""
+    guidance = config.classifier_guidance
+    if guidance is None or guidance.classifier is not None:
+        return config
+    return dataclasses.replace(config, classifier_guidance=dataclasses.replace(guidance, classifier=output / GUIDE))
+
+
+def _write_plan(job: Request, size: tuple[int, int]) -> int:
+    """Write ``plan.csv`` unless an earlier start did; return its number of rows."""
+    path = job.output / PLAN
+    if path.is_file():
+        return sum(1 for _ in plan.read_plan(path))
+    keep_ids = job.config.mode != "text" or job.config.plan is not None
+    wanted = planning.survey(iter_records(job.records), class_names(job.records), size, keep_ids)
+    if not job.config.templates:
+        wanted = dataclasses.replace(wanted, prompts=cards(job.base, job.adapters)["class_prompts"])
+    return plan.write_plan(path, planning.make_plan(job.config, load_prompt_table(job.config.prompts), wanted))
+
+
+def cards(base: str | Path, adapters: Sequence[Path | str]) -> dict[str, Any]:
+    """Return what base and adapters say about their training prompts, later ones over earlier ones.
+
+    Returns:
+        ``class_prompts`` (class -> sentence) and ``clip_skip`` (layers of the text encoder left out).
+    """
+    found = [base_card(base)]
+    folders = [adapter_path(path) for path in adapters]
+    found += [read_card(folder) for folder in folders if (folder / "adapter.json").is_file()]
+    prompts: dict[str, str] = {}
+    for card in found:
+        prompts |= card.get("class_prompts") or {}
+    return {"class_prompts": prompts, "clip_skip": max(int(card.get("clip_skip") or 0) for card in found)}
+
+
+# ---------------------------------------------------------------------------------------------------------- sampler
+@contextlib.contextmanager
+def open_sampler(
+    config: GenerateConfig,
+    base: str | Path = EMBEDDED,
+    adapters: Sequence[Path | str] = (),
+) -> Iterator[ImageSampler]:
+    """Open a base with its adapters fused, ready to sample; the base's weights are restored afterwards.
+
+    Args:
+        config: device, dtype, adapter weights, loop settings, classifier guidance.
+        base: see ``load_base``.
+        adapters: adapter folders or files.
+
+    Raises:
+        ConfigurationError: another number of weights than adapters, or classifier guidance without a classifier.
+    """
+    weights = config.adapter_weights or (1.0,) * len(adapters)
+    if len(weights) != len(adapters):
+        raise ConfigurationError(
+            f"generate#adapter_weights: {len(weights)} weights for {len(adapters)} adapters, expected one for each"
+        )
+    device = choose_device(config.device)
+    pipeline: Any = load_base(base, getattr(torch, config.dtype), device)
+    for path, weight in zip(adapters, weights, strict=True):
+        load_adapter(pipeline, path, weight)
+    given = {field.name: getattr(config, field.name) for field in dataclasses.fields(LoopSettings)}
+    if config.clip_skip is None:
+        given["clip_skip"] = cards(base, adapters)["clip_skip"]
+    settings = LoopSettings(**given)
+    guidance = config.classifier_guidance
+    guide = open_guide(guidance, base, device) if guidance is not None else None
+    with fuse(pipeline):
+        yield ImageSampler(pipeline, settings, guide)
+
+
+def choose_device(name: str) -> str:
+    """Return a device name: "auto" is this process's GPU where there is one, else the CPU; "cuda" is that GPU."""
+    if name not in ("auto", "cuda"):
+        return name
+    if not torch.cuda.is_available():
+        return "cpu" if name == "auto" else name
+    return own_gpu()
+
+
+def adapter_hash(path: Path | str) -> str:
+    """Return the hash that identifies an adapter: that of its weights and, for peft's folder, of its configuration."""
+    folder = adapter_path(path)
+    if (folder / "adapter.json").is_file():
+        return str(read_card(folder)["weights_sha256"])
+    return foreign_hash(folder)
+
+
+# ----------------------------------------------------------------------------------------------------------- finish
+def _finish(job: Request, stage: store.Stage, rows: int, batch: int) -> None:
+    """Join the shards' records, draw the contact sheets, write the DICOM files, close the stage."""
+    made = _join_records(job.output, math.ceil(rows / job.config.shard_size))
+    if made != rows:
+        raise StageError(f"{job.output}: {made} images in the shards, the plan has {rows}; generate into a new folder")
+    contact_sheets.draw_sheets(job.output, job.records, job.config.sheet_columns)
+    if job.config.dicom:
+        export_dicom(job.output / GENERATED, job.output / "dicom")
+    real = sum(item["split"] == "train" and item["source"] == "real" for item in iter_records(job.records))
+    stage.finish({"in": real, "out": made, "rejected": 0}, classes=class_names(job.records), batch=batch)
+
+
+def _join_records(output: Path, count: int) -> int:
+    """Stream the records of all shards into ``generated.jsonl``; return how many."""
+    made = 0
+    with store.atomic_path(output / GENERATED) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        for number in range(count):
+            folder = store.shard_path(output, number)
+            for record in iter_records(folder / SHARD_RECORDS):
+                image = Path(record["image"]).name
+                line = record | {"image": f"shards/{folder.name}/{image}"}
+                stream.write(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n")
+                made += 1
+    return made

@@ -1,0 +1,1 @@
+"""The stage `pretrain`: an own latent diffusion base on unlabelled images."""

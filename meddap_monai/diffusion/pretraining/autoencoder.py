@@ -1,0 +1,296 @@
+"""The autoencoder of a small base: a whitened patch PCA as the encoder, a trained decoder that gives speckle back.
+
+On a small budget no trained encoder beat a linear one, so the encoder *is* the linear one: the first principal
+components of 8 x 8 patches, softly whitened, written into the ordinary layers of diffusers' `AutoencoderKL`. It needs
+no training, so latents are final before the first step, and the decoder can train beside the denoiser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from meddap_monai.core.configuration import check_range
+from meddap_monai.errors import ConfigurationError
+
+_SHIFT = 32.0
+"""Offset that keeps values in the linear part of the last activation."""
+_STAY_LINEAR = 64.0
+"""Size of the constants that keep the last group normalisation of the encoder from depending on the image."""
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Shape and training of the autoencoder.
+
+    Attributes:
+        encoder: "patch_pca" (fixed, linear, needs four or fewer halvings) or "learned" (trained with the decoder).
+        channels: widths from full resolution downwards; n widths give factor 2**(n-1).
+        latents: latent channels; for "patch_pca" the number of principal components.
+        whitening: 0 keeps every component at the first one's scale (white), 1 keeps PCA's own scales.
+        layers: residual blocks per resolution.
+        groups: of the group normalisations.
+        attention: self-attention in the middle block.
+        steps: training steps.
+        corner_steps: steps of `corner_repair.CornerTraining` afterwards; 0 leaves the corners as they are.
+        batch: crops per step.
+        crop: side of a training crop in pixels; every second step takes a quarter as many whole pictures.
+        learning_rate: peak.
+        gradient: weight of the loss on image gradients.
+        spectrum: weight of the loss on the logarithm of the spectrum.
+        adversarial: share of the reconstruction gradient that the patch discriminator's may reach; 0 is none.
+        adversarial_from: share of the steps before the discriminator starts.
+        kl: weight of the Kullback-Leibler term ("learned" only).
+        latent_noise: largest standard deviation of noise added to latents while the decoder trains.
+    """
+
+    encoder: str = "patch_pca"
+    channels: tuple[int, ...] = (16, 32, 64, 64)
+    latents: int = 16
+    whitening: float = 0.25
+    layers: int = 1
+    groups: int = 8
+    attention: bool = False
+    steps: int = 8000
+    corner_steps: int = 0
+    batch: int = 8
+    crop: int = 64
+    learning_rate: float = 1e-3
+    gradient: float = 0.5
+    spectrum: float = 0.05
+    adversarial: float = 0.4
+    adversarial_from: float = 0.4
+    kl: float = 1e-6
+    latent_noise: float = 0.15
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.encoder not in ("patch_pca", "learned"):
+            raise ConfigurationError(f"autoencoder.encoder is {self.encoder!r}, expected 'patch_pca' or 'learned'")
+        check_range(len(self.channels), 2, 6, "autoencoder.channels (how many)")
+        check_range(self.latents, 1, 256, "autoencoder.latents")
+        check_range(self.steps, 0, 100_000_000, "autoencoder.steps")
+        check_range(self.corner_steps, 0, 1_000_000, "autoencoder.corner_steps")
+        check_range(self.batch, 1, 4096, "autoencoder.batch")
+        check_range(self.adversarial_from, 0.0, 1.0, "autoencoder.adversarial_from")
+        self.check_crop(self.crop, "autoencoder.crop")
+        if self.encoder == "patch_pca":
+            self._check_linear()
+
+    def _check_linear(self) -> None:
+        for level, width in enumerate(self.channels[:-2]):
+            if width < 4 ** (level + 1):
+                raise ConfigurationError(
+                    f"autoencoder.channels[{level}] is {width}, expected at least {4 ** (level + 1)} for 'patch_pca'"
+                )
+        if self.channels[-2] != self.channels[-1]:
+            raise ConfigurationError(
+                f"autoencoder.channels is {self.channels}; 'patch_pca' needs two equal last widths"
+            )
+        if self.latents > self.factor**2:
+            raise ConfigurationError(
+                f"autoencoder.latents is {self.latents}, expected at most {self.factor**2}, the pixels of a patch"
+            )
+        room = self.channels[-1] // self.groups - 2
+        if room < 2 * -(-self.latents // self.groups):
+            raise ConfigurationError(
+                f"autoencoder.channels[-1] is {self.channels[-1]}, too narrow for {self.latents} latents, each twice, "
+                f"and two constants in each of {self.groups} groups"
+            )
+
+    def check_crop(self, crop: int, name: str) -> None:
+        """Raise `ConfigurationError` unless a crop of pictures is a crop of latents too."""
+        if crop < self.factor or crop % self.factor:
+            raise ConfigurationError(f"{name} is {crop}, expected a multiple of {self.factor}, the pixels per latent")
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent, along one side."""
+        return int(2 ** (len(self.channels) - 1))
+
+
+@dataclass(frozen=True)
+class PatchPCA:
+    """A linear encoder of patches.
+
+    Attributes:
+        mean: (factor, factor) float32 mean patch, in [-1, 1].
+        basis: (latents, factor, factor) float32; a latent is the inner product of a patch minus the mean with one.
+    """
+
+    mean: torch.Tensor
+    basis: torch.Tensor
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Return latents (B, latents, H/factor, W/factor) of grey images (B, 1, H, W) in [-1, 1]."""
+        mean, basis = self.mean.to(images.device), self.basis.to(images.device)
+        offset = -(basis * mean).sum(dim=(1, 2))
+        return functional.conv2d(images, basis[:, None], offset, stride=basis.shape[-1])
+
+
+def fit_patch_pca(pixels: np.ndarray, config: AutoencoderConfig) -> PatchPCA:
+    """Fit the patch PCA on pictures.
+
+    Args:
+        pixels: (N, H, W) uint8, sides divisible by the factor.
+        config: factor, latents and whitening.
+
+    The component with the largest variance gets standard deviation 1, component c gets ``(s_c / s_0) ** whitening``.
+    The sign of a component is fixed by its largest entry, so equal pictures give equal latents everywhere.
+    """
+    side = config.factor
+    mean, covariance = _moments(pixels, side)
+    values, vectors = np.linalg.eigh(covariance)
+    deviation = np.sqrt(np.maximum(values[::-1][: config.latents], 1e-9))
+    basis = vectors[:, ::-1][:, : config.latents].T
+    largest = np.abs(basis).argmax(axis=1)
+    basis *= np.sign(basis[np.arange(len(basis)), largest])[:, None]
+    scale = (deviation / deviation[0]) ** config.whitening / deviation
+    basis = (basis * scale[:, None]).reshape(-1, side, side)
+    return PatchPCA(
+        torch.tensor(mean.reshape(side, side), dtype=torch.float32), torch.tensor(basis, dtype=torch.float32)
+    )
+
+
+def _moments(pixels: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and covariance of the patches of pictures, from a few pictures at a time."""
+    count, high, wide = pixels.shape
+    patches = count * (high // side) * (wide // side)
+
+    def parts() -> Iterator[np.ndarray]:
+        for start in range(0, count, 64):
+            part = pixels[start : start + 64].reshape(-1, high // side, side, wide // side, side)
+            yield part.transpose(0, 1, 3, 2, 4).reshape(-1, side * side).astype(np.float64) / 127.5 - 1.0
+
+    mean = np.sum([part.sum(axis=0) for part in parts()], axis=0) / patches
+    scatter = np.zeros((side * side, side * side))
+    for part in parts():
+        scatter += (part - mean).T @ (part - mean)
+    return mean, scatter / (patches - 1)
+
+
+def build_autoencoder(config: AutoencoderConfig, resolution: int, pca: PatchPCA | None) -> Any:
+    """Make the `AutoencoderKL`; with `pca` its encoder is that map exactly, its decoder starts at random.
+
+    Args:
+        config: shape.
+        resolution: side of the pictures in pixels.
+        pca: for encoder "patch_pca".
+    """
+    from diffusers import AutoencoderKL
+
+    levels = len(config.channels)
+    vae: Any = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=config.channels,
+        layers_per_block=config.layers,
+        latent_channels=config.latents,
+        norm_num_groups=config.groups,
+        mid_block_add_attention=config.attention,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        sample_size=resolution,
+        scaling_factor=1.0,
+    )
+    with torch.no_grad():
+        out = vae.decoder.conv_out
+        out.weight.copy_(out.weight[:1].expand_as(out.weight))
+        out.bias.copy_(out.bias[:1].expand_as(out.bias))
+        if pca is not None:
+            _write_linear_encoder(vae.encoder, pca, config)
+    return vae
+
+
+def _write_linear_encoder(encoder: Any, pca: PatchPCA, config: AutoencoderConfig) -> None:
+    """Write the linear map into the encoder's convolutions; every residual branch is silenced."""
+    blocks: list[Any] = list(encoder.modules())
+    for module in blocks:
+        if module.__class__.__name__ == "ResnetBlock2D":
+            nn.init.zeros_(module.conv2.weight)
+            nn.init.zeros_(module.conv2.bias)
+            if module.conv_shortcut is not None:
+                _identity(module.conv_shortcut)
+    _identity(encoder.conv_in)
+    encoder.conv_in.weight[0, :, 1, 1] = 1.0 / encoder.conv_in.in_channels
+    levels = len(config.channels) - 1
+    for level in range(levels - 1):
+        _gather(encoder.down_blocks[level].downsamplers[0].conv, 4**level)
+    homes, mirrors = _homes(config)
+    last = encoder.down_blocks[levels - 1].downsamplers[0].conv
+    _project(last, pca, levels, homes)
+    last.weight[mirrors] = -last.weight[homes]
+    last.bias[mirrors] = -last.bias[homes]
+    _pass_through(encoder, config, homes)
+
+
+def _identity(convolution: Any) -> None:
+    nn.init.zeros_(convolution.weight)
+    nn.init.zeros_(convolution.bias)
+    middle = convolution.kernel_size[0] // 2
+    for channel in range(min(convolution.in_channels, convolution.out_channels)):
+        convolution.weight[channel, channel, middle, middle] = 1.0
+
+
+def _gather(convolution: Any, channels: int) -> None:
+    """Turn a stride-2 convolution into "four pixels become four channels"; its taps 0 and 1 are the 2 x 2 patch."""
+    nn.init.zeros_(convolution.weight)
+    nn.init.zeros_(convolution.bias)
+    for channel in range(channels):
+        for row in (0, 1):
+            for column in (0, 1):
+                convolution.weight[channel * 4 + row * 2 + column, channel, row, column] = 1.0
+
+
+def _homes(config: AutoencoderConfig) -> tuple[list[int], list[int]]:
+    """Return the channels of each latent and of its negative in the last layers.
+
+    They are spread over the groups; places 0 and 1 of a group stay free for the constants. With its negative beside
+    every latent the mean of a group is zero, whatever the image.
+    """
+    size = config.channels[-1] // config.groups
+    places = [
+        (group * size + place, group * size + place + 1)
+        for place in range(2, size - 1, 2)
+        for group in range(config.groups)
+    ]
+    homes = places[: config.latents]
+    return [home for home, _ in homes], [mirror for _, mirror in homes]
+
+
+def _project(convolution: Any, pca: PatchPCA, levels: int, homes: list[int]) -> None:
+    """Map the last 2 x 2 patch of gathered channels onto the components."""
+    nn.init.zeros_(convolution.weight)
+    nn.init.zeros_(convolution.bias)
+    half = 2 ** (levels - 1)
+    for channel in range(4 ** (levels - 1)):
+        codes = [(channel // 4 ** (levels - 2 - level)) % 4 for level in range(levels - 1)]
+        top = sum((code // 2) << level for level, code in enumerate(codes))
+        left = sum((code % 2) << level for level, code in enumerate(codes))
+        for row in (0, 1):
+            for column in (0, 1):
+                convolution.weight[homes, channel, row, column] = pca.basis[:, top + half * row, left + half * column]
+    convolution.bias[homes] = -(pca.basis * pca.mean).sum(dim=(1, 2))
+
+
+def _pass_through(encoder: Any, config: AutoencoderConfig, homes: list[int]) -> None:
+    """Make the last normalisation and activation linear: two large constants per group fix its statistics."""
+    size = config.channels[-1] // config.groups
+    nn.init.zeros_(encoder.conv_out.weight)
+    nn.init.zeros_(encoder.conv_out.bias)
+    encoder.conv_out.bias[config.latents :] = -30.0
+    encoder.conv_norm_out.weight.fill_(_STAY_LINEAR * (2.0 / size) ** 0.5)
+    encoder.conv_norm_out.bias.fill_(_SHIFT)
+    for latent, home in enumerate(homes):
+        encoder.conv_out.weight[latent, home, 1, 1] = 1.0
+        encoder.conv_out.bias[latent] = -_SHIFT
+    constants = encoder.mid_block.resnets[0].conv2.bias
+    for group in range(config.groups):
+        constants[group * size] = _STAY_LINEAR
+        constants[group * size + 1] = -_STAY_LINEAR

@@ -1,0 +1,274 @@
+"""The denoising UNet of a base: shape, cached latents, training with an average of the weights."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from meddap_monai.core.configuration import check_choice, check_range
+from meddap_monai.core.distributed import ALONE, Ranks
+from meddap_monai.core.seeds import generator
+from meddap_monai.errors import ConfigurationError
+from meddap_monai.training.loop import finite, follow, learning_rate, set_rate
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """Shape and training of the UNet.
+
+    Attributes:
+        channels: widths from the latents' resolution downwards.
+        attention: per width, whether it holds self- and cross-attention.
+        layers: residual blocks per resolution.
+        heads: attention heads.
+        groups: of the group normalisations.
+        pooled_text: also add the pooled text to the time embedding.
+        prediction: "v_prediction" or "epsilon".
+        beta_start: first variance of the "scaled_linear" schedule of 1,000 steps.
+        beta_end: last variance. 0.02 leaves a signal of 0.015 at the end: next to none, yet finite, so that every
+            scheduler of diffusers samples from it (PNDM cannot start from exactly none).
+        zero_terminal_snr: rescale the betas to exactly none (Lin et al. 2023); PNDM is then out.
+        loss: "mse" or "l1" (HistoDiffusion).
+        steps: training steps.
+        batch: latents per step.
+        learning_rate: peak.
+        warmup: steps of linear warm-up.
+        text_factor: multiplies the rate of cross-attention and of the pooled-text path.
+        average: decay of the exponential moving average of the weights, which is what is kept.
+        empty_prompt: chance of the empty prompt, for classifier-free guidance.
+        changed_from: share of the steps after which pictures changed by adjectives join.
+        changed_share: their share from then on.
+        balance: a group of n pictures is drawn in proportion to n ** balance.
+    """
+
+    channels: tuple[int, ...] = (96, 160)
+    attention: tuple[bool, ...] = (False, True)
+    layers: int = 1
+    heads: int = 4
+    groups: int = 16
+    pooled_text: bool = True
+    prediction: str = "v_prediction"
+    beta_start: float = 0.00085
+    beta_end: float = 0.02
+    zero_terminal_snr: bool = False
+    loss: str = "mse"
+    steps: int = 7000
+    batch: int = 16
+    learning_rate: float = 5e-4
+    warmup: int = 100
+    text_factor: float = 2.0
+    average: float = 0.999
+    empty_prompt: float = 0.1
+    changed_from: float = 0.5
+    changed_share: float = 0.4
+    balance: float = 0.4
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_choice(self.prediction, ("v_prediction", "epsilon"), "unet.prediction")
+        check_choice(self.loss, ("mse", "l1"), "unet.loss")
+        check_range(len(self.channels), 2, 8, "unet.channels (how many)")
+        check_range(len(self.attention), len(self.channels), len(self.channels), "unet.attention (how many)")
+        check_range(self.steps, 0, 100_000_000, "unet.steps")
+        check_range(self.batch, 1, 65536, "unet.batch")
+        check_range(self.average, 0.0, 1.0, "unet.average")
+        check_range(self.empty_prompt, 0.0, 1.0, "unet.empty_prompt")
+
+
+def build_denoiser(config: DenoiserConfig, latents: int, side: int, text_width: int) -> UNet2DConditionModel:
+    """Make the UNet with random weights.
+
+    Args:
+        config: shape.
+        latents: latent channels.
+        side: of the latents.
+        text_width: width of the text encoder's hidden states.
+    """
+    from diffusers import UNet2DConditionModel
+
+    down = tuple("CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in config.attention)
+    up = tuple("CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(config.attention))
+    pooled = {"addition_embed_type": "text", "addition_embed_type_num_heads": 4} if config.pooled_text else {}
+    return UNet2DConditionModel(
+        sample_size=side,
+        in_channels=latents,
+        out_channels=latents,
+        down_block_types=down,
+        up_block_types=up,
+        block_out_channels=config.channels,
+        layers_per_block=config.layers,
+        cross_attention_dim=text_width,
+        attention_head_dim=config.heads,
+        norm_num_groups=config.groups,
+        **pooled,
+    )
+
+
+def build_scheduler(config: DenoiserConfig) -> DDIMScheduler:
+    """Return the noise schedule; a base keeps it as its ``scheduler`` folder."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=config.beta_start,
+        beta_end=config.beta_end,
+        beta_schedule="scaled_linear",
+        prediction_type=config.prediction,
+        rescale_betas_zero_snr=config.zero_terminal_snr,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What the UNet trains on, encoded once.
+
+    Attributes:
+        latents: (N, C, h, w) float16.
+        captions: (N,) int64, row of `embeddings`.
+        embeddings: (M, T, D) float32 hidden states of every distinct caption; row 0 is the empty prompt.
+        groups: N group names, for balancing.
+        ids: N record ids.
+        changed: (N,) bool, changed by an adjective.
+    """
+
+    latents: torch.Tensor
+    captions: torch.Tensor
+    embeddings: torch.Tensor
+    groups: list[str]
+    ids: list[str]
+    changed: np.ndarray
+
+
+class DenoiserTraining:
+    """Steps of UNet training on cached latents."""
+
+    def __init__(
+        self,
+        unet: Any,
+        scheduler: Any,
+        cache: Cache,
+        config: DenoiserConfig,
+        seed: int,
+        device: str = "cpu",
+        half: bool = True,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """Make the optimizer and the average.
+
+        Args:
+            unet: with random weights, equal in all processes.
+            scheduler: its noise schedule.
+            cache: what it learns, equal in all processes.
+            config: of the training; its batch is that of all processes together.
+            seed: of batches, times and noise.
+            device: where to train.
+            half: compute in bfloat16 autocast.
+            ranks: the processes that divide every batch.
+
+        Raises:
+            ConfigurationError: the batch cannot be divided.
+        """
+        if config.batch % ranks.size:
+            raise ConfigurationError(
+                f"pretrain#unet#batch is {config.batch}, expected a multiple of the {ranks.size} processes"
+            )
+        self.unet, self.scheduler, self.cache = unet.to(device).train(), scheduler, cache
+        self.config, self.seed, self.ranks = config, seed, ranks
+        self.average = copy.deepcopy(unet).eval().requires_grad_(False)
+        self.device, self.half = device, half
+        text: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
+        for name, parameter in unet.named_parameters():
+            (text if "attn2" in name or "add_embedding" in name else rest).append(parameter)
+        groups = [{"params": rest, "factor": 1.0}, {"params": text, "factor": config.text_factor}]
+        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, weight_decay=1e-2, fused=True)
+        self.alphas = scheduler.alphas_cumprod.to(torch.float32)
+        self.chances = {changed: _chances(cache, config.balance, changed) for changed in (False, True)}
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"unet": self.unet, "average": self.average, "optimizer": self.optimizer}
+
+    def advance(self, step: int) -> dict[str, float]:
+        """Do step `step`; batch, noise and times derive from its number alone, each process takes its share."""
+        config, cache = self.config, self.cache
+        draw = generator(self.seed, "pretrain/unet", step)
+        chosen = self._choose(step, draw)
+        times = torch.randint(len(self.alphas), (config.batch,), generator=draw)
+        noise = torch.randn((config.batch, *cache.latents.shape[1:]), generator=draw)
+        empty = torch.rand(config.batch, generator=draw) < config.empty_prompt
+        captions = torch.where(empty, 0, cache.captions[chosen])
+        mine = slice(self.ranks.rank, None, self.ranks.size)
+        self.optimizer.zero_grad()
+        loss = self._loss(chosen[mine], times[mine], noise[mine], captions[mine])
+        loss.backward()
+        self.ranks.average([*(p.grad for p in self.unet.parameters() if p.grad is not None), loss])
+        rate = learning_rate(step, config.steps, config.learning_rate, config.warmup)
+        finite(loss, "unet", step, rate, [cache.ids[n] for n in chosen.tolist()])
+        set_rate(self.optimizer, rate)
+        norm = nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
+        self.optimizer.step()
+        follow(self.average, self.unet, step, config.average)
+        return {"loss": float(loss.item()), "gradient norm": float(norm), "rate": rate}
+
+    def _loss(
+        self, chosen: torch.Tensor, times: torch.Tensor, noise: torch.Tensor, captions: torch.Tensor
+    ) -> torch.Tensor:
+        config, device = self.config, self.device
+        latents, noise = self.cache.latents[chosen].float().to(device), noise.to(device)
+        text = self.cache.embeddings[captions].to(device)
+        noisy, target = diffuse(latents, noise, self.alphas[times].to(device), config.prediction)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self.half):
+            predicted = self.unet(noisy, times.to(device), text).sample
+        measure = functional.mse_loss if config.loss == "mse" else functional.l1_loss
+        return measure(predicted.float(), target)
+
+    def _choose(self, step: int, draw: torch.Generator) -> torch.Tensor:
+        config = self.config
+        chosen = torch.multinomial(self.chances[False], config.batch, replacement=True, generator=draw)
+        if step >= config.changed_from * config.steps and float(self.chances[True].sum()) > 0:
+            others = torch.multinomial(self.chances[True], config.batch, replacement=True, generator=draw)
+            swap = torch.rand(config.batch, generator=draw) < config.changed_share
+            chosen = torch.where(swap, others, chosen)
+        return chosen
+
+
+def diffuse(
+    latents: torch.Tensor, noise: torch.Tensor, alphas: torch.Tensor, prediction: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return noisy latents and what the UNet should say about them.
+
+    Args:
+        latents: (B, C, h, w) clean.
+        noise: standard normal, same shape.
+        alphas: (B,) cumulative alpha of each item's time.
+        prediction: "epsilon" (Ho et al. 2020) or "v_prediction" (Salimans and Ho 2022, v = alpha eps - sigma x).
+    """
+    keep = alphas.sqrt()[:, None, None, None]
+    blur = (1 - alphas).sqrt()[:, None, None, None]
+    noisy = keep * latents + blur * noise
+    return noisy, (noise if prediction == "epsilon" else keep * noise - blur * latents)
+
+
+def _chances(cache: Cache, balance: float, changed: bool) -> torch.Tensor:
+    sizes = Counter(group for group, flag in zip(cache.groups, cache.changed, strict=True) if bool(flag) == changed)
+    weights = [
+        sizes[group] ** (balance - 1.0) if bool(flag) == changed else 0.0
+        for group, flag in zip(cache.groups, cache.changed, strict=True)
+    ]
+    return torch.tensor(weights, dtype=torch.float64)

@@ -1,0 +1,198 @@
+"""What a report says, as plain JSON values: numbers of all arms, verdicts, curves, other stages' words, costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from meddap_monai import store
+from meddap_monai.classifier.scoring import load_classifier
+from meddap_monai.core.records import read_records
+from meddap_monai.evaluation import arms as arm_names
+from meddap_monai.evaluation import judge as judging
+from meddap_monai.evaluation.config import EvaluateConfig
+from meddap_monai.evaluation.generative import measure
+from meddap_monai.evaluation.predictions import Run
+from meddap_monai.evaluation.report.curves import curves_of_arms
+from meddap_monai.evaluation.report.material import class_counts, device_of, read_sections, records_of, sum_stages
+from meddap_monai.evaluation.report.subgroups import subgroup_table
+from meddap_monai.statistics.comparisons import LEAST_SEEDS, RULE
+from meddap_monai.statistics.weighted import NAMES
+
+SETS = {"own": "own test set", "unseen": "unseen test set"}
+COMPARED = ("auc", "macro_f1", "balanced_accuracy", "accuracy")
+
+
+def build_report(
+    config: EvaluateConfig,
+    runs: Sequence[Run],
+    tables: Mapping[str, judging.Table],
+    sections: Mapping[str, Path],
+    stages: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """Return everything the report says, as JSON values (but for NaN, which `store.write_json` writes as null)."""
+    judged = {name: judging.judge(table, config.samples, config.seed) for name, table in tables.items()}
+    compared = {
+        name: judging.compare_all(found, _compared(config), config.confidence) for name, found in judged.items()
+    }
+    judging.correct([row for rows in compared.values() for row in rows])
+    found_verdicts = [
+        verdict
+        for name, rows in compared.items()
+        for verdict in judging.verdicts(rows, judged[name], name, config.metric, config.level)
+    ]
+    reference = arm_names.counterpart(arm_names.REFERENCE, "", list(judged["own"].seeds))
+    return {
+        "title": config.title,
+        "question": config.question,
+        "rule": RULE.format(
+            confidence=config.confidence,
+            metric=NAMES[config.metric],
+            reference=reference or arm_names.SECOND_REFERENCE,
+            level=config.level,
+            least=LEAST_SEEDS,
+        ),
+        "metric": config.metric,
+        "confidence": config.confidence,
+        "samples": config.samples,
+        "seeds": sorted({run.seed for run in runs}),
+        "arms": {arm: arm_names.meaning(arm) for arm in arm_names.in_order({run.arm for run in runs})},
+        "classes": next(iter(next(iter(tables["own"].values())).values())).classes,
+        "verdicts": found_verdicts,
+        "training": _training_cost(runs),
+        "draw": class_counts(read_records(runs[0].records, full=True)),
+        "sets": _sets(config, runs, tables, judged, compared),
+        "sections": read_sections(sections),
+        "stages": sum_stages([*stages, *sections.values()]),
+        "command": config.command,
+        "versions": store.versions(),
+    }
+
+
+def _sets(
+    config: EvaluateConfig,
+    runs: Sequence[Run],
+    tables: Mapping[str, judging.Table],
+    judged: Mapping[str, judging.Judged],
+    compared: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> dict[str, dict[str, Any]]:
+    """Return test set -> what was found on it; ``masked`` is None where no class is absent."""
+    sizes = train_sizes(runs)
+    sets = {}
+    for name, table in tables.items():
+        masked = None
+        if _lacks_classes(table):
+            hidden = judging.judge(table, config.samples, config.seed, mask=True)
+            masked = judging.summarise(hidden, config.confidence)
+        found = judging.summarise(judged[name], config.confidence)
+        sets[name] = {
+            **_describe(name, table),
+            "arms": found,
+            "masked": masked,
+            "details": judging.details(table),
+            "comparisons": [{**row, "found": asdict(row["found"])} for row in compared[name]],
+            "subgroups": subgroup_table(table, config.samples, config.seed, config.confidence),
+            "curves": curves_of_arms(table, config.samples, config.seed, config.confidence),
+            "learning": learning_curves(found, sizes, config.metric),
+        }
+    return sets
+
+
+def train_sizes(runs: Sequence[Run]) -> dict[str, float]:
+    """Return arm -> mean number of real training images that its draws hold."""
+    sizes: dict[str, list[int]] = {}
+    counted: dict[Path, int] = {}
+    for run in runs:
+        path = Path(run.records)
+        if path not in counted:
+            counted[path] = len(read_records(path, split="train", source="real"))
+        sizes.setdefault(run.arm, []).append(counted[path])
+    return {arm: sum(values) / len(values) for arm, values in sizes.items()}
+
+
+def learning_curves(
+    arms: Mapping[str, Mapping[str, Mapping[str, Any]]], sizes: Mapping[str, float], metric: str
+) -> dict[str, list[dict[str, Any]]]:
+    """Return base arm -> points over its variants, by number of real training images; one size makes one point."""
+    lines: dict[str, dict[float, dict[str, Any]]] = {}
+    for arm, values in arms.items():
+        found = values[metric]
+        point = {"x": sizes[arm], "mean": found["mean"], "low": found["low"], "high": found["high"]}
+        lines.setdefault(arm_names.base_arm(arm), {}).setdefault(sizes[arm], point)
+    return {arm: [points[size] for size in sorted(points)] for arm, points in lines.items()}
+
+
+def _training_cost(runs: Sequence[Run]) -> dict[str, Any]:
+    """Seconds that the classifiers took, from their ``cost.json``; the sanity arm is left out."""
+    trained = [run for run in runs if arm_names.base_arm(run.arm) != arm_names.HOG]
+    stages = [store.read_stage(run.model) for run in trained]
+    seconds = sum(store.read_cost(run.model).get("seconds", 0.0) for run in trained)
+    devices = sorted({device_of(stage) for stage in stages})
+    return {"runs": len(trained), "cost": {"seconds": seconds, "device": ", ".join(devices), "out": len(trained)}}
+
+
+def likeness(
+    config: EvaluateConfig, runs: Sequence[Run], own: judging.Table, sections: Mapping[str, Path]
+) -> dict[str, Any] | None:
+    """Measure the synthetic images of the sections in the features of a classifier trained on real images only."""
+    real = [run for run in runs if arm_names.base_arm(run.arm) in (arm_names.REFERENCE, arm_names.SECOND_REFERENCE)]
+    wanted = {"generated": "generate", "kept by the filter": "select"}
+    found: dict[str, Sequence[dict[str, Any]]] = {
+        name: [row for row in records_of(sections[part]) if row["source"] == "synthetic"]
+        for name, part in wanted.items()
+        if part in sections
+    }
+    if not config.generative or not real or not any(found.values()):
+        return None
+    run = min(real, key=lambda item: (item.seed, item.arm != arm_names.REFERENCE))
+    model = load_classifier(run.model, config.device)
+    if model.config.head != "none":
+        return None
+    return measure(model, f"{run.arm}, seed {run.seed}", own[run.arm][run.seed].rows, found, config.seed)
+
+
+def maps(
+    config: EvaluateConfig, runs: Sequence[Run], tables: Mapping[str, judging.Table], sections: Mapping[str, Path]
+) -> list[dict[str, Any]]:
+    """Return the maps of `embedding.draw_maps`: real training, synthetic and test images; none unless asked for."""
+    from meddap_monai.evaluation.embedding import chosen_runs, draw_maps
+
+    shown = chosen_runs(runs) if config.embedding == "tsne" else []
+    if not shown:
+        return []
+    made = next((sections[name] for name in ("select", "generate") if name in sections), None)
+    far = "unseen" if "unseen" in tables else "own"
+    sets: dict[str, Sequence[dict[str, Any]]] = {
+        "real, training": read_records(shown[0].records, split="train", source="real", full=True),
+        "synthetic": [row for row in records_of(made) if row["source"] == "synthetic"] if made else [],
+        SETS[far]: tables[far][shown[0].arm][shown[0].seed].rows,
+    }
+    return draw_maps(shown, sets, config.device, config.seed)
+
+
+def _compared(config: EvaluateConfig) -> tuple[str, ...]:
+    return (config.metric, *[name for name in COMPARED if name != config.metric])
+
+
+def _lacks_classes(table: judging.Table) -> bool:
+    return any(len(np.unique(found.labels)) < len(found.classes) for runs in table.values() for found in runs.values())
+
+
+def _describe(name: str, table: judging.Table) -> dict[str, Any]:
+    all_predictions = [found for runs in table.values() for found in runs.values()]
+    first = all_predictions[0]
+    sizes = sorted({len(found.rows) for found in all_predictions})
+    groups = sorted({len(set(found.groups)) for found in all_predictions})
+    present = {row["class_name"] for found in all_predictions for row in found.rows}
+    counts = {label: sum(row["class_name"] == label for row in first.rows) for label in first.classes}
+    return {
+        "name": SETS[name],
+        "images": sizes,
+        "groups": groups,
+        "counts": counts,
+        "absent": [label for label in first.classes if label not in present],
+    }

@@ -1,0 +1,226 @@
+"""The report as one HTML page that needs nothing else: styles, figures and pictures are inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from meddap_monai import store
+from meddap_monai.evaluation import arms as arm_names
+from meddap_monai.evaluation.report import figures
+from meddap_monai.evaluation.report.pictures import collect_pictures
+from meddap_monai.statistics.comparisons import HARMS, HELPS, LEAST_SEEDS, NOTHING
+from meddap_monai.statistics.weighted import METRICS
+from meddap_monai.statistics.weighted import NAMES as WORDS
+
+MAIN_METRICS = ("auc", "macro_f1", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "precision")
+
+
+def write_report(output: Path, report: dict[str, Any], pictures: int, sections: Mapping[str, Path]) -> None:
+    """Write ``report.json``, ``results.csv``, ``results.md`` and ``report.html``.
+
+    Args:
+        output: folder of the evaluation.
+        report: what it says, see `build_report`.
+        pictures: per class and source.
+        sections: stage name -> folder that the pictures are taken from.
+    """
+    report = report | {"pictures": collect_pictures(sections, pictures)}
+    store.write_json(output / "report.json", report)
+    report = store.read_json(output / "report.json")
+    store.write_atomic(output / "results.csv", results_csv(report))
+    store.write_atomic(output / "results.md", results_markdown(report))
+    store.write_atomic(output / "report.html", render(report))
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """Return the HTML page of a report as it stands in ``report.json``; equal reports give equal pages."""
+    report = {**report, "arms": {arm: report["arms"][arm] for arm in arm_names.in_order(report["arms"])}}
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(
+        number=number, shown=shown, signed=signed, percent=percent, duration=duration, reach=reach
+    )
+    template = environment.get_template("page.html.j2")
+    return template.render(
+        report=report,
+        words=WORDS,
+        metrics=METRICS,
+        main_metrics=MAIN_METRICS,
+        drawn={name: _draw(report, found) for name, found in report["sets"].items()},
+        maps=[_map(report, found) for found in report.get("maps", ())],
+        made=next((row for row in report["stages"] if row["stage"] == "generate"), None),
+        chosen=next((row for row in report["stages"] if row["stage"] == "select"), None),
+        answer=answer(report["verdicts"]),
+        candidates=[arm for arm in report["arms"] if arm_names.is_candidate(arm)],
+        costs=_costs(report),
+    )
+
+
+def answer(verdicts: Sequence[Mapping[str, Any]]) -> str:
+    """Return the headline's answer in one sentence."""
+    if not verdicts:
+        return "Nothing to decide: no arm with synthetic images was compared with a reference arm."
+    if all(row["seeds"] < LEAST_SEEDS for row in verdicts):
+        return f"Too few seeds for a verdict: it needs {LEAST_SEEDS}."
+    count = {word: sum(row["verdict"] == word for row in verdicts) for word in (HELPS, HARMS, NOTHING)}
+    total = len(verdicts)
+    if count[HELPS] == total:
+        return "Yes, in every comparison made here."
+    if count[NOTHING] == total:
+        return "No evidence that they do, and none that they harm."
+    parts = [f"{word} in {count[word]}" for word in (HELPS, HARMS, NOTHING) if count[word]]
+    return f"It depends: {', '.join(parts)} of {total} comparisons."
+
+
+def _draw(report: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Markup]:
+    names = {arm: arm for arm in report["arms"]}
+    metric = report["metric"]
+    ordered = {arm: found["arms"][arm] for arm in report["arms"] if arm in found["arms"]}
+    rows = main_rows(report, found)
+    drawn = {
+        "values": figures.values_plot(ordered, metric, names, f"{WORDS[metric]} (dots: seeds; bar: interval)"),
+        **_curves(found, list(ordered)),
+    }
+    if rows:
+        references = {row["reference"] for row in rows}
+        reference = (
+            references.pop() if len(references) == 1 else f"{arm_names.base_arm(rows[0]['reference'])} of its variant"
+        )
+        label = f"difference in {WORDS[metric]} to {reference} (right of zero is better)"
+        drawn["differences"] = figures.differences_plot(rows, names, label)
+    if any(len(points) > 1 for points in found["learning"].values()):
+        ordered_lines = {arm: found["learning"][arm] for arm in arm_names.in_order(found["learning"])}
+        drawn["learning"] = figures.lines_plot(ordered_lines, {}, "real training images", WORDS[metric])
+    return {name: Markup(text) for name, text in drawn.items()}  # noqa: S704 - drawn here, holds no foreign text
+
+
+def _curves(found: Mapping[str, Any], arms: Sequence[str]) -> dict[str, str]:
+    """ROC and precision-recall; the bands are those of the reference and of the arms with synthetic images."""
+    candidates = [arm for arm in arms if arm_names.is_candidate(arm)]
+    references = [arm for arm in arms if arm_names.base_arm(arm) == arm_names.REFERENCE] or arms[:1]
+    banded = [*references[:1], *candidates[:2]]
+    kinds = {
+        "roc": (("1 - specificity", "sensitivity"), True, "lower right"),
+        "precision_recall": (("sensitivity (recall)", "precision"), False, "lower left"),
+    }
+    drawn = {}
+    for kind, (labels, chance, corner) in kinds.items():
+        lines = found["curves"][kind]
+        ordered = {**lines, "arms": {arm: lines["arms"][arm] for arm in arms}}
+        drawn[kind] = figures.curves_plot(ordered, banded, labels, chance, corner)
+    return drawn
+
+
+def _map(report: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    drawn = figures.map_plot(found["points"], report["classes"])
+    return {**found, "drawn": Markup(drawn)}  # noqa: S704 - drawn here, holds no foreign text
+
+
+def main_rows(report: Mapping[str, Any], found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the comparisons of the report's metric with the main reference (the classical arm where there is one)."""
+    rows = [row for row in found["comparisons"] if row["metric"] == report["metric"]]
+    main = [row for row in rows if arm_names.base_arm(row["reference"]) == arm_names.REFERENCE]
+    return main or rows
+
+
+def _costs(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = [
+        {"stage": row["stage"], "seconds": row["seconds"], "device": row["device"], "out": row["counts"]["out"]}
+        | {"runs": row["runs"]}
+        for row in report["stages"]
+        if row["stage"] != "classify"
+    ]
+    trained = report["training"]
+    return [*rows, {"stage": "classify", "runs": trained["runs"], **trained["cost"]}]
+
+
+def results_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the long table: test set, arm, columns as they are (masked or not), metric, mean, interval, sd, seeds."""
+    rows = []
+    for name, found in report["sets"].items():
+        for kind in ("arms", "masked"):
+            for arm in arm_names.in_order(report["arms"]):
+                for metric, value in ((found[kind] or {}).get(arm) or {}).items():
+                    rows.append(
+                        {
+                            "test_set": name,
+                            "arm": arm,
+                            "classes": "present only" if kind == "masked" else "all",
+                            "metric": metric,
+                            "mean": value["mean"],
+                            "low": value["low"],
+                            "high": value["high"],
+                            "sd": value["sd"],
+                            "seeds": len(value["values"]),
+                        }
+                    )
+    return rows
+
+
+def results_csv(report: Mapping[str, Any]) -> str:
+    """Return `results_rows` as CSV."""
+    rows = results_rows(report)
+    lines = ([f"{value:.6g}" if isinstance(value, float) else value for value in row.values()] for row in rows)
+    return store.csv_text(rows[0], lines)
+
+
+def results_markdown(report: Mapping[str, Any]) -> str:
+    """Return the main table of each test set in Markdown: arm, then mean and interval of each metric."""
+    parts = []
+    for name, found in report["sets"].items():
+        head = ["arm", *[WORDS[metric] for metric in MAIN_METRICS]]
+        parts += [f"{found['name']} ({name})", "", f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+        for arm in arm_names.in_order(report["arms"]):
+            values = found["arms"].get(arm)
+            if values:
+                parts.append(f"| {arm} | " + " | ".join(shown(values[metric]) for metric in MAIN_METRICS) + " |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number with fixed digits, a dash when there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float | None) -> str:
+    """Return a difference with its sign."""
+    return "–" if value is None else f"{value:+.3f}"
+
+
+def shown(value: Mapping[str, Any] | None) -> str:
+    """Return ``mean [low, high]``."""
+    if value is None or value["mean"] is None:
+        return "–"
+    if value["low"] is None:
+        return number(value["mean"])
+    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def reach(values: list[int]) -> str:
+    """Return the range of counts that differ between seeds, one number when they do not."""
+    return f"{values[0]} to {values[-1]}" if len(values) > 1 else str(values[0])
+
+
+def percent(value: float | None) -> str:
+    """Return a share as a percentage."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as text that a person reads."""
+    if seconds is None:
+        return "–"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

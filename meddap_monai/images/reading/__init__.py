@@ -1,0 +1,1 @@
+"""One door to ultrasound files: DICOM, PNG, JPEG, TIFF, BMP, NIfTI."""

@@ -1,0 +1,102 @@
+"""Images that are not DICOM: PNG, JPEG, TIFF and BMP (`raster`) and NIfTI (`nifti`), told apart by content.
+
+They carry no region and no patient, so they are taken whole; `index` counts them as not de-identified.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from meddap_monai.errors import UnreadableImage
+from meddap_monai.images.reading.colour import reduce_colour
+from meddap_monai.images.reading.frames import choose_frames
+from meddap_monai.images.reading.limits import DEFAULT_LIMITS, Limits, check_decoded_size, open_regular
+from meddap_monai.images.reading.marks import nifti_is_marked, other_is_marked, png_is_marked
+from meddap_monai.images.reading.nifti import read_nifti
+from meddap_monai.images.reading.raster import FORMATS, naming_faults, open_raster
+
+_MAGIC = {b"\x89PNG": "raster", b"\xff\xd8\xff": "raster", b"II*\0": "raster", b"MM\0*": "raster", b"BM": "raster"}
+
+
+def sniff(path: Path | str, limits: Limits = DEFAULT_LIMITS) -> str:
+    """Tell by content what a file is: "dicom", "raster", "nifti" or "" for none of them.
+
+    Raises:
+        UnreadableImage: not a regular file, empty or too large.
+    """
+    stream, _ = open_regular(path, limits)
+    with stream:
+        return _kind(path, stream.read(352))
+
+
+def _kind(path: Path | str, start: bytes) -> str:
+    if start[128:132] == b"DICM":
+        return "dicom"
+    for magic, kind in _MAGIC.items():
+        if start.startswith(magic):
+            return kind
+    if start[344:348] in (b"n+1\0", b"ni1\0") or (start[:2] == b"\x1f\x8b" and ".nii" in Path(path).name.lower()):
+        return "nifti"
+    return "dicom" if start[:2] in (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08") else ""
+
+
+def read_plain(
+    path: Path | str, *, frames: str = "all", colour: str = "keep", limits: Limits = DEFAULT_LIMITS
+) -> tuple[np.ndarray, tuple[float, float] | None, tuple[int, ...], int]:
+    """Read a PNG, JPEG, TIFF, BMP or NIfTI file.
+
+    Args:
+        path: a regular file; its content decides, not its suffix.
+        frames: a policy over pages (TIFF), animation frames (PNG) or slices (NIfTI); see `frames.check_policy`.
+        colour: "keep", "auto" (grey stored as colour becomes one channel) or "grey".
+        limits: ceilings checked before memory is taken.
+
+    Returns:
+        (F, C, H, W) uint8 with C 1 or 3; (row, column) spacing in mm or None; frame numbers read; frames in the file.
+
+    Raises:
+        UnreadableImage: with file and reason.
+    """
+    kind = sniff(path, limits)
+    if kind == "raster":
+        read = _read_raster(path, frames, limits)
+    elif kind == "nifti":
+        with naming_faults(path, limits):
+            stream, size = open_regular(path, limits)
+            with stream:
+                read = read_nifti(path, stream, size, frames, limits)
+    else:
+        raise UnreadableImage(f"{path}: is none of {', '.join(FORMATS)}, NIfTI")
+    pixels, spacing, numbers, count = read
+    pixels, _ = reduce_colour(np.ascontiguousarray(pixels), colour)
+    return np.moveaxis(pixels, -1, 1), spacing, numbers, count
+
+
+def _read_raster(path: Path | str, frames: str, limits: Limits):
+    with open_raster(path, limits) as raster:
+        count = len(raster.pages)
+        wanted = choose_frames(frames, count, raster.picture)
+        first = raster.picture(wanted[0])
+        check_decoded_size(path, len(wanted), first.size, limits)
+        pictures = [first, *(raster.picture(number) for number in wanted[1:])]
+    if any(picture.shape != first.shape for picture in pictures):
+        raise UnreadableImage(f"{path}: its pages differ in size or colour, expected equal ones")
+    stacked = np.stack([picture[..., None] if picture.ndim == 2 else picture for picture in pictures])
+    return stacked, None, tuple(wanted), count
+
+
+def is_marked_synthetic(path: Path | str, limits: Limits = DEFAULT_LIMITS) -> bool:
+    """Whether a PNG's text, a NIfTI file's header or the text in another file says that the image is synthetic.
+
+    Raises:
+        UnreadableImage: not a regular file, or damaged.
+    """
+    stream, _ = open_regular(path, limits)
+    with naming_faults(path, limits), stream:
+        kind = _kind(path, start := stream.read(352))
+        stream.seek(0)
+        if kind == "nifti":
+            return nifti_is_marked(path, stream, limits)
+        return png_is_marked(path, stream) if start.startswith(b"\x89PNG") else other_is_marked(stream)

@@ -1,0 +1,1 @@
+"""Simulated breast ultrasound, for demos and tests."""

@@ -1,0 +1,1 @@
+"""The stage `cluster`: which real images to learn from."""

@@ -1,0 +1,1 @@
+"""Is a synthetic image a copy of a training image?"""

@@ -1,0 +1,192 @@
+"""Is a synthetic image a copy of a training image? Nearest training image under several distances, flips and crops.
+
+A generator that has memorised gives patients away. Every synthetic image is compared with every real training image in
+two steps: blocked matrix products of 16 x 16 thumbnails, the training images also flipped and cropped, propose a few
+candidates; these are then aligned and compared at 64 x 64. What is too near is decided by the real images themselves:
+the distances between images of different patients say how near two honest images come.
+
+Sources: nearest-neighbour search by pixel correlation and tile-wise L2 with memorised diffusion outputs in Carlini et
+al. 2023 (arXiv 2301.13188, section 4.2: the largest of the tiles' distances, so that equal backgrounds do not count).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from meddap_monai.core.configuration import check_choice, check_range
+from meddap_monai.errors import ConfigurationError
+from meddap_monai.selection.copies.alignment import Matches, align
+from meddap_monai.selection.copies.neighbours import Candidates, nearest_by_product, propose_candidates
+
+DISTANCES = ("correlation", "tiles", "features")
+CALIBRATION = 2000
+"""Most real images whose nearest other patient is looked up to set the thresholds."""
+
+
+@dataclass(frozen=True)
+class CopyConfig:
+    """How copies are found and what happens to them.
+
+    Attributes:
+        action: "drop" them, "report" them only, or "off".
+        distances: of `DISTANCES`; an image is a copy when any of them falls below its threshold. All are measured and
+            recorded. Add "features" when they come from an extractor that was not trained to tell classes: the
+            filter's own forget everything but the class, so that any two typical images of a class come close.
+        percentile: share in percent of real images of other patients that would be called copies.
+        candidates: training images per synthetic image that are compared closely.
+        same_picture: correlation from which two real images of "different patients" count as one picture; such pairs
+            are listed and do not lower the thresholds.
+        own_source: image-to-image starts from a training image: "check" against it too, or "skip" that one pair.
+        views: compare with the training images also flipped and cropped to 90 %.
+    """
+
+    action: str = "drop"
+    distances: tuple[str, ...] = ("correlation", "tiles")
+    percentile: float = 1.0
+    candidates: int = 4
+    same_picture: float = 0.95
+    own_source: str = "check"
+    views: bool = True
+
+    def __post_init__(self) -> None:
+        """Check choices and ranges."""
+        check_choice(self.action, ("drop", "report", "off"), "select#copies#action")
+        check_choice(self.own_source, ("check", "skip"), "select#copies#own_source")
+        if not self.distances:
+            raise ConfigurationError("select#copies#distances: got none, expected some, or select#copies#action off")
+        for name in self.distances:
+            check_choice(name, DISTANCES, "select#copies#distances")
+        check_range(self.percentile, 0.01, 50, "select#copies#percentile")
+        check_range(self.candidates, 1, 64, "select#copies#candidates")
+        check_range(self.same_picture, 0.0, 1.0, "select#copies#same_picture")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images on one side of the comparison.
+
+    Attributes:
+        thumbnails: (N, 64, 64) float32 grey in 0 to 1.
+        features: (N, D) float32 of unit length, or None.
+        groups: N group names; pairs with an equal, non-empty group are not compared.
+    """
+
+    thumbnails: np.ndarray
+    features: np.ndarray | None
+    groups: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The nearest training image of each of N images.
+
+    Attributes:
+        index: (N,) int into the training images, by correlation.
+        distances: name -> (N,) float32, each the smallest over its candidates.
+    """
+
+    index: np.ndarray
+    distances: dict[str, np.ndarray]
+
+
+def find_nearest(queries: Images, training: Images, config: CopyConfig) -> Nearest:
+    """Find the nearest training image of every query.
+
+    Args:
+        queries: images to check.
+        training: real training images.
+        config: distances and candidates.
+    """
+    return _nearest(queries, training, *_compare(queries, training, config), limit=np.inf)
+
+
+def _compare(queries: Images, training: Images, config: CopyConfig) -> tuple[Candidates, Matches]:
+    candidates = propose_candidates(
+        queries.thumbnails, training.thumbnails, queries.groups, training.groups, config.candidates, config.views
+    )
+    return candidates, align(queries.thumbnails, training.thumbnails, candidates, config.views)
+
+
+def _nearest(queries: Images, training: Images, candidates: Candidates, matches: Matches, limit: float) -> Nearest:
+    """Take the nearest candidates; those with a correlation above `limit` are passed over."""
+    twins = (matches.correlation > limit) & (candidates.index >= 0)
+    hidden = twins | (candidates.index < 0)
+    correlation = np.where(hidden, -1.0, matches.correlation)
+    best = correlation.argmax(axis=1)
+    rows = np.arange(len(best))
+    distances = {"correlation": 1.0 - correlation[rows, best]}
+    distances["tiles"] = np.where(hidden, np.inf, matches.tiles).min(axis=1)
+    if queries.features is not None and training.features is not None:
+        skip = np.repeat(rows, twins.sum(axis=1)), candidates.index[twins]
+        product = nearest_by_product(queries.features, training.features, queries.groups, training.groups, skip)
+        distances["features"] = 1.0 - product
+    return Nearest(candidates.index[rows, best], {name: value.astype(np.float32) for name, value in distances.items()})
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """From which distance on an image is a copy.
+
+    Attributes:
+        values: name of the distance -> threshold; below it is a copy.
+        real_distances: name -> (M,) float32 between each real image and the nearest of another patient.
+        share: of the real images that these thresholds flag.
+        same_pictures: index pairs of real images of "different patients" that are one picture.
+    """
+
+    values: dict[str, float]
+    real_distances: dict[str, np.ndarray]
+    share: float
+    same_pictures: list[tuple[int, int]]
+
+
+def calibrate(training: Images, config: CopyConfig) -> Thresholds:
+    """Set the thresholds so that `config.percentile` of the real images fall below any of them.
+
+    With several distances the quantile of each is lowered until they flag that share together, so that asking in
+    several ways does not raise the number of false alarms.
+
+    Args:
+        training: real training images with their patients as groups.
+        config: distances and percentile.
+    """
+    chosen = np.unique(np.linspace(0, len(training.groups) - 1, min(len(training.groups), CALIBRATION)).astype(int))
+    asked = Images(
+        training.thumbnails[chosen],
+        None if training.features is None else training.features[chosen],
+        [training.groups[row] for row in chosen],
+    )
+    candidates, matches = _compare(asked, training, config)
+    nearest = _nearest(asked, training, candidates, matches, config.same_picture)
+    best = matches.correlation.argmax(axis=1)
+    rows = np.flatnonzero(matches.correlation.max(axis=1) > config.same_picture)
+    twins = [(int(chosen[row]), int(candidates.index[row, best[row]])) for row in rows]
+    decisive = {name: value for name, value in nearest.distances.items() if name in config.distances}
+    values = _joint_thresholds(decisive, config.percentile / 100)
+    share = float(flag(nearest.distances, values).mean()) if len(nearest.index) else 0.0
+    return Thresholds(values, nearest.distances, share, twins)
+
+
+def _joint_thresholds(distances: Mapping[str, np.ndarray], share: float) -> dict[str, float]:
+    """Return the largest equal quantile per distance at which at most `share` of the images are flagged by any."""
+
+    def at(quantile: float) -> dict[str, float]:
+        return {name: float(np.quantile(value, quantile)) for name, value in distances.items()}
+
+    allowed = max(share, 1.0 / len(next(iter(distances.values()))))
+    if flag(distances, at(share)).mean() <= allowed:
+        return at(share)
+    low, high = 0.0, share
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if flag(distances, at(middle)).mean() <= allowed else (low, middle)
+    return at(low)
+
+
+def flag(distances: Mapping[str, np.ndarray], thresholds: Mapping[str, float]) -> np.ndarray:
+    """Return (N,) bool: nearer than any of the thresholds."""
+    flags = [value < thresholds[name] for name, value in distances.items() if name in thresholds]
+    return np.logical_or.reduce(flags)

@@ -1,0 +1,1 @@
+"""The stage `select`: which synthetic images to believe."""

@@ -1,0 +1,247 @@
+"""The filter's own classifier: trained by grouped K-fold on the real training images, judged where it has not trained.
+
+Each real training image gets a prediction from the one network that never saw its patient (out of fold). These
+predictions are the calibration data of every rule; no validation, test or unseen image is needed or touched. Network,
+augmentation and training step are those of `meddap_monai.classifier`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from meddap_monai.classifier.config import ClassifyConfig
+from meddap_monai.classifier.data import normalise, plan_batches, to_float
+from meddap_monai.classifier.engine import Criterion, TrainingStep, build_optimiser, build_trainer
+from meddap_monai.classifier.features import with_penultimate
+from meddap_monai.classifier.networks import build_network
+from meddap_monai.core.configuration import check_range
+from meddap_monai.core.records import Record
+from meddap_monai.core.seeds import derive_seed
+from meddap_monai.errors import ConfigurationError, RecordsError
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """The classifier that judges synthetic images.
+
+    Attributes:
+        network: a name of `meddap_monai.classifier.networks.NETWORKS`.
+        size: side in pixels at which images are judged.
+        channels: 1 for grey, 3 for colour.
+        fit: how an image becomes a square, see `ClassifyConfig`; synthetic images are square and real ones often are
+            not, so "pad" would show the network which is which.
+        folds: networks, each leaving out one part of the patients.
+        steps: optimiser steps per network.
+        batch: images per step.
+        learning_rate: of AdamW, annealed to 0 by a cosine.
+        weight_decay: of AdamW.
+        views: views (1 to 4: as it is, flipped, and slightly enlarged of both) averaged when judging.
+        device: where it is trained and used.
+    """
+
+    network: str = "resnet10_tiny"
+    size: int = 64
+    channels: int = 1
+    fit: str = "stretch"
+    folds: int = 5
+    steps: int = 300
+    batch: int = 24
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    views: int = 2
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_range(self.folds, 2, 20, "select#filter#folds")
+        check_range(self.views, 1, 4, "select#filter#views")
+        self.settings(0)
+
+    def settings(self, seed: int) -> ClassifyConfig:
+        """Return the classifier configuration of one fold."""
+        return ClassifyConfig(
+            network=self.network,
+            size=self.size,
+            channels=self.channels,
+            fit=self.fit,
+            steps=self.steps,
+            batch=self.batch,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            augmentation="classical",
+            balance_classes=True,
+            label_smoothing=0.05,
+            cache="none",
+            device=self.device,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the K networks say about N images.
+
+    Attributes:
+        logits: (K, V, N, C) float32, per network and view.
+        features: (K, N, D) float32 of unit length, per network, views averaged.
+    """
+
+    logits: np.ndarray
+    features: np.ndarray
+
+    @property
+    def mean_logits(self) -> np.ndarray:
+        """(K, N, C) float32, views averaged."""
+        return self.logits.mean(axis=1)
+
+    @property
+    def joined(self) -> np.ndarray:
+        """(N, K * D) float32 of unit length: the K networks' features side by side."""
+        return np.concatenate(list(self.features), axis=1) / np.sqrt(len(self.features)).astype(np.float32)
+
+    def out_of_fold(self, fold: np.ndarray) -> np.ndarray:
+        """Return (N, C) logits, each from the network that left the image out.
+
+        Args:
+            fold: (N,) int, the fold of each image.
+        """
+        return self.mean_logits[fold, np.arange(len(fold))]
+
+
+def assign_folds(records: Sequence[Record], folds: int, seed: int) -> np.ndarray:
+    """Deal whole patients into folds, each class evenly.
+
+    Args:
+        records: real training records.
+        folds: how many; fewer when a class has fewer patients.
+        seed: of the order in which patients are dealt.
+
+    Returns:
+        (N,) int fold numbers; no patient is in two.
+
+    Raises:
+        RecordsError: a class has images of a single patient only, so nothing can be left out.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    labels = np.array([record["label"] for record in records])
+    groups = np.array([record["patient"] for record in records])
+    for label in np.unique(labels):
+        count = len(np.unique(groups[labels == label]))
+        if count < 2:
+            name = records[int(np.flatnonzero(labels == label)[0])]["class_name"]
+            raise RecordsError(
+                f"class {name!r}: real training images of {count} patient or group, expected at least 2 to judge "
+                "synthetic images of it; add patients, or leave the class out"
+            )
+        folds = min(folds, count)
+    dealer = StratifiedGroupKFold(folds, shuffle=True, random_state=derive_seed(seed, "select/folds") % 2**32)
+    numbers = np.empty(len(records), int)
+    for number, (_, held_out) in enumerate(dealer.split(labels, labels, groups)):
+        numbers[held_out] = number
+    for number in np.unique(numbers):
+        missing = set(labels) - set(labels[numbers != number])
+        if missing:
+            name = next(record["class_name"] for record in records if record["label"] in missing)
+            raise RecordsError(
+                f"class {name!r}: all its patients fall into one part of the training images, expected them spread; "
+                "add patients of this class, or choose another seed"
+            )
+    return numbers
+
+
+def train_fold(
+    config: FilterConfig, records: Sequence[Record], images: np.ndarray, classes: int, seed: int
+) -> nn.Module:
+    """Train one network.
+
+    Args:
+        config: of the filter.
+        records: N real training records.
+        images: (N, C, H, W) uint8, theirs.
+        classes: number of classes.
+        seed: of weights, batches and augmentation.
+
+    Returns:
+        The network in evaluation mode.
+    """
+    settings = config.settings(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "select/weights"))
+        network = build_network(config.network, classes, config.channels, config.size).to(config.device)
+        step = TrainingStep(settings, Criterion(settings), classes)
+        batches = list(_batches(records, images, plan_batches(records, settings)))
+        trainer = build_trainer(settings, network, build_optimiser(settings, network), batches, step, ())
+        trainer.run()
+    return network.eval()
+
+
+def _batches(records: Sequence[Record], images: np.ndarray, plan: np.ndarray) -> Iterator[dict[str, object]]:
+    stack = torch.from_numpy(images)
+    labels = torch.tensor([record["label"] for record in records])
+    names = [record["id"] for record in records]
+    for rows in plan:
+        yield {
+            "image": stack[rows],
+            "label": labels[rows],
+            "synthetic": torch.zeros(len(rows), dtype=torch.long),
+            "id": [names[row] for row in rows],
+        }
+
+
+@torch.inference_mode()
+def judge(networks: Sequence[nn.Module], images: np.ndarray, config: FilterConfig, batch: int = 256) -> Judged:
+    """Let every network look at every image.
+
+    Args:
+        networks: the K networks in evaluation mode.
+        images: (N, C, H, W) uint8.
+        config: of the filter (views, device).
+        batch: images at once.
+    """
+    collected: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in networks]
+    starts = range(0, len(images), batch)
+    for start in tqdm(starts, desc="judging", unit="batch", disable=len(images) < 2000):
+        part = normalise(to_float(torch.from_numpy(images[start : start + batch]).to(config.device)), "image")
+        seen = torch.cat(_views(part, config.views))
+        for number, network in enumerate(networks):
+            logits, features = with_features(network, seen)
+            shape = (config.views, len(part), -1)
+            collected[number].append((logits.view(shape).cpu().numpy(), features.view(shape).mean(dim=0).cpu().numpy()))
+    joined = np.stack([np.concatenate([pair[1] for pair in parts]) for parts in collected])
+    joined /= np.maximum(np.linalg.norm(joined, axis=-1, keepdims=True), 1e-12)
+    return Judged(np.stack([np.concatenate([pair[0] for pair in parts], axis=1) for parts in collected]), joined)
+
+
+def with_features(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits (B, C) and what enters the last linear layer, (B, D).
+
+    Raises:
+        ConfigurationError: the network has no linear layer, so it has no penultimate features.
+    """
+    logits, features = with_penultimate(network, images)
+    if features is None:
+        raise ConfigurationError(
+            f"select#filter#network: {type(network).__name__} ends in no linear layer, so it has no penultimate "
+            "features; choose a ResNet, DenseNet, EfficientNet or ViT"
+        )
+    return logits, features
+
+
+def _views(batch: torch.Tensor, count: int) -> list[torch.Tensor]:
+    """Return `count` of: the images, flipped left to right, the middle 92 % enlarged, that flipped."""
+    views = [batch, batch.flip(-1)]
+    if count > 2:
+        side = batch.shape[-1]
+        edge = max(1, round(0.04 * side))
+        zoomed = nn.functional.interpolate(
+            batch[..., edge:-edge, edge:-edge], size=(side, side), mode="bilinear", align_corners=False
+        )
+        views += [zoomed, zoomed.flip(-1)]
+    return views[:count]

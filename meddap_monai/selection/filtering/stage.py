@@ -1,0 +1,186 @@
+"""The stage ``select``: which synthetic images to believe.
+
+A classifier trained on the real training images only, by grouped K-fold, says how far each synthetic image looks like
+its intended class; a copy check removes what repeats a training image. Dropped images stay on record with their reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from meddap_monai import store
+from meddap_monai.core.configuration import check_range
+from meddap_monai.core.records import Record, class_names, read_records
+from meddap_monai.errors import RecordsError
+from meddap_monai.selection.copies.detection import CopyConfig, Images, calibrate, find_nearest
+from meddap_monai.selection.filtering import frozen_features
+from meddap_monai.selection.filtering.crossfit import FilterConfig, judge
+from meddap_monai.selection.filtering.decisions import CopyCheck, check_copies, decide, require_every_class
+from meddap_monai.selection.filtering.fitted import fit_filter
+from meddap_monai.selection.filtering.outcome import summarise, write_outcome
+from meddap_monai.selection.filtering.rules import Evidence, RuleConfig
+from meddap_monai.selection.filtering.selection_figures import show_in_projector, write_figures
+from meddap_monai.selection.pixels import read_squares, to_thumbnails
+
+THUMBNAIL = 64
+
+
+@dataclass(frozen=True)
+class SelectConfig:
+    """How synthetic images are judged.
+
+    Attributes:
+        rules: which rules, and their thresholds.
+        filter: the classifier behind the rules.
+        copies: the copy check.
+        features: extractor for the centroid rule, the guards and the copy check, see `frozen_features.extract`;
+            "filter" takes the penultimate layer of the filter's networks.
+        threads: images decoded at once.
+        pictures: write figures and TensorBoard.
+        seed: of folds, weights and batches.
+    """
+
+    rules: RuleConfig = field(default_factory=RuleConfig)
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    copies: CopyConfig = field(default_factory=CopyConfig)
+    features: str = "filter"
+    threads: int = 1
+    pictures: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_range(self.threads, 1, 256, "select#threads")
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    classes: list[str]
+    everything: list[Record]
+    training: list[Record]
+    synthetic: list[Record]
+
+    def labels(self, records: Sequence[Record]) -> np.ndarray:
+        return np.array([self.classes.index(record["class_name"]) for record in records])
+
+
+def select(config: SelectConfig, output: Path, *, records: Path, generated: Path, overwrite: bool = False) -> Path:
+    """Judge synthetic images and keep the credible ones.
+
+    Args:
+        config: rules, filter, copy check.
+        output: folder of the stage: ``kept.jsonl``, ``scored.jsonl``, ``dropped.csv``, ``selection.json``,
+            ``filter/``, ``features/``, ``figures/``, ``tensorboard/``.
+        records: real records; only split train is looked at.
+        generated: synthetic records.
+        overwrite: throw away a folder of another configuration.
+
+    Returns:
+        ``<output>/kept.jsonl``.
+
+    Raises:
+        EmptyClass: nothing is left of a generated class; ``dropped.csv`` is written all the same.
+        LeakedRecords: a training image also stands in another split.
+        RecordsError: the records do not fit together.
+    """
+    output = Path(output)
+    inputs = {"records": records, "generated": generated}
+    with store.open_stage(output, "select", config, inputs, overwrite=overwrite) as stage:
+        if stage.done:
+            return output / "kept.jsonl"
+        data = _read_inputs(Path(records), Path(generated))
+        _run(config, output, data, stage)
+    return output / "kept.jsonl"
+
+
+def _read_inputs(records: Path, generated: Path) -> _Inputs:
+    classes = class_names(records)
+    everything = read_records(records, source="real", full=True)
+    training = [record for record in everything if record["split"] == "train"]
+    synthetic = read_records(generated, full=True)
+    if not training:
+        raise RecordsError(f"{records}: no real image in split train, expected at least 2 patients per class")
+    if not synthetic:
+        raise RecordsError(f"{generated}: no image, expected synthetic ones; run generate first")
+    present = {record["class_name"] for record in training}
+    for record in synthetic:
+        if record["source"] != "synthetic":
+            raise RecordsError(f"{generated}: record {record['id']} is {record['source']}, expected synthetic only")
+        if record["class_name"] not in present:
+            raise RecordsError(
+                f"{generated}: record {record['id']} is of class {record['class_name']!r}, of which {records} has no "
+                f"real training image; expected one of {', '.join(sorted(present))}"
+            )
+    return _Inputs(classes, everything, training, synthetic)
+
+
+def _run(config: SelectConfig, output: Path, data: _Inputs, stage: store.Stage) -> None:
+    with tqdm(total=4, desc="select", unit="part") as progress:
+        real_images = _read(config, data.training)
+        images = _read(config, data.synthetic)
+        fitted = fit_filter(
+            config.filter, data.training, real_images[0], data.everything, data.classes, output / "filter", config.seed
+        )
+        progress.update()
+        judged = judge(fitted.networks, images[0], config.filter)
+        cache, name, device = output / "features", config.features, config.filter.device
+        real = frozen_features.for_rules(name, fitted.judged, data.training, real_images[0], cache / "real.npy", device)
+        own = frozen_features.for_rules(name, judged, data.synthetic, images[0], cache / "synthetic.npy", device)
+        evidence = Evidence(
+            data.labels(data.synthetic), judged, own.per_fold, data.labels(data.training), fitted.judged,
+            real.per_fold, fitted.fold, fitted.temperature,
+        )  # fmt: skip
+        progress.update()
+        copies = _check_copies(config, data, images[1], real_images[1], own, real)
+        decision = decide(evidence, config.rules, copies, config.copies.action)
+        scored = write_outcome(output, data.synthetic, decision, config.rules, config.copies)
+        summary = summarise(scored, decision, data.classes)
+        summary["filter"] = fitted.measure(data.labels(data.training), data.classes)
+        store.write_json(output / "selection.json", summary)
+        progress.update()
+        if config.pictures:
+            write_figures(output, data.synthetic, images[1], real_images[1], decision, data.classes)
+            both = np.concatenate([real_images[1], images[1]]), np.concatenate([real.joined, own.joined])
+            show_in_projector(output / "tensorboard", [*data.training, *data.synthetic], *both)
+        progress.update()
+    require_every_class(decision, data.synthetic, str(output))
+    kept = int(decision.kept.sum())
+    removed = Counter(reasons[0] for reasons in decision.reasons if reasons)
+    counts = {"in": len(scored), "out": kept, "rejected": len(scored) - kept}
+    stage.finish(counts, data.classes, removed_by=dict(sorted(removed.items())))
+
+
+def _read(config: SelectConfig, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the filter sees, (N, C, S, S) uint8, and the copy check's thumbnails, (N, 64, 64) float32."""
+    judged = config.filter
+    squares = read_squares(records, judged.size, judged.channels, judged.fit, config.threads)
+    if judged.fit == "stretch" and judged.size >= THUMBNAIL:
+        return squares, to_thumbnails(squares, THUMBNAIL)
+    return squares, to_thumbnails(read_squares(records, THUMBNAIL, threads=config.threads), THUMBNAIL)
+
+
+def _check_copies(
+    config: SelectConfig,
+    data: _Inputs,
+    thumbnails: np.ndarray,
+    real_thumbnails: np.ndarray,
+    own: frozen_features.FeatureSet,
+    real: frozen_features.FeatureSet,
+) -> CopyCheck | None:
+    if config.copies.action == "off":
+        return None
+    patients = [record["patient"] for record in data.training]
+    known = Images(real_thumbnails, real.joined, patients)
+    thresholds = calibrate(known, config.copies)
+    sources = [""] * len(data.synthetic)
+    if config.copies.own_source == "skip":
+        patient_of = {record["id"]: record["patient"] for record in data.training}
+        sources = [patient_of.get(str(record["synthetic"].get("source_id")), "") for record in data.synthetic]
+    queries = Images(thumbnails, own.joined, sources)
+    return check_copies(find_nearest(queries, known, config.copies), thresholds, data.training)

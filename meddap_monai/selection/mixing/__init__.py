@@ -1,0 +1,1 @@
+"""The stage `mix`: real and chosen synthetic records together."""

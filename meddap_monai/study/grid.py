@@ -1,0 +1,264 @@
+"""The experiment grid: arms x networks x shares of the real data x seeds, resumable, in one process or many.
+
+Every cell is one ``mix`` and one ``classify`` folder that knows itself whether it is done. All cells take the same
+number of optimiser steps. The result is one table as CSV and Markdown, one evaluation per network and share, and
+learning curves.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from meddap_monai import store
+from meddap_monai.classifier.config import ClassifyConfig
+from meddap_monai.classifier.stage import classify
+from meddap_monai.core.configuration import check_choice, check_range
+from meddap_monai.core.records import Record, class_names, read_records, write_records
+from meddap_monai.core.seeds import derive_seed
+from meddap_monai.errors import ConfigurationError
+from meddap_monai.evaluation.arms import TRAINED
+from meddap_monai.evaluation.config import EvaluateConfig
+from meddap_monai.evaluation.predictions import Run
+from meddap_monai.evaluation.report import figures
+from meddap_monai.evaluation.report.page import MAIN_METRICS, results_rows
+from meddap_monai.evaluation.stage import evaluate, read_report
+from meddap_monai.selection.mixing.stage import MixConfig, mix
+from meddap_monai.statistics.weighted import NAMES
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One drawing of the small data set: real records with train, val and test, and the kept synthetic ones."""
+
+    seed: int
+    records: Path
+    kept: Path | None = None
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """What is crossed with what.
+
+    Attributes:
+        arms: names of `meddap_monai.evaluation.arms.TRAINED`.
+        networks: names of networks.
+        fractions: shares of the real training groups, 1 is all; smaller ones are inside larger ones. The synthetic
+            images of a draw were learnt from all of its training images: at smaller shares the arms with synthetic
+            images answer what happens when only that share can be used as real images.
+        classify: everything else of the classifiers.
+        mix: how much synthetic.
+        evaluate: how they are judged.
+        processes: that train side by side, one thread each.
+    """
+
+    arms: tuple[str, ...] = ("real", "real_classical", "real_synthetic", "real_synthetic_classical")
+    networks: tuple[str, ...] = ("resnet10",)
+    fractions: tuple[float, ...] = (1.0,)
+    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
+    mix: MixConfig = field(default_factory=MixConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        for arm in self.arms:
+            check_choice(arm, TRAINED, "grid#arms")
+        for fraction in self.fractions:
+            check_range(fraction, 0.01, 1.0, "grid#fractions")
+        check_range(self.processes, 1, 256, "grid#processes")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One classifier of the grid."""
+
+    network: str
+    fraction: float
+    arm: str
+    draw: Draw
+
+    @property
+    def place(self) -> str:
+        """Folder of its network and share, without separators of foreign names."""
+        return f"{_file_name(self.network)}/{self.fraction:g}"
+
+
+def _file_name(network: str) -> str:
+    return network.replace(":", "-").replace("/", "-")
+
+
+def run_grid(
+    config: GridConfig,
+    output: Path | str,
+    *,
+    draws: Sequence[Draw],
+    unseen: Path | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Train and judge every cell; return the folder with ``grid.csv``, ``grid.md`` and ``learning_curve-*.svg``.
+
+    Args:
+        config: what is crossed.
+        output: folder of the grid; cells lie below and are skipped when done.
+        draws: one per seed.
+        unseen: records of the unseen test set.
+        overwrite: see `classify`.
+
+    Raises:
+        ConfigurationError: no draw, or an arm needs synthetic images and a draw has none.
+    """
+    output = Path(output)
+    cells = plan_cells(config, draws)
+    tasks = [(config, output, cell, overwrite) for cell in cells]
+    if config.processes == 1:
+        done = [train_cell(*task) for task in tqdm(tasks, desc="grid", unit="cell")]
+    else:
+        with ProcessPoolExecutor(config.processes, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+            futures = [pool.submit(train_cell, *task) for task in tasks]
+            done = [future.result() for future in tqdm(futures, desc="grid", unit="cell")]
+    rows: list[dict[str, Any]] = []
+    for (network, fraction), runs in _by_column(cells, done).items():
+        place = output / "evaluate" / runs[0][0].place
+        evaluate(config.evaluate, place, runs=[run for _, run in runs], unseen=unseen, overwrite=overwrite)
+        rows += [{"network": network, "fraction": fraction} | row for row in results_rows(read_report(place))]
+    store.write_atomic(output / "grid.csv", store.csv_text(rows[0], (row.values() for row in rows)))
+    store.write_atomic(output / "grid.md", grid_markdown(rows))
+    for test_set in sorted({row["test_set"] for row in rows}):
+        for network in config.networks:
+            drawn = learning_curve(rows, network, test_set, config.evaluate.metric)
+            store.write_atomic(output / f"learning_curve-{_file_name(network)}-{test_set}.svg", drawn)
+    return output
+
+
+def plan_cells(config: GridConfig, draws: Sequence[Draw]) -> list[Cell]:
+    """Return all cells, seeds innermost.
+
+    Raises:
+        ConfigurationError: see `run_grid`.
+    """
+    if not draws:
+        raise ConfigurationError("grid: got no draws, expected one per seed")
+    needy = [arm for arm in config.arms if TRAINED[arm][0] != "real"]
+    for draw in draws:
+        if needy and draw.kept is None:
+            raise ConfigurationError(
+                f"grid: arm {needy[0]!r} needs synthetic images, seed {draw.seed} has none; give kept"
+            )
+    return [
+        Cell(network, fraction, arm, draw)
+        for network in config.networks
+        for fraction in config.fractions
+        for arm in config.arms
+        for draw in draws
+    ]
+
+
+def train_cell(config: GridConfig, output: Path, cell: Cell, overwrite: bool = False) -> Run:
+    """Mix and train one cell; what is done is skipped."""
+    content, augmentation = TRAINED[cell.arm]
+    seed = cell.draw.seed
+    share = output / "shares" / f"{cell.fraction:g}" / f"seed_{seed}"
+    records = take_share(cell.draw.records, share, cell.fraction, seed, overwrite)
+    blend = replace(config.mix, arm=content, seed=seed)
+    kept = None if content == "real" else cell.draw.kept
+    blended = output / "mix" / f"{cell.fraction:g}" / content / f"seed_{seed}"
+    hybrid = mix(blend, blended, records=records, kept=kept, overwrite=overwrite)
+    train = replace(config.classify, network=cell.network, augmentation=augmentation, seed=seed)
+    model = output / "classify" / cell.place / cell.arm / f"seed_{seed}"
+    classify(train, model, records=hybrid, overwrite=overwrite)
+    return Run(cell.arm, seed, model, records)
+
+
+def take_share(records: Path, folder: Path, fraction: float, seed: int, overwrite: bool = False) -> Path:
+    """Keep a share of the training groups of each class; val and test stay. Return the records file.
+
+    A group's place in the order depends on the seed only, so smaller shares lie inside larger ones.
+    """
+    if fraction >= 1:
+        return records
+    configuration = {"share": fraction, "seed": seed}
+    with store.open_stage(folder, "index", configuration, {"records": records}, overwrite) as stage:
+        if not stage.done:
+            rows = read_records(records, full=True)
+            kept = shrink(rows, fraction, seed)
+            write_records(folder / "records.jsonl", kept)
+            counts = {"in": len(rows), "out": len(kept), "rejected": len(rows) - len(kept)}
+            stage.finish(counts, classes=class_names(records))
+    return folder / "records.jsonl"
+
+
+def shrink(rows: Sequence[Record], fraction: float, seed: int) -> list[Record]:
+    """Return rows with only a share of the training images of each class, whole groups where they fit."""
+    training: dict[str, list[Record]] = defaultdict(list)
+    for row in rows:
+        if row["split"] == "train":
+            training[row["class_name"]].append(row)
+    kept: set[str] = set()
+    for members in training.values():
+        groups = sorted({row["patient"] for row in members})
+        random.Random(derive_seed(seed, "grid/share")).shuffle(groups)
+        order = sorted(members, key=lambda row: (groups.index(row["patient"]), row["id"]))
+        kept |= {row["id"] for row in order[: max(1, round(fraction * len(order)))]}
+    return [row for row in rows if row["split"] != "train" or row["id"] in kept]
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _by_column(cells: Sequence[Cell], runs: Sequence[Run]) -> dict[tuple[str, float], list[tuple[Cell, Run]]]:
+    columns: dict[tuple[str, float], list[tuple[Cell, Run]]] = defaultdict(list)
+    for cell, run in zip(cells, runs, strict=True):
+        columns[(cell.network, cell.fraction)].append((cell, run))
+    return columns
+
+
+def grid_markdown(rows: Sequence[dict[str, Any]], metrics: Sequence[str] = MAIN_METRICS) -> str:
+    """Return one table per test set, like the published ones: a line per network, share and arm, in per cent."""
+    parts = []
+    for test_set in sorted({row["test_set"] for row in rows}):
+        lines: dict[tuple[Any, ...], dict[str, Any]] = defaultdict(dict)
+        for row in rows:
+            if row["test_set"] == test_set and row["classes"] == "all":
+                lines[(row["network"], row["fraction"], row["arm"], row["seeds"])][row["metric"]] = row
+        head = ["network", "share of real data", "arm", "seeds", *[NAMES[name] for name in metrics]]
+        parts += [f"{test_set} test set, mean [interval] in per cent", "", f"| {' | '.join(head)} |"]
+        parts.append("|" + " --- |" * len(head))
+        for key, found in lines.items():
+            cells = [_percent(found[name]) for name in metrics]
+            parts.append(
+                f"| {' | '.join(f'{item:g}' if isinstance(item, float) else str(item) for item in key)} | "
+                + " | ".join(cells)
+                + " |"
+            )
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _percent(row: dict[str, Any]) -> str:
+    if row["mean"] is None or row["low"] is None:
+        return "–"
+    return f"{100 * row['mean']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+
+
+def learning_curve(rows: Sequence[dict[str, Any]], network: str, test_set: str, metric: str) -> str:
+    """Return the learning curve of each arm as SVG: share of the real data against the metric, with intervals."""
+    lines: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        wanted = (row["network"], row["test_set"], row["metric"], row["classes"]) == (network, test_set, metric, "all")
+        if wanted and row["low"] is not None:
+            lines[row["arm"]].append(
+                {"x": row["fraction"], "mean": row["mean"], "low": row["low"], "high": row["high"]}
+            )
+    ordered = {arm: sorted(points, key=lambda point: point["x"]) for arm, points in lines.items()}
+    return figures.lines_plot(ordered, {}, "share of the real training images", NAMES[metric])

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+from monai.bundle import ConfigWorkflow
+
+from meddap_monai.core import resources
+from tools.bundle_lint import lint_bundle
+
+BUNDLE = resources.find("bundles/uslora_adapter")
+
+
+def workflow(name: str, kind: str, **overrides) -> ConfigWorkflow:
+    configs = BUNDLE / "configs"
+    return ConfigWorkflow(
+        config_file=str(configs / name),
+        meta_file=str(configs / "metadata.json"),
+        logging_file=False,
+        workflow_type=kind,
+        bundle_root=str(BUNDLE),
+        **overrides,
+    )
+
+
+def test_the_bundle_passes_the_linter() -> None:
+    assert lint_bundle(BUNDLE) == []
+
+
+def test_it_trains_and_generates(tiny_base: Path, make_records, tmp_path: Path) -> None:
+    records = make_records({"train": 2, "val": 1}, size=32)
+    shared = {"dataset_dir": str(records.parent), "base": str(tiny_base), "device": "cpu", "resolution": 32}
+    settings = {"steps": 2, "batch": 2, "samples_per_class": 0, "validation_every": 0}
+    train = workflow(
+        "train.yaml", "train", output_dir=str(tmp_path / "adapter"), **shared,
+        **{f"adapt#{name}": value for name, value in settings.items()},
+    )  # fmt: skip
+    train.initialize()
+    assert train.check_properties() == []
+    train.run()
+    assert json.loads((tmp_path / "adapter/adapter.json").read_text())["trained_steps"] == 2
+    assert train.train_dataset[0]["image"].shape == (3, 32, 32)
+    assert any(parameter.requires_grad for parameter in train.network_def.parameters())
+    made = workflow(
+        "inference.yaml", "infer", adapter=str(tmp_path / "adapter"), output_dir=str(tmp_path / "made"), **shared,
+        **{"generate#counts": 1, "generate#steps": 2},
+    )  # fmt: skip
+    made.initialize()
+    assert made.check_properties() == []
+    made.run()
+    assert len((tmp_path / "made/generated.jsonl").read_text().splitlines()) == 3
+
+
+def test_the_overlay_for_several_gpus_changes_device_and_set_up_only() -> None:
+    overlay = yaml.safe_load((BUNDLE / "configs/multi_gpu_train.yaml").read_text())
+    assert set(overlay) == {"backend", "device", "imports", "initialize", "run", "finalize"}
+    assert overlay["run"] == yaml.safe_load((BUNDLE / "configs/train.yaml").read_text())["run"]

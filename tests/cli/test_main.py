@@ -1,0 +1,201 @@
+"""The console command: thin, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from meddap_monai.cli.main import load_sections, main
+from meddap_monai.errors import ConfigurationError
+from meddap_monai.study import read_study
+from meddap_monai.study.command import command_of
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["study", "generat#steps=2"], "unknown key 'generat'; did you mean 'generate'?"),
+        (["study", "generate#stepps=2"], "study#generate: unknown key 'stepps'; did you mean 'steps'?"),
+        (["study", "adapt=3"], "study#adapt: got 3, expected a mapping"),
+        (["study", "arms=[reel]"], "study#arms: unknown value 'reel'; did you mean 'real'?"),
+        (["study", "seeds=[]"], "study#seeds: got none"),
+        (["study", "steps"], "'steps': expected ID=VALUE"),
+        (["study", "--config", "demmo.yaml"], "configs/demmo.yaml: not in the installed package"),
+        (["study", "index#source=/nowhere/at/all"], "/nowhere/at/all"),
+        (["generate", "--records", "r.jsonl", "stepps=2"], "generate: unknown key 'stepps'; did you mean 'steps'?"),
+        (["evaluate", "--runs", "real:0"], "runs: got 'real:0', expected ARM:SEED:MODEL_FOLDER:RECORDS_FILE"),
+        (["select", "--records", "none.jsonl", "--generated", "g.jsonl"], "none.jsonl"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main([*words, "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_ctrl_c_in_a_stage_without_steps_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meddap_monai.study.run_stage", lambda *_: signal.raise_signal(signal.SIGINT))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts without it
+    try:
+        assert main(["select", "--records", "r.jsonl", "--generated", "g.jsonl", "--output", str(tmp_path)]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_an_overlay_must_name_full_ids(tmp_path: Path) -> None:
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text("draw: {train: 3}\n")
+    with pytest.raises(ConfigurationError, match="draw"):
+        load_sections([overlay])
+    overlay.write_text("generate#steps: 3\nunseen: {source: x}\n")
+    sections = load_sections([overlay], ["generate#steps=4", "seeds=[5]"])
+    assert sections["generate"]["steps"] == 4
+    assert sections["unseen"] == {"source": "x"}
+    assert read_study(sections)[0].seeds == (5,)
+
+
+def test_variants_override_single_ids() -> None:
+    sections = load_sections([], ["variants={half: {'generate#ratio': 0.5}, none: {adapt: null}}"])
+    _, variants = read_study(sections)
+    assert variants["half"].config.generate.ratio == 0.5
+    assert variants["none"].config.adapt is None
+    with pytest.raises(ConfigurationError, match=r"variants#half#generate: unknown key 'rattio'"):
+        read_study(load_sections([], ["variants={half: {'generate#rattio': 0.5}}"]))
+
+
+@pytest.mark.parametrize("stage", ["index", "adapt", "study", "demo"])
+def test_every_command_explains_itself(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([stage, "--help"])
+    assert stop.value.code == 0
+    assert "--output" in capsys.readouterr().out
+
+
+def test_the_command_of_a_report_repeats_the_study_without_naming_sources() -> None:
+    words = ["index#source=/data/hospital", "unseen={source: /data/other, split: unseen}", "seeds=[0, 1]"]
+    command = command_of("study", ["demo.yaml"], words)
+    assert command == (
+        "meddap study --config demo.yaml 'index#source=...' 'unseen={source: ..., split: unseen}' 'seeds=[0, 1]'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("where", "words", "unbuffered"),
+    [
+        ("full device", "--version", ""),
+        ("closed pipe", "join --help", ""),
+        ("full device", "join part --output out", "1"),
+    ],
+)
+def test_standard_output_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, where: str, words: str, unbuffered: str
+) -> None:
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "generated.jsonl").write_text("")
+    (tmp_path / "part" / "stage.json").write_text('{"stage": "generate", "classes": ["a"], "state": "done"}')
+    if where == "full device":
+        out = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, out = os.pipe()
+        os.close(reader)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "meddap_monai.cli", *words.split()],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": unbuffered},
+        )
+    finally:
+        os.close(out)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("meddap: standard output cannot be written (") and ended.stderr.count("\n") == 1
+    assert (tmp_path / "out" / "generated.jsonl").exists() == ("part" in words)
+
+
+def test_a_locale_that_lacks_a_letter_loses_no_class_name(tmp_path: Path) -> None:
+    """Python's UTF-8 mode off and an ASCII locale: what `open` without an encoding would use."""
+    (tmp_path / "records.jsonl").write_text("")
+    document = {"stage": "index", "classes": ["Zyste_ä"], "state": "done"}
+    (tmp_path / "stage.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    code = """
+from meddap_monai import cli, records, store
+names = records.class_names("records.jsonl")
+store.write_json("again.json", names)
+cli._say(names[0])
+"""
+    ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **ascii_only},
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "Zyste_\\xe4\n"
+    assert json.loads((tmp_path / "again.json").read_text(encoding="utf-8")) == ["Zyste_ä"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["frames=first", "--source", "{s}", "device=cpu", "--models", "{m}", "--output", "{o}", "region=full"],
+        ["--models", "{m}", "--source", "{s}", "--output", "{o}", "frames=first", "region=full"],
+    ],
+)
+def test_overrides_may_stand_before_between_and_after_options(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"s": str(tmp_path), "m": str(tmp_path / "none"), "o": str(tmp_path / "o.csv")}
+    assert main(["infer", *(word.format(**places) for word in words)]) == 2
+    assert "no classifier of this package" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["index", "seed=1", "--sede", "2", "frames=all"], "unrecognized arguments: --sede 2 frames=all"),
+        (["join", "a", "--output", "b", "c"], "unrecognized arguments: c"),
+        (["index", "--output", os.fsdecode(b"M\xfcller")], "is no text in UTF-8"),
+    ],
+)
+def test_unknown_options_are_refused(words: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert text in capsys.readouterr().err
+
+
+def test_stray_words_between_options_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["index", "seed=1", "--output", str(tmp_path), "stray"]) == 2
+    assert "'stray': expected ID=VALUE" in capsys.readouterr().err
+
+
+def test_code_on_the_command_line_runs_only_when_trusted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "$x").mkdir()
+    code = f"source=$str(__import__('pathlib').Path('{tmp_path}/ran').touch())"
+    assert main(["index", "--output", str(tmp_path / "out"), code]) == 2
+    assert "command line: index#source: " in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+    assert main(["index", "--output", str(tmp_path / "out"), "--trust-config", code]) == 2
+    assert "index#source: None is not a folder" in capsys.readouterr().err
+    assert (tmp_path / "ran").exists()
+
+
+def test_an_arm_is_a_name_and_no_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--output", str(tmp_path), "--runs", "../../x:0:m:r"]) == 2
+    assert "runs: got the arm '../../x', expected letters" in capsys.readouterr().err

@@ -1,0 +1,288 @@
+"""Records: reading, writing, drawing; and the provenance guard."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from meddap_monai.core import provenance
+from meddap_monai.core.records import (
+    FILE_GROUP,
+    ITEM_FIELDS,
+    class_names,
+    draw_split,
+    iter_records,
+    pixel_hash,
+    read_records,
+    split_by_group,
+    write_records,
+)
+from meddap_monai.errors import ConfigurationError, LeakedRecords, RecordsError, StageError
+from meddap_monai.images.indexing.stage import IndexConfig
+
+
+def item(number: int, class_name: str = "benign", patient: str | None = None, **keys: object) -> dict:
+    """A valid full record."""
+    return {
+        "id": f"r{number:03d}",
+        "image": f"images/r{number:03d}.png",
+        "label": {"benign": 0, "malignant": 1}[class_name],
+        "class_name": class_name,
+        "patient": patient or f"p{number}",
+        "split": "train",
+        "source": "real",
+        "sha256": f"{number:064x}",
+    } | keys
+
+
+def many(per_class: int, images_per_patient: int = 1) -> list[dict]:
+    return [
+        item(100 * label + number, name, f"{name}-{number // images_per_patient}")
+        for label, name in enumerate(("benign", "malignant"))
+        for number in range(per_class)
+    ]
+
+
+def test_written_records_are_read_back_as_monai_items(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    write_records(path, [item(1, meta={"frame": 0}), item(2, split="val")])
+    first, second = read_records(path)
+    assert tuple(first) == ITEM_FIELDS
+    assert first["image"] == str(tmp_path / "images/r001.png")
+    assert read_records(path, split="val") == [second]
+    assert read_records(path, full=True)[0]["meta"] == {"frame": 0}
+
+
+def test_images_are_stored_relative_to_the_records_file(tmp_path: Path) -> None:
+    write_records(tmp_path / "a" / "records.jsonl", [item(1, image=str(tmp_path / "index/images/x.png"))])
+    line = json.loads((tmp_path / "a" / "records.jsonl").read_text())
+    assert line["image"] == "../index/images/x.png"
+    assert next(iter_records(tmp_path / "a/records.jsonl"))["image"] == str(tmp_path / "index/images/x.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": "0"}, r"record 1: label is '0', expected a value of type int"),
+        ({"patient": ""}, r"patient is '', expected"),
+        ({"split": "Test"}, r"split is 'Test', expected one of train, val, test, unseen"),
+        ({"source": "synthetic", "split": "test"}, r"a synthetic image in split 'test'"),
+        ({"source": "synthetic"}, r"without its 'synthetic' field"),
+        ({"label": -1}, r"label is -1, expected a value of type int from 0 to 9999"),
+        ({"label": 10**400}, r"label is a number of over 150 digits, expected"),
+        ({"label": True}, r"label is True, expected a value of type int"),
+        ({"id": "../evil"}, r"id is '../evil', expected"),
+        ({"image": "a\0b"}, r"image is 'a.x00b', expected"),
+        ({"sha256": "A" * 64}, r"expected a value of type str of 64 hexadecimal digits"),
+        ({"meta": []}, r"meta is \[\], expected a JSON object"),
+    ],
+)
+def test_a_broken_record_is_named_and_nothing_is_written(tmp_path: Path, change: dict, message: str) -> None:
+    with pytest.raises(RecordsError, match=message):
+        write_records(tmp_path / "records.jsonl", [item(1) | change])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_id_occurs_once(tmp_path: Path) -> None:
+    with pytest.raises(RecordsError, match="'r001' occurs twice"):
+        write_records(tmp_path / "records.jsonl", [item(1), item(1)])
+
+
+@pytest.mark.parametrize(("line", "message"), [("{", "line 1: not JSON"), ("[]", "line 1: got list")])
+def test_a_broken_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(RecordsError, match=message):
+        read_records(path)
+
+
+def _lines(*records: dict) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+BROKEN_FILES = {
+    "Latin-1": (_lines(item(1)).encode() + b'{"id": "\xe9"}\n', "line 2: not UTF-8 text"),
+    "UTF-16": (_lines(item(1)).encode("utf-16"), "line 1: not UTF-8 text"),
+    "binary": (b"\x89PNG\r\n\x1a\n" + bytes(100), "line 1: not UTF-8 text"),
+    "surrogate": (_lines(item(1, patient="\ud800")).encode(), "line 1: holds half a character"),
+    "deep": (_lines(item(1)).encode() + b"[" * 10_000 + b"]" * 10_000, "line 2: more than 64 nested levels"),
+    "one huge line": (b" " * (2**20 + 2), "a line of more than"),
+    "id twice": (_lines(item(1), item(1)).encode(), "line 2: the id 'r001' occurs twice"),
+    "two names": (_lines(item(1), item(2, class_name="malignant", label=0)).encode(), "line 2: label 0 and class_name"),
+    "two labels": (_lines(item(1), item(2, label=1)).encode(), "line 2: label 1 and class_name 'benign' disagree"),
+    "two splits": (
+        _lines(item(1, patient="p"), item(2, patient="p", split="test")).encode(),
+        "line 2: patient or group 'p' stands in the splits train and test",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_FILES)
+def test_a_broken_file_is_one_error_with_file_and_line(tmp_path: Path, name: str) -> None:
+    data, message = BROKEN_FILES[name]
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(data)
+    for read in (read_records, lambda given: list(iter_records(given))):
+        with pytest.raises(RecordsError, match=message) as found:
+            read(path)
+        assert str(found.value).startswith(str(path)) and len(str(found.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (
+            item(1, label=7, class_name="benign"),
+            "label is 7, expected 0 to 1: the stage.json beside it has the classes",
+        ),
+        (item(1, label=1, class_name="benign"), "label 1 and class_name 'benign' disagree"),
+        (item(1) | {"class_name": "cyst"}, "label 0 and class_name 'cyst' disagree"),
+    ],
+)
+def test_labels_are_those_of_the_stage(tmp_path: Path, record: dict, message: str) -> None:
+    (tmp_path / "stage.json").write_text(json.dumps({"classes": ["benign", "malignant"]}))
+    (tmp_path / "records.jsonl").write_text(_lines(record))
+    with pytest.raises(RecordsError, match=message):
+        read_records(tmp_path / "records.jsonl")
+
+
+def test_what_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
+    for wrong in ([item(1), item(2, label=1)], [item(1, patient="p"), item(2, patient="p", split="val")]):
+        with pytest.raises(RecordsError, match=r"record 2: .*"):
+            write_records(tmp_path / "records.jsonl", wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_file_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(RecordsError, match="give the records file of a stage"):
+        read_records(tmp_path / "none.jsonl")
+
+
+def test_class_names_come_from_the_stage(simulated_records: Path) -> None:
+    assert class_names(simulated_records) == ["benign", "malignant", "normal"]
+
+
+def test_pixel_hash_knows_shape_and_values() -> None:
+    zeros = np.zeros((2, 3), np.uint8)
+    assert pixel_hash(zeros) == pixel_hash(np.zeros((2, 3), np.uint8))
+    assert pixel_hash(zeros) != pixel_hash(zeros.T)
+
+
+@pytest.mark.parametrize("images_per_patient", [1, 2, 3])
+def test_a_draw_has_exact_counts_and_never_cuts_a_group(images_per_patient: int) -> None:
+    drawn = draw_split(many(40, images_per_patient), 10, 5, seed=0)
+    counts = Counter((record["split"], record["class_name"]) for record in drawn)
+    assert counts["train", "benign"] == counts["train", "malignant"] == 10
+    assert counts["val", "benign"] == counts["val", "malignant"] == 5
+    splits = defaultdict(set)
+    for record in drawn:
+        splits[record["patient"]].add(record["split"])
+    assert all(len(found) == 1 for found in splits.values())
+
+
+def test_a_draw_depends_on_the_seed_only() -> None:
+    records = many(40)
+    assert draw_split(records, 10, 5, seed=1) == draw_split(records[::-1], 10, 5, seed=1)
+    assert draw_split(records, 10, 5, seed=1) != draw_split(records, 10, 5, seed=2)
+
+
+def test_images_that_a_base_has_seen_only_train() -> None:
+    records = many(40, 2)
+    seen = frozenset(record["sha256"] for record in records if int(record["id"][1:]) % 100 < 8)
+    drawn = draw_split(records, 10, 5, seed=3, seen=seen)
+    assert {record["split"] for record in drawn if record["sha256"] in seen} == {"train"}
+
+
+def test_a_class_with_too_few_groups_is_an_error() -> None:
+    records = [item(n, "benign") for n in range(20)] + [item(100 + n, "malignant", "one-patient") for n in range(20)]
+    with pytest.raises(RecordsError, match="class 'malignant': 0 images in separate groups for val, expected 5"):
+        draw_split(records, 10, 5, seed=0)
+    with pytest.raises(RecordsError, match="class 'malignant': 1 patient"):
+        split_by_group(records, {"train": 0.6, "val": 0.2, "test": 0.2}, seed=0)
+
+
+def test_a_split_keeps_groups_whole_and_shares_close() -> None:
+    records = split_by_group(many(60, 3), {"train": 0.6, "val": 0.2, "test": 0.2}, seed=0)
+    counts = Counter((record["split"], record["class_name"]) for record in records)
+    assert counts == {(s, c): n for s, n in (("train", 36), ("val", 12), ("test", 12)) for c in ("benign", "malignant")}
+    splits = defaultdict(set)
+    for record in records:
+        splits[record["patient"]].add(record["split"])
+    assert all(len(found) == 1 for found in splits.values())
+
+
+def test_a_trained_thing_is_not_judged_on_its_training_images_nor_on_their_group(tmp_path: Path) -> None:
+    training = [item(1, patient="a")]
+    group = [item(2, patient="a", split="test"), item(3, patient="b", split="test")]
+    provenance.write_train_hashes(tmp_path, training, training + group)
+    provenance.check_provenance(tmp_path, [group[1], item(1, patient="a")])
+    with pytest.raises(LeakedRecords, match=r"1 validation, test or unseen image\(s\).*r002 \(test\)"):
+        provenance.check_provenance(tmp_path, group)
+
+
+def test_the_guard_is_never_off_without_a_word(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"carries no train_sha256\.txt"):  # a foreign thing
+        provenance.check_provenance(tmp_path, [item(1, split="test")])
+    for card in ("adapter.json", "base.json", "classifier.json", "filter.json", "model.pt"):
+        (tmp_path / card).write_text("{}")
+        with pytest.raises(StageError, match=r"train_sha256\.txt: missing"):
+            provenance.train_hashes(tmp_path)
+        (tmp_path / card).unlink()
+    (tmp_path / "train_sha256.txt").write_text("0" * 64 + "\nabc\n")
+    with pytest.raises(StageError, match=r"train_sha256\.txt, line 2: expected 64 hexadecimal digits"):
+        provenance.train_hashes(tmp_path)
+    (tmp_path / "train_sha256.txt").write_bytes("0\n".encode("utf-16"))
+    with pytest.raises(StageError, match="not UTF-8"):
+        provenance.train_hashes(tmp_path)
+
+
+@pytest.mark.parametrize("shares", [{"train": 2.0, "test": -1.0}, {"train": float("nan"), "test": 1.0}, {"train": 0.5}])
+def test_shares_are_shares(shares: dict[str, float]) -> None:
+    with pytest.raises(RecordsError, match="expected numbers from 0 to 1 that sum to 1"):
+        split_by_group(many(10), shares, seed=0)
+    with pytest.raises(ConfigurationError, match=r"index#fractions"):
+        IndexConfig(source=Path("x"), fractions=shares)
+
+
+def test_images_and_patients_shared_by_two_sets_are_found(tmp_path: Path) -> None:
+    ours = [item(1, patient="a"), item(2, patient="a"), item(3, patient="b"), item(4, patient="c")]
+    theirs = [item(4, patient="z"), item(50, patient="a")]
+    assert provenance.shared_with(ours, theirs) == {ours[0]["sha256"], ours[1]["sha256"], ours[3]["sha256"]}
+    nobody = f"{FILE_GROUP}1234"  # files of equal names in two folders, patients unknown
+    assert provenance.shared_with([item(1, patient=nobody)], [item(2, patient=nobody)]) == frozenset()
+    mine, archive = tmp_path / "m" / "records.jsonl", tmp_path / "a" / "records.jsonl"
+    write_records(mine, ours)
+    write_records(archive, theirs)
+    with pytest.raises(LeakedRecords, match=r"3 image\(s\), such as r001, r002, r004, stand in .*a/records\.jsonl too"):
+        provenance.check_apart(mine, archive)
+
+
+def test_seeded_dataset_is_the_same_with_any_number_of_workers(make_records: Callable[..., Path]) -> None:
+    from monai.data import DataLoader
+    from monai.transforms import Compose, EnsureTyped, LoadImaged, RandGaussianNoised
+
+    from meddap_monai.core.seeded import SeededDataset
+
+    records = read_records(make_records({"train": 2}, size=16))
+    transform = Compose(
+        [
+            LoadImaged("image", ensure_channel_first=True, image_only=True),
+            RandGaussianNoised("image", prob=1.0),
+            EnsureTyped("image", track_meta=False),
+        ]
+    )
+    data = SeededDataset(records, transform, seed=5)
+    passes = {}
+    for workers in (0, 2):
+        for epoch in (0, 1):
+            data.set_epoch(epoch)
+            batches = list(DataLoader(data, batch_size=2, num_workers=workers))
+            passes[workers, epoch] = np.concatenate([batch["image"].numpy() for batch in batches])
+    assert np.array_equal(passes[0, 0], passes[2, 0])
+    assert np.array_equal(passes[0, 1], passes[2, 1])
+    assert not np.array_equal(passes[0, 0], passes[0, 1])

@@ -1,0 +1,74 @@
+"""Extractors by name and their cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from meddap_monai.classifier.networks import build_network
+from meddap_monai.errors import ConfigurationError
+from meddap_monai.selection.filtering.frozen_features import build_extractor, extract, load, save
+
+RECORDS = [{"id": f"r{n}", "sha256": f"{n:064x}"} for n in range(6)]
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 1, 32, 32), dtype=np.uint8)
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest, tmp_path: Path, tiny_base: Path) -> str:
+    if request.param == "vae":
+        return f"vae:{tiny_base}"
+    save_file(build_network("resnet10_tiny", 3, 1, 32).state_dict(), tmp_path / "net.safetensors")
+    return f"resnet10_tiny:{tmp_path / 'net.safetensors'}"
+
+
+@pytest.mark.parametrize("name", ["vae", "network"], indirect=True)
+def test_features_are_of_unit_length_and_cached(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "cache" / "real.npy"
+    values = extract(name, RECORDS, IMAGES, path)
+    assert values.shape[0] == 6 and values.dtype == np.float32
+    assert np.linalg.norm(values, axis=1) == pytest.approx(np.ones(6), abs=1e-5)
+    np.save(path, values[:, ::-1].copy(), allow_pickle=False)
+    assert (extract(name, RECORDS, IMAGES, path) == values[:, ::-1]).all()
+
+
+@pytest.mark.parametrize("change", ["another image", "another extractor", "fewer"])
+def test_the_cache_of_something_else_is_not_used(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "real.npy"
+    save(path, np.eye(6, dtype=np.float32), RECORDS, "vae")
+    assert load(path, RECORDS, "vae") is not None
+    records = {"another image": [RECORDS[0] | {"sha256": "f" * 64}, *RECORDS[1:]], "fewer": RECORDS[:5]}
+    assert load(path, records.get(change, RECORDS), "clip" if change == "another extractor" else "vae") is None
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("vea", "unknown extractor 'vea'; expected filter, vae"),
+        ("resnet10_tiny:/nowhere.safetensors", "cannot be used"),
+        ("clip:/nowhere", "cannot be used"),
+    ],
+)
+def test_errors(name: str, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        build_extractor(name, 1, 32)
+
+
+class Writes(torch.nn.Module):
+    def __init__(self, place: str) -> None:
+        super().__init__()
+        self.place = place
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        torch.from_file(self.place, shared=True, size=4, dtype=torch.uint8).fill_(65)
+        return images
+
+
+def test_a_torchscript_file_is_not_run(tmp_path: Path) -> None:
+    torch.jit.script(Writes(str(tmp_path / "written"))).save(str(tmp_path / "net.pt"))
+    with pytest.raises(ConfigurationError, match="a TorchScript file is a program and is not run; expected filter"):
+        extract(f"torchscript:{tmp_path / 'net.pt'}", RECORDS, IMAGES)
+    assert not (tmp_path / "written").exists()

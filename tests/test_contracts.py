@@ -51,8 +51,8 @@ def stages(
     tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, make_records: Callable[..., Path]
 ) -> dict[str, Path]:
     """Stage -> its output folder, each run alone through the same door as the commands."""
-    from meddap_monai.cli.main import load_sections
     from meddap_monai.study import run_stage
+    from meddap_monai.study.sections import load_sections
 
     root = tmp_path_factory.mktemp("contracts")
     source = make_records({"train": 9, "val": 3, "test": 6}, size=32).parent

@@ -22,11 +22,12 @@ from shown import ELSEWHERE, FENCE, NEEDED, PAGES, ROOT, blocks, commands, why_n
 
 from meddap_monai.bundle import check_overrides
 from meddap_monai.bundle.overrides import _given, _names
-from meddap_monai.cli.main import _parser, load_sections
+from meddap_monai.cli.main import _parser
 from meddap_monai.core.configuration import build
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.store import STAGES
 from meddap_monai.study import read_study
+from meddap_monai.study.sections import load_sections
 from meddap_monai.study.stages import _STAGES
 
 FOREIGN = {

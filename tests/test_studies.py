@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from meddap_monai.cli.main import load_sections, main
+from meddap_monai.cli.main import main
 from meddap_monai.core.ids import read_yaml
 from meddap_monai.core.records import iter_records, read_records, write_records
 from meddap_monai.core.resources import find
@@ -21,6 +21,7 @@ from meddap_monai.errors import ConfigurationError
 from meddap_monai.store import read_stage
 from meddap_monai.study import draw, read_study, run_study
 from meddap_monai.study.config import DrawConfig
+from meddap_monai.study.sections import load_sections
 from tools.bundle_lint import lint_overlay
 
 STUDIES = ["meddap_busi", "fulora_fetal", "histodiffusion", "ort_dreambooth"]

@@ -161,7 +161,7 @@ def sharpen(config: PretrainConfig, base: str | Path, output: Path, *, records: 
     Raises:
         ConfigurationError: the configuration describes another base.
     """
-    from meddap_monai.diffusion.pretraining.stage import PretrainJob
+    from meddap_monai.diffusion.pretraining.job import PretrainJob
 
     output = Path(output)
     inputs = {"records": store.sha256_file(records), "base": base_hash(base)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from meddap_monai.core.configuration import check_choice, check_range
@@ -138,3 +138,8 @@ class ClassifyConfig:
             raise ConfigurationError("classify#head: network 'hog' has nothing to train; set head to 'logistic'")
         if self.real_weight == 0 and self.synthetic_weight == 0:
             raise ConfigurationError("classify#real_weight: both sampling weights are 0; expected one above 0")
+
+
+def identity(config: ClassifyConfig) -> ClassifyConfig:
+    """Return the configuration without what does not change the result."""
+    return replace(config, num_workers=0, cache="memory", pictures=True, device="cpu")

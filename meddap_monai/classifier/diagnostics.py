@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +18,11 @@ from torch import nn
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.data import normalise, to_float
 from meddap_monai.classifier.features import Penultimate, extract
+from meddap_monai.classifier.material import Material
 from meddap_monai.classifier.projector import write_projector
 from meddap_monai.classifier.scoring import decode, one_pass
 from meddap_monai.core.records import Record
 from meddap_monai.statistics.metrics import ECE_BINS, confidence_bins, confusion
-
-if TYPE_CHECKING:
-    from meddap_monai.classifier.stage import Material
 
 SHOWN = 12
 EMBEDDED = 500

@@ -1,4 +1,4 @@
-"""A trained classifier as it lies in its folder: load it, and turn records into class probabilities."""
+"""A trained classifier as it lies in its folder: write it, load it, and turn records into class probabilities."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 
 from meddap_monai import store
-from meddap_monai.classifier.config import ClassifyConfig
+from meddap_monai.classifier.config import ClassifyConfig, identity
 from meddap_monai.classifier.data import in_order, make_dataset, make_loader, normalise, to_float
+from meddap_monai.classifier.heads import restore_head
 from meddap_monai.classifier.networks import build_network
 from meddap_monai.core.configuration import build
 from meddap_monai.core.records import Record
-from meddap_monai.core.tensors import check_finite
+from meddap_monai.core.tensors import check_finite, save_tensors
 from meddap_monai.errors import StageError
 
 MODEL = "model.pt"
@@ -130,8 +131,6 @@ def load_classifier(folder: Path | str, device: str = "cpu") -> Classifier:
         config = build(ClassifyConfig, values, "classify")
         classes, temperature = checked_card(document["classes"], document["temperature"])
         if config.head != "none":
-            from meddap_monai.classifier.heads import restore_head
-
             network: nn.Module = restore_head(config, len(classes), document["head"])
         else:
             network = build_network(config.network, len(classes), config.channels, config.size)
@@ -161,3 +160,15 @@ def checked_card(classes: Any, temperature: Any) -> tuple[list[str], float]:
     if not 0 < number < 1e6:
         raise ValueError(f"temperature is {number}, expected a finite number above 0")
     return classes, number
+
+
+def write_model(
+    output: Path, config: ClassifyConfig, classes: list[str], temperature: float, **parts: dict[str, Any]
+) -> None:
+    """Write ``model.pt``: tensors, text and numbers only, so ``torch.load(weights_only=True)`` reads it."""
+    document = {
+        "configuration": store.plain(identity(config)),
+        "classes": classes,
+        "temperature": temperature,
+    }
+    save_tensors(output / MODEL, document | parts)

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from meddap_monai import store
 from meddap_monai.classifier import checkpoint, scoring
-from meddap_monai.classifier.config import ClassifyConfig
+from meddap_monai.classifier.config import ClassifyConfig, identity
 from meddap_monai.classifier.data import in_order, make_dataset, make_loader, plan_batches
 from meddap_monai.classifier.engine import (
     Criterion,
@@ -27,23 +27,15 @@ from meddap_monai.classifier.engine import (
     build_trainer,
 )
 from meddap_monai.classifier.handlers import Checkpoints, Curves, ProgressBar, StopOnSignal, Validations
+from meddap_monai.classifier.head_training import train_head
+from meddap_monai.classifier.material import Material, read_material
 from meddap_monai.classifier.networks import build_network
 from meddap_monai.classifier.parallel import World, join_world, share_network
 from meddap_monai.core.provenance import write_train_hashes
-from meddap_monai.core.records import Record, class_names, read_records
+from meddap_monai.core.records import Record, read_records
 from meddap_monai.core.seeds import derive_seed
-from meddap_monai.core.tensors import cpu_state, save_tensors
-from meddap_monai.errors import LeakedRecords, RecordsError
+from meddap_monai.core.tensors import cpu_state
 from meddap_monai.statistics.metrics import all_metrics, confusion
-
-
-@dataclass(frozen=True)
-class Material:
-    """What a classifier learns from: training and validation records and the class names."""
-
-    training: list[Record]
-    validation: list[Record]
-    classes: list[str]
 
 
 def classify(config: ClassifyConfig, output: Path, *, records: Path, overwrite: bool = False) -> Path:
@@ -73,8 +65,6 @@ def classify(config: ClassifyConfig, output: Path, *, records: Path, overwrite: 
             return output
         material = read_material(records)
         if config.head != "none":
-            from meddap_monai.classifier.heads import train_head
-
             results = {} if world.rank else train_head(config, output, material)
         else:
             results = _train_network(config, output, material, world)
@@ -104,40 +94,6 @@ def _stage(
     finally:
         if not told:
             world.refuse()
-
-
-def identity(config: ClassifyConfig) -> ClassifyConfig:
-    """Return the configuration without what does not change the result."""
-    return replace(config, num_workers=0, cache="memory", pictures=True, device="cpu")
-
-
-def read_material(records: Path) -> Material:
-    """Read and check what a classifier learns from.
-
-    Raises:
-        LeakedRecords: a synthetic image outside train.
-        RecordsError: a class without training image, no validation image, or fewer than two classes.
-    """
-    classes = class_names(records)
-    rows = read_records(records, full=True)
-    leaked = [row["id"] for row in rows if row["source"] == "synthetic" and row["split"] != "train"]
-    if leaked:
-        raise LeakedRecords(
-            f"{records}: {len(leaked)} synthetic image(s) outside train, such as {leaked[0]}; they only train"
-        )
-    training = [row for row in rows if row["split"] == "train"]
-    validation = [row for row in rows if row["split"] == "val"]
-    found = Counter(row["label"] for row in training)
-    if len(classes) < 2:
-        raise RecordsError(f"{records}: holds one class ({', '.join(classes)}), expected at least two to tell apart")
-    empty = [name for label, name in enumerate(classes) if not found[label]]
-    if empty:
-        raise RecordsError(
-            f"{records}: no training image of class {empty[0]!r}; expected at least one of each of {classes}"
-        )
-    if not validation:
-        raise RecordsError(f"{records}: no image of split val; the best weights are chosen on real validation images")
-    return Material(training, validation, classes)
 
 
 def _by_source(rows: list[Record]) -> dict[str, int]:
@@ -224,7 +180,7 @@ def _finish(
     logits = scoring.predict_logits(network, scoring.one_pass(material.validation, config), config)
     labels = np.array([row["label"] for row in material.validation])
     temperature = scoring.fit_temperature(logits, labels)
-    write_model(output, config, material.classes, temperature, network=cpu_state(network))
+    scoring.write_model(output, config, material.classes, temperature, network=cpu_state(network))
     probabilities = scoring.softmax(logits)
     results = {
         "step": progress.step if config.choose == "last" else progress.best_step,
@@ -240,15 +196,3 @@ def _finish(
         draw_pictures(config, output, material, network, probabilities)
     store.write_json(output / "metrics.json", results | {"classes": material.classes})
     return {"validation": results["validation"], "chosen_step": results["step"]}
-
-
-def write_model(
-    output: Path, config: ClassifyConfig, classes: list[str], temperature: float, **parts: dict[str, Any]
-) -> None:
-    """Write ``model.pt``: tensors, text and numbers only, so ``torch.load(weights_only=True)`` reads it."""
-    document = {
-        "configuration": store.plain(identity(config)),
-        "classes": classes,
-        "temperature": temperature,
-    }
-    save_tensors(output / scoring.MODEL, document | parts)

@@ -14,10 +14,7 @@ from meddap_monai import __version__
 from meddap_monai.cli.adapters import add_adapter_command
 from meddap_monai.cli.evaluation import add_evaluation_commands
 from meddap_monai.cli.generation import add_generation_commands
-from meddap_monai.core.configuration import field_types
-from meddap_monai.core.ids import read_pairs
-from meddap_monai.core.resources import find
-from meddap_monai.errors import ConfigurationError, Interrupted, MeddapError
+from meddap_monai.errors import Interrupted, MeddapError
 from meddap_monai.store import STAGES
 
 _INPUTS = {
@@ -31,7 +28,6 @@ _INPUTS = {
     "classify": ("records",),
     "evaluate": ("runs", "unseen"),
 }
-_STUDY = "bundles/meddap_study/configs/train.yaml"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -157,39 +153,12 @@ def _add_review(commands: Any) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- configuration
-def load_sections(
-    overlays: Sequence[str | Path], overrides: Sequence[str] = (), stage: str | None = None, trust: bool = False
-) -> dict:
-    """Return the study's sections: the study bundle's configuration, overlays over it, then ``ID=VALUE`` pairs.
-
-    Args:
-        overlays: YAML files (or names of files in ``configs/``) whose keys are full ids.
-        overrides: ``ID=VALUE`` texts, read as `meddap_monai.core.ids.read_pairs` does.
-        stage: the stage whose keys may be given without its name.
-        trust: let MONAI run code in both, instead of refusing it.
-
-    Raises:
-        ConfigurationError: a file is missing, a key or id is unknown (the nearest valid one is named), or code.
-    """
-    from meddap_monai.study.config import StudyConfig
-    from meddap_monai.study.overlays import study_sections
-
-    pairs = read_pairs(overrides, field_types(StudyConfig), stage, (*STAGES, "seeds", "base"))
-    return study_sections([find(_STUDY), *map(_overlay, overlays)], pairs, trust)
-
-
-def _overlay(name: str | Path) -> Path:
-    path = Path(name)
-    if path.is_file():
-        return path
-    if path.parent != Path(".") and path.parent != Path("configs"):
-        raise ConfigurationError(f"{path}: no such file; give a YAML file or a name from configs/, such as smoke.yaml")
-    return find(f"configs/{path.name if path.suffix else path.name + '.yaml'}")
 
 
 # --------------------------------------------------------------------------------------------------------- commands
 def _run_stage(options: argparse.Namespace) -> str:
     from meddap_monai.study import run_stage
+    from meddap_monai.study.sections import load_sections
 
     sections = load_sections(options.config, options.overrides, options.stage, options.trust_config)
     inputs = {name: value for name in _INPUTS[options.stage] if (value := getattr(options, name)) is not None}
@@ -205,6 +174,7 @@ def _run_join(options: argparse.Namespace) -> str:
 def _run_study(options: argparse.Namespace) -> str:
     from meddap_monai.study import run_study
     from meddap_monai.study.command import with_command
+    from meddap_monai.study.sections import load_sections
 
     sections = load_sections(options.config, options.overrides, trust=options.trust_config)
     told = with_command(sections, "study", options.config, options.overrides)
@@ -213,7 +183,7 @@ def _run_study(options: argparse.Namespace) -> str:
 
 
 def _run_demo(options: argparse.Namespace) -> str:
-    from meddap_monai.cli.demo import run_demo
+    from meddap_monai.study.demo import run_demo
 
     report = run_demo(options.output, options.config, options.overrides, options.overwrite, options.trust_config)
     return f"report: {report.resolve()}\ncurves and pictures: tensorboard --logdir {options.output}"

@@ -28,7 +28,7 @@ from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation.arms import TRAINED as ARMS
 from meddap_monai.evaluation.stage import EvaluateConfig
 from meddap_monai.images.indexing.stage import IndexConfig
-from meddap_monai.selection.clustering.stage import ClusterConfig
+from meddap_monai.selection.clustering.config import ClusterConfig
 from meddap_monai.selection.filtering.stage import SelectConfig
 from meddap_monai.selection.mixing.stage import MixConfig
 from meddap_monai.study.simulated import SimulatedConfig

@@ -17,7 +17,8 @@ from meddap_monai.diffusion.pretraining.stage import pretrain
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation.stage import EvaluateConfig, Run, evaluate
 from meddap_monai.images.indexing.stage import IndexConfig, index
-from meddap_monai.selection.clustering.stage import ClusterConfig, cluster
+from meddap_monai.selection.clustering.config import ClusterConfig
+from meddap_monai.selection.clustering.stage import cluster
 from meddap_monai.selection.filtering.stage import SelectConfig, select
 from meddap_monai.selection.mixing.stage import MixConfig, mix
 

@@ -10,8 +10,8 @@ import pytest
 
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.networks import build_network
-from meddap_monai.classifier.scoring import load_classifier, softmax
-from meddap_monai.classifier.stage import classify, write_model
+from meddap_monai.classifier.scoring import load_classifier, softmax, write_model
+from meddap_monai.classifier.stage import classify
 from meddap_monai.core.records import read_records, write_records
 from meddap_monai.errors import RecordsError, StageError
 from meddap_monai.store import write_json

@@ -20,8 +20,9 @@ from meddap_monai import store
 from meddap_monai.classifier.checkpoint import NAME as CHECKPOINT
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.engine import TrainingStep
+from meddap_monai.classifier.material import read_material
 from meddap_monai.classifier.scoring import load_classifier
-from meddap_monai.classifier.stage import classify, initial_network, read_material
+from meddap_monai.classifier.stage import classify, initial_network
 from meddap_monai.core.provenance import check_provenance
 from meddap_monai.core.records import Record, read_records, write_records
 from meddap_monai.errors import ForeignOutput, Interrupted, LeakedRecords, MissingPackage, NonFiniteLoss, RecordsError

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from meddap_monai.cli.main import load_sections, main
+from meddap_monai.cli.main import main
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.study import read_study
 from meddap_monai.study.command import command_of
+from meddap_monai.study.sections import load_sections
 
 
 @pytest.mark.parametrize(

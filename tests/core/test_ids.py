@@ -10,13 +10,13 @@ import pytest
 
 from meddap_monai.classifier.inference import InferConfig
 from meddap_monai.cli.evaluation import read_keys
-from meddap_monai.cli.main import load_sections
 from meddap_monai.core.configuration import build, field_types
 from meddap_monai.core.ids import check_data, parse_yaml, read_pairs, read_yaml
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.study import read_study
 from meddap_monai.study.command import command_of
+from meddap_monai.study.sections import load_sections
 
 TYPED = [
     "/data/study #2", "/data/a: b", "/data/a :b", "a #b", "- a", "-a", "* a", "&a", "!a", "!!python/none a", "? a",

@@ -15,8 +15,7 @@ import torch
 
 from meddap_monai import store
 from meddap_monai.diffusion.pretraining.autoencoder import AutoencoderConfig
-from meddap_monai.diffusion.pretraining.config import PretrainConfig
-from meddap_monai.diffusion.pretraining.decoder_refinement import PolishConfig
+from meddap_monai.diffusion.pretraining.config import PolishConfig, PretrainConfig
 from meddap_monai.diffusion.pretraining.stage import pretrain
 from meddap_monai.diffusion.pretraining.text_encoder import TextEncoderConfig
 from meddap_monai.diffusion.pretraining.unet import DenoiserConfig

@@ -10,7 +10,8 @@ import pytest
 
 from meddap_monai import store
 from meddap_monai.core.records import read_records
-from meddap_monai.selection.clustering.stage import ClusterConfig, cluster
+from meddap_monai.selection.clustering.config import ClusterConfig
+from meddap_monai.selection.clustering.stage import cluster
 from meddap_monai.selection.filtering.crossfit import FilterConfig
 from meddap_monai.selection.filtering.rules import RuleConfig
 from meddap_monai.selection.filtering.stage import SelectConfig, select

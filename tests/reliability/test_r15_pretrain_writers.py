@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from test_r11_pretrain_kill import CONFIG, hashes
 
-from meddap_monai.diffusion.pretraining.stage import PretrainJob, pretrain
+from meddap_monai.diffusion.pretraining.job import PretrainJob
+from meddap_monai.diffusion.pretraining.stage import pretrain
 from tests.reliability.writers import before, outlive, race
 
 

@@ -50,7 +50,7 @@ class Material:
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, make_records: Callable[..., Path]) -> Material:
-    from meddap_monai.cli.main import load_sections
+    from meddap_monai.study.sections import load_sections
 
     root = tmp_path_factory.mktemp("hostile")
     small = load_sections([SMALL])
@@ -100,7 +100,7 @@ def _review(made: Material, output: Path) -> Any:
 
 
 def _configured(made: Material, output: Path) -> Any:
-    from meddap_monai.cli.main import load_sections
+    from meddap_monai.study.sections import load_sections
 
     keys = load_sections([SMALL, made / "config.yaml"])["classify"]
     return made.run("classify", output, keys, records=made / "index/records.jsonl")

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from meddap_monai import store
 from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
 from meddap_monai.diffusion.adapting.validation import FixedValidation
+from meddap_monai.diffusion.bases.sample_pictures import grid
 from meddap_monai.training.checkpoint import write_checkpoint
 
 
@@ -144,7 +145,6 @@ class Samples:
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._show)
 
     def _show(self, engine: AdapterTrainer) -> None:
-        from meddap_monai.diffusion.bases.sample_pictures import grid
 
         with engine.kept_values():
             drawn = self.draw()

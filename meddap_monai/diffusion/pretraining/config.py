@@ -6,11 +6,59 @@ from dataclasses import dataclass, field
 
 from meddap_monai.core.configuration import check_choice, check_range
 from meddap_monai.diffusion.pretraining.autoencoder import AutoencoderConfig
-from meddap_monai.diffusion.pretraining.decoder_refinement import PolishConfig
 from meddap_monai.diffusion.pretraining.text_encoder import TextEncoderConfig
 from meddap_monai.diffusion.pretraining.unet import DenoiserConfig
 from meddap_monai.diffusion.pretraining.views import ViewsConfig
 from meddap_monai.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class PolishConfig:
+    """How a decoder is made sharper once the UNet is trained.
+
+    Attributes:
+        steps: training steps; 0 leaves the decoder as it is.
+        drawn: latents that the UNet draws first, with the captions of as many training views.
+        sampling_steps: of DPM-Solver++ for each.
+        guidance: classifier-free guidance scale of each.
+        batch: crops of real pictures per step; every second step takes a quarter as many whole ones.
+        batch_drawn: drawn latents per step, decoded whole.
+        crop: side of a crop in pixels.
+        learning_rate: peak.
+        gradient: weight of the loss on image gradients (encoded latents).
+        spectrum: weight of the loss on the logarithm of the spectrum (encoded latents).
+        energy: weight of the distance of log power spectra from the captions' means (drawn latents).
+        rival_rate: peak learning rate of the discriminator.
+        adversarial: share of the reconstruction gradient that the discriminator's reaches after a fifth of the steps;
+            in the first tenth the discriminator learns alone.
+        latent_noise: largest standard deviation of noise added to encoded latents.
+        average: decay of the moving average of the weights.
+    """
+
+    steps: int = 0
+    drawn: int = 512
+    sampling_steps: int = 15
+    guidance: float = 2.5
+    batch: int = 8
+    batch_drawn: int = 2
+    crop: int = 64
+    learning_rate: float = 3e-4
+    rival_rate: float = 1e-3
+    gradient: float = 0.5
+    spectrum: float = 0.05
+    energy: float = 0.2
+    adversarial: float = 0.5
+    latent_noise: float = 0.15
+    average: float = 0.995
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_range(self.steps, 0, 100_000_000, "polish.steps")
+        check_range(self.drawn, 1, 10_000_000, "polish.drawn")
+        check_range(self.sampling_steps, 1, 1000, "polish.sampling_steps")
+        check_range(self.batch, 1, 4096, "polish.batch")
+        check_range(self.batch_drawn, 1, 4096, "polish.batch_drawn")
+        check_range(self.average, 0.0, 1.0, "polish.average")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,6 @@ from safetensors.torch import save
 from torch import nn
 
 from meddap_monai import store
-from meddap_monai.core.configuration import check_range
 from meddap_monai.core.seeds import derive_seed, generator
 from meddap_monai.diffusion.bases.sample_pictures import dpm_solver
 from meddap_monai.diffusion.pretraining.autoencoder_training import (
@@ -32,66 +30,15 @@ from meddap_monai.diffusion.pretraining.autoencoder_training import (
     make_rival,
     reconstruction_losses,
 )
-from meddap_monai.diffusion.pretraining.views import grey_tensor
+from meddap_monai.diffusion.pretraining.config import PolishConfig, PretrainConfig
+from meddap_monai.diffusion.pretraining.views import Views, grey_tensor
 from meddap_monai.training.loop import finite, follow, learning_rate, set_rate
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from meddap_monai.diffusion.pretraining.config import PretrainConfig
-    from meddap_monai.diffusion.pretraining.views import Views
-
 CELLS = 8
 """The half spectrum is compared in this many cells per axis."""
-
-
-@dataclass(frozen=True)
-class PolishConfig:
-    """How a decoder is made sharper once the UNet is trained.
-
-    Attributes:
-        steps: training steps; 0 leaves the decoder as it is.
-        drawn: latents that the UNet draws first, with the captions of as many training views.
-        sampling_steps: of DPM-Solver++ for each.
-        guidance: classifier-free guidance scale of each.
-        batch: crops of real pictures per step; every second step takes a quarter as many whole ones.
-        batch_drawn: drawn latents per step, decoded whole.
-        crop: side of a crop in pixels.
-        learning_rate: peak.
-        gradient: weight of the loss on image gradients (encoded latents).
-        spectrum: weight of the loss on the logarithm of the spectrum (encoded latents).
-        energy: weight of the distance of log power spectra from the captions' means (drawn latents).
-        rival_rate: peak learning rate of the discriminator.
-        adversarial: share of the reconstruction gradient that the discriminator's reaches after a fifth of the steps;
-            in the first tenth the discriminator learns alone.
-        latent_noise: largest standard deviation of noise added to encoded latents.
-        average: decay of the moving average of the weights.
-    """
-
-    steps: int = 0
-    drawn: int = 512
-    sampling_steps: int = 15
-    guidance: float = 2.5
-    batch: int = 8
-    batch_drawn: int = 2
-    crop: int = 64
-    learning_rate: float = 3e-4
-    rival_rate: float = 1e-3
-    gradient: float = 0.5
-    spectrum: float = 0.05
-    energy: float = 0.2
-    adversarial: float = 0.5
-    latent_noise: float = 0.15
-    average: float = 0.995
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_range(self.steps, 0, 100_000_000, "polish.steps")
-        check_range(self.drawn, 1, 10_000_000, "polish.drawn")
-        check_range(self.sampling_steps, 1, 1000, "polish.sampling_steps")
-        check_range(self.batch, 1, 4096, "polish.batch")
-        check_range(self.batch_drawn, 1, 4096, "polish.batch_drawn")
-        check_range(self.average, 0.0, 1.0, "polish.average")
 
 
 def choose_views(groups: Sequence[str], count: int, seed: int) -> np.ndarray:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +14,11 @@ from meddap_monai import store
 from meddap_monai.core.provenance import train_hashes, write_train_hashes
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.diffusion.bases.base import base_card, base_folder, base_hash
-from meddap_monai.diffusion.bases.prompts import PromptTable
-from meddap_monai.diffusion.bases.sample_pictures import draw_pictures
+from meddap_monai.diffusion.pretraining.job import PretrainJob
+from meddap_monai.diffusion.pretraining.sample_sheet import sample_sheet
 from meddap_monai.diffusion.pretraining.training_curves import Curve, draw_curves, minutes, read_curves
 from meddap_monai.diffusion.pretraining.views import grey_tensor
 from meddap_monai.phantom.simulation import simulate_image
-
-if TYPE_CHECKING:
-    from meddap_monai.diffusion.pretraining.stage import PretrainJob
 
 
 def export_base(job: PretrainJob, sharpened: str | Path | None = None) -> Path:
@@ -90,24 +87,6 @@ def _carried_on(before: dict[str, Any], document: dict[str, Any]) -> dict[str, A
     for phase in ("polish", "corners"):
         steps[phase] = steps.get(phase, 0) + document["steps"][phase]
     return before | {"steps": steps, "sharpened_from": before["sha256"], "sharpened_with": document["configuration"]}
-
-
-def sample_sheet(
-    pipeline: Any, tables: Sequence[PromptTable], seed: int, columns: int, steps: int, guidance: float = 2.5
-) -> tuple[np.ndarray, list[str]]:
-    """Draw one row of pictures per class of the tables.
-
-    Returns:
-        the sheet (rows * side, columns * side) uint8 and the prompt of each row.
-    """
-    prompts = [table.prompt(name) for table in tables for name in table.classes]
-    side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
-    rows = []
-    for number, prompt in enumerate(prompts):
-        seeds = [seed * 1000 + number * 100 + item for item in range(columns)]
-        made = draw_pictures(pipeline, [prompt] * columns, seeds, (side, side), steps, guidance)
-        rows.append(np.concatenate(list(np.rint(made.mean(-1)).astype(np.uint8)), axis=1))
-    return np.concatenate(rows, axis=0), prompts
 
 
 @torch.no_grad()

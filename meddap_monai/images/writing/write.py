@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from meddap_monai import store
+from meddap_monai import __version__, store
 from meddap_monai.core.configuration import check_choice
 from meddap_monai.core.records import iter_records
 from meddap_monai.errors import ConfigurationError, RecordsError
@@ -83,8 +83,6 @@ def synthetic_dicom(
     from highdicom.base_content import ContributingEquipment
     from highdicom.sc import SCImage
     from pydicom.sr.codedict import codes
-
-    from meddap_monai import __version__
 
     check_choice(compression, COMPRESSIONS, "synthetic_dicom#compression")
     image = picture_of(pixels)

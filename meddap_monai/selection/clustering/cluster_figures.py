@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from meddap_monai.core.records import Record
+from meddap_monai.selection.clustering.clusters import Cluster
 from meddap_monai.selection.filtering.selection_figures import draw_mosaic, new_figure, show_in_projector, write_figure
 from meddap_monai.selection.pixels import read_squares, to_thumbnails
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from meddap_monai.selection.clustering.stage import Cluster
 
 SHOWN = 8
 

@@ -20,6 +20,7 @@ from meddap_monai.core.seeds import derive_seed
 from meddap_monai.core.tensors import read_weights
 from meddap_monai.errors import StageError
 from meddap_monai.selection.filtering.crossfit import FilterConfig, Judged, assign_folds, judge, train_fold
+from meddap_monai.statistics.metrics import all_metrics, confusion
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,6 @@ class FittedFilter:
 
     def measure(self, labels: np.ndarray, classes: Sequence[str]) -> dict[str, object]:
         """Return how good the filter is, out of fold: accuracy, balanced accuracy, AUC and the confusion matrix."""
-        from meddap_monai.statistics.metrics import all_metrics, confusion
 
         logits = self.judged.out_of_fold(self.fold).astype(np.float64)
         probabilities = softmax(logits / self.temperature)

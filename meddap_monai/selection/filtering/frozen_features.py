@@ -23,6 +23,7 @@ import torch
 from tqdm import tqdm
 
 from meddap_monai import store
+from meddap_monai.classifier.data import normalise
 from meddap_monai.classifier.networks import NETWORKS, build_network
 from meddap_monai.core import resources
 from meddap_monai.core.records import Record
@@ -188,7 +189,6 @@ def _clip(folder: str, device: str) -> Extractor:
 
 
 def _named(kind: str, path: str, channels: int, size: int, device: str) -> Extractor:
-    from meddap_monai.classifier.data import normalise
 
     state = read_weights(path, ConfigurationError)
     matrices = [value for key, value in state.items() if key.endswith("weight") and value.ndim == 2]

@@ -18,10 +18,13 @@ from tqdm import tqdm
 
 from meddap_monai import store
 from meddap_monai.classifier.config import ClassifyConfig
+from meddap_monai.classifier.scoring import load_classifier
+from meddap_monai.classifier.stage import classify
 from meddap_monai.core.configuration import check_range
 from meddap_monai.core.records import Record, read_records
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import ConfigurationError, RecordsError
+from meddap_monai.selection.filtering.selection_figures import new_figure, write_figure
 from meddap_monai.statistics.intervals import PatientDraws, over_seeds
 from meddap_monai.statistics.weighted import weighted_metrics
 
@@ -131,8 +134,6 @@ def search(
 def _train(
     config: SearchConfig, hybrid: Path, folder: Path, number: int, seed: int, validation: Sequence[Record]
 ) -> np.ndarray:
-    from meddap_monai.classifier.scoring import load_classifier
-    from meddap_monai.classifier.stage import classify
 
     run = replace(config.classifier, seed=derive_seed(seed, "mix/search", number) % 2**31)
     return load_classifier(classify(run, folder, records=hybrid), run.device).probabilities(validation)
@@ -184,8 +185,6 @@ def _row(candidate: Candidate, values: np.ndarray, none: np.ndarray, patients: i
 
 def _draw(table: dict[str, Any], output: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
-
-    from meddap_monai.selection.filtering.selection_figures import new_figure, write_figure
 
     rows = table["candidates"]
     figure, axes = new_figure(1, 1, 1.2 * len(rows) + 2, 3.4)

@@ -16,7 +16,8 @@ from meddap_monai.diffusion.bases.base import base_card, load_base
 from meddap_monai.diffusion.pretraining import decoder_refinement
 from meddap_monai.diffusion.pretraining.autoencoder import AutoencoderConfig, build_autoencoder, fit_patch_pca
 from meddap_monai.diffusion.pretraining.autoencoder_training import gradient_energy
-from meddap_monai.diffusion.pretraining.decoder_refinement import PolishConfig, PolishTraining, cell_power, choose_views
+from meddap_monai.diffusion.pretraining.config import PolishConfig
+from meddap_monai.diffusion.pretraining.decoder_refinement import PolishTraining, cell_power, choose_views
 from meddap_monai.diffusion.pretraining.stage import pretrain
 from meddap_monai.diffusion.pretraining.views import Views
 from meddap_monai.errors import ConfigurationError, Interrupted

@@ -19,10 +19,10 @@ from meddap_monai.diffusion.bases.prompts import load_prompt_table
 from meddap_monai.diffusion.pretraining.appearance import LOOKS, apply_look
 from meddap_monai.diffusion.pretraining.autoencoder import AutoencoderConfig, build_autoencoder, fit_patch_pca
 from meddap_monai.diffusion.pretraining.autoencoder_training import AutoencoderTraining, reconstruction_losses
-from meddap_monai.diffusion.pretraining.config import PretrainConfig
+from meddap_monai.diffusion.pretraining.config import PolishConfig, PretrainConfig
 from meddap_monai.diffusion.pretraining.corner_repair import SIZE, CornerTraining
-from meddap_monai.diffusion.pretraining.decoder_refinement import PolishConfig
-from meddap_monai.diffusion.pretraining.stage import PretrainJob, pretrain
+from meddap_monai.diffusion.pretraining.job import PretrainJob
+from meddap_monai.diffusion.pretraining.stage import pretrain
 from meddap_monai.diffusion.pretraining.text_encoder import TextEncoderConfig, TextEncoderTraining
 from meddap_monai.diffusion.pretraining.tiny import build_text_encoder, vocabulary_words
 from meddap_monai.diffusion.pretraining.unet import DenoiserConfig, build_denoiser, build_scheduler, diffuse

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from meddap_monai.diffusion.pretraining.stage import PretrainJob
+from meddap_monai.diffusion.pretraining.job import PretrainJob
 from meddap_monai.diffusion.pretraining.training_curves import Curve, minutes, read_curves
 from meddap_monai.diffusion.pretraining.unet import (
     Cache,

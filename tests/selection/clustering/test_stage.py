@@ -10,14 +10,9 @@ import pytest
 
 from meddap_monai.core.records import class_names, read_records
 from meddap_monai.errors import ConfigurationError, EmptyClass
-from meddap_monai.selection.clustering.stage import (
-    ClusterConfig,
-    best_k,
-    cluster,
-    coreset,
-    find_clusters,
-    pairwise_similarity,
-)
+from meddap_monai.selection.clustering.clusters import best_k, coreset, find_clusters, pairwise_similarity
+from meddap_monai.selection.clustering.config import ClusterConfig
+from meddap_monai.selection.clustering.stage import cluster
 from meddap_monai.selection.filtering.crossfit import FilterConfig
 
 SMALL = FilterConfig(network="resnet10_tiny", size=32, folds=2, steps=8, batch=12)

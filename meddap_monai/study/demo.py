@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meddap_monai import store
-from meddap_monai.cli.main import load_sections
 from meddap_monai.phantom.simulation import write_phantom_study
 from meddap_monai.study import override, run_study
 from meddap_monai.study.command import with_command
+from meddap_monai.study.sections import load_sections
 
 
 def run_demo(

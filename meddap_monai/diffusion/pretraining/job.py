@@ -1,0 +1,215 @@
+"""The phases of a pre-training over one set of pictures: text encoder, autoencoder, UNet, and the decoder once more."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from meddap_monai import store
+from meddap_monai.core.distributed import ALONE, Ranks
+from meddap_monai.core.records import Record, read_records
+from meddap_monai.diffusion.bases.prompts import PromptTable, load_prompt_table, table_names
+from meddap_monai.diffusion.pretraining.autoencoder import PatchPCA, build_autoencoder, fit_patch_pca
+from meddap_monai.diffusion.pretraining.autoencoder_training import AutoencoderTraining
+from meddap_monai.diffusion.pretraining.config import PretrainConfig
+from meddap_monai.diffusion.pretraining.corner_repair import CornerTraining
+from meddap_monai.diffusion.pretraining.decoder_refinement import PolishTraining, choose_views, draw_once
+from meddap_monai.diffusion.pretraining.sample_sheet import sample_sheet
+from meddap_monai.diffusion.pretraining.text_encoder import TextEncoderTraining
+from meddap_monai.diffusion.pretraining.tiny import build_text_encoder, vocabulary_words
+from meddap_monai.diffusion.pretraining.unet import Cache, DenoiserTraining, build_denoiser, build_scheduler
+from meddap_monai.diffusion.pretraining.views import Views, cut_views, grey_tensor
+from meddap_monai.errors import ConfigurationError, RecordsError
+from meddap_monai.training.loop import Phase, run_phase
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+
+class PretrainJob:
+    """The phases over one set of pictures; each goes on from its own checkpoint."""
+
+    def __init__(self, config: PretrainConfig, output: Path, records: Path, ranks: Ranks = ALONE) -> None:
+        """Read the records and cut the views."""
+        if config.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigurationError("pretrain#device: 'cuda', but there is no GPU here; use 'cpu'")
+        self.config, self.output, self.phases, self.ranks = config, output, output / "phases", ranks
+        self.interrupt = store.InterruptFlag()
+        self.everything: list[Record] = read_records(records, full=True)
+        self.training = [r for r in self.everything if r["split"] == "train" and r["source"] == "real"]
+        if not self.training:
+            raise RecordsError(f"{records}: no real record in split 'train', expected at least one to pre-train on")
+        self.tables: list[PromptTable] = [load_prompt_table(name) for name in config.prompts]
+        self.views: Views = cut_views(self.training, self.tables, config.resolution, config.views, config.seed)
+        learned = config.autoencoder.encoder == "learned"
+        self.pca: PatchPCA | None = None if learned else fit_patch_pca(self.views.pixels, config.autoencoder)
+        self.tokenizer, self.text_encoder = self._new_text_encoder()
+        self.vae: Any = self._seeded(build_autoencoder, config.autoencoder, config.resolution, self.pca)
+        side = config.resolution // config.autoencoder.factor
+        latents, width = config.autoencoder.latents, config.text_encoder.width
+        self.unet: Any = self._seeded(build_denoiser, config.unet, latents, side, width)
+        self.scheduler = build_scheduler(config.unet)
+
+    def train(self) -> None:
+        """Run all phases, each from its checkpoint."""
+        with self.interrupt:
+            for phase in (self.train_text_encoder, self.train_autoencoder, self.train_unet, self.finish_decoder):
+                phase()
+
+    def train_text_encoder(self) -> None:
+        """Phase one: words; then the text encoder is frozen."""
+        work = TextEncoderTraining(
+            self.tokenizer, self.text_encoder, self.tables, self.config.text_encoder, self.config.seed
+        )
+        self._run("text", self.config.text_encoder.steps, work)
+        self.text_encoder.eval().requires_grad_(False)
+
+    def train_autoencoder(self) -> None:
+        """Phase two: pictures to latents and back."""
+        views, config = self.views, self.config
+        work = AutoencoderTraining(
+            self.vae, self.pca, views.pixels, views.ids, config.autoencoder, config.seed, config.device
+        )
+        self._run("autoencoder", config.autoencoder.steps, work)
+        self.vae.eval().requires_grad_(False)
+
+    def train_unet(self) -> None:
+        """Phase three: the UNet on cached latents; its moving average becomes the base's UNet."""
+        config = self.config
+        work = DenoiserTraining(
+            self.unet, self.scheduler, self.cache(), config.unet, config.seed, config.device, config.half, self.ranks
+        )
+        work.picture = lambda writer, step: writer.add_image(  # type: ignore[attr-defined]
+            "unet/samples", self._sheet(work.average), step
+        )
+        self._run("unet", config.unet.steps, work, self.ranks)
+        self.unet = work.average
+
+    def finish_decoder(self) -> None:
+        """Phase four: a sharper decoder for what the UNet draws, then its corner."""
+        views, config = self.views, self.config
+        if config.polish.steps:
+            rows = choose_views(views.groups, config.polish.drawn, config.seed)
+            captions = [views.captions[row] for row in rows]
+            if self.ranks.rank == 0:
+                place = self.phases / "drawn.safetensors"
+                draw_once(place, self.pipeline(self.unet), captions, config, self._stop_between)
+            self.ranks.share()
+            drawn = load_file(store.regular_file(self.phases / "drawn.safetensors"))["latents"]
+            polish = PolishTraining(self.vae, views, self.latents, drawn, rows, config)
+            self._run("polish", config.polish.steps, polish)
+            polish.finish()
+        if config.autoencoder.corner_steps:
+            touch = CornerTraining(self.vae, views.pixels, views.ids, config.autoencoder, config.seed, config.device)
+            self._run("corners", config.autoencoder.corner_steps, touch)
+        self.vae.eval().requires_grad_(False)
+
+    def cache(self) -> Cache:
+        """Encode every view and every distinct caption once."""
+        views = self.views
+        texts = ["", *sorted(set(views.captions) - {""})]
+        rows = {text: number for number, text in enumerate(texts)}
+        captions = torch.tensor([rows[text] for text in views.captions])
+        embeddings = self.embed(texts)
+        return Cache(self.latents, captions, embeddings, views.groups, views.ids, views.changed)
+
+    @cached_property
+    def latents(self) -> torch.Tensor:
+        """The latents (N, C, h, w) float16 of every view; to be asked for once the encoder is trained."""
+        pixels = self.views.pixels
+        return torch.cat([self._encode(pixels[start : start + 64]) for start in range(0, len(pixels), 64)])
+
+    @torch.no_grad()
+    def embed(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return the hidden states (N, T, D) of texts."""
+        tokens = self.tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return self.text_encoder.eval()(tokens).last_hidden_state.detach()
+
+    @torch.no_grad()
+    def _encode(self, pixels: np.ndarray) -> torch.Tensor:
+        self._stop_between()
+        images = grey_tensor(pixels)
+        if self.pca is not None:
+            return self.pca.encode(images).half()
+        device = self.config.device
+        return self.vae.to(device).encode(images.expand(-1, 3, -1, -1).to(device)).latent_dist.mode().half().cpu()
+
+    def _stop_between(self) -> None:
+        self.interrupt.raise_if_set(f"between two phases; their checkpoints stand in {self.phases}")
+
+    def _sheet(self, unet: Any) -> np.ndarray:
+        sheet, _ = sample_sheet(self.pipeline(unet), self.tables, seed=self.config.seed, columns=4, steps=12)
+        return sheet[None]
+
+    def pipeline(self, unet: Any) -> Any:
+        """Return the parts as an ordinary pipeline."""
+        from diffusers import StableDiffusionPipeline
+
+        pipeline: Any = StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=unet,
+            scheduler=self.scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline.to(self.config.device)
+
+    def _new_text_encoder(self) -> tuple[CLIPTokenizer, CLIPTextModel]:
+        words = vocabulary_words([load_prompt_table(name) for name in table_names()] + self.tables)
+        shape = self.config.text_encoder
+        return self._seeded(build_text_encoder, self.phases, words, shape.width, shape.layers, shape.heads)
+
+    def _seeded(self, make: Any, *arguments: Any) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            return make(*arguments)
+
+    def _run(self, name: str, steps: int, work: Any, ranks: Ranks | None = None) -> None:
+        """Run a phase, divided among `ranks`; without them the first process runs it and the others load the result."""
+        phase = Phase(
+            name,
+            self.phases,
+            steps,
+            work.state,
+            work.advance,
+            getattr(work, "picture", None),
+            self.config.checkpoint_every,
+            self.config.picture_every,
+            ranks or ALONE,
+        )
+        if ranks or self.ranks.rank == 0:
+            phase.resume()
+            with self._curves(phase) as writer:
+                run_phase(phase, self.interrupt, writer)
+        self.ranks.share()
+        if not ranks and self.ranks.rank:
+            phase.resume()
+
+    @contextlib.contextmanager
+    def _curves(self, phase: Phase) -> Iterator[SummaryWriter | None]:
+        """Open TensorBoard where a phase stands; only the first process draws.
+
+        Each phase has a folder of its own: purging from the first step on that is done again purges a whole folder.
+        """
+        if self.ranks.rank:
+            yield None
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer = SummaryWriter(str(self.output / "tensorboard" / phase.name), purge_step=phase.step + 1)
+        try:
+            yield writer
+        finally:
+            writer.close()

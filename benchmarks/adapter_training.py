@@ -35,7 +35,7 @@ from meddap_monai.core.records import pixel_hash, read_records, write_records
 from meddap_monai.diffusion.adapting import preparation
 from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.adapting.latent_cache import Framing, views
-from meddap_monai.diffusion.adapting.methods import uslora
+from meddap_monai.diffusion.adapting.methods.uslora import USLoRA
 from meddap_monai.diffusion.adapting.stage import make_optimizer
 from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
 from meddap_monai.diffusion.bases.architectures import build_autoencoder, build_text_encoder, build_unet
@@ -88,7 +88,7 @@ class PublishedLoop:
         self.prompts = {name: load_prompt_table(config.prompts).prompt(name, config.adjective) for name in CLASSES}
         dtype = TYPES[config.precision] if device.type != "cpu" else None
         self.pipeline: Any = load_base(base, dtype=dtype, device=device)
-        self.trainable = uslora.prepare(self.pipeline, config)
+        self.trainable = USLoRA().prepare(self.pipeline, config, {})
         self.optimizer = make_optimizer(config, self.trainable.groups(config.weight_decay), device)
         self.objective = Objective(self.pipeline.scheduler.config).to(device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")

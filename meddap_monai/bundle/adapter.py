@@ -13,7 +13,7 @@ from monai.inferers import Inferer
 from meddap_monai.core.configuration import build
 from meddap_monai.core.records import Record, read_records
 from meddap_monai.diffusion.adapters.adapter import load_adapter
-from meddap_monai.diffusion.adapting.config import METHODS, AdaptConfig
+from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.adapting.latent_cache import Framing, views
 from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.diffusion.bases.base import load_base
@@ -49,7 +49,7 @@ def trainable_unet(base: str | Path, settings: Mapping[str, Any]) -> torch.nn.Mo
     """Return the base's UNet with the trainable layers of the method in it, everything else frozen."""
     pipeline: Any = load_base(base)
     config = build(AdaptConfig, dict(settings), "adapt").filled()
-    METHODS[config.method].prepare(pipeline, config)
+    config.method_.prepare(pipeline, config, load_prompt_table(config.prompts).classes)
     return pipeline.unet
 
 

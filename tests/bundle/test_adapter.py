@@ -3,10 +3,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 from monai.bundle import ConfigWorkflow
 
+from meddap_monai.bundle.adapter import trainable_unet
 from meddap_monai.core import resources
+from meddap_monai.diffusion.adapting.methods.registry import METHODS
 from tools.bundle_lint import lint_bundle
 
 BUNDLE = resources.find("bundles/uslora_adapter")
@@ -26,6 +29,13 @@ def workflow(name: str, kind: str, **overrides) -> ConfigWorkflow:
 
 def test_the_bundle_passes_the_linter() -> None:
     assert lint_bundle(BUNDLE) == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_its_network_carries_what_the_method_trains(tiny_base: Path, method: str) -> None:
+    network = trainable_unet(tiny_base, {"method": method, "rank": 2})
+    trained = sum(parameter.requires_grad for parameter in network.parameters())
+    assert (trained == 0) == (method == "textual_inversion")  # which trains words and leaves the UNet alone
 
 
 def test_it_trains_and_generates(tiny_base: Path, make_records, tmp_path: Path) -> None:

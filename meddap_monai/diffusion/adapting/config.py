@@ -5,21 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 from meddap_monai.core.configuration import check_choice, check_range
 from meddap_monai.diffusion.adapting.latent_cache import FITS
-from meddap_monai.diffusion.adapting.methods import dreambooth, fulora, inversion, uslora
-from meddap_monai.diffusion.adapting.methods.dreambooth import DreamBoothConfig
-from meddap_monai.diffusion.adapting.methods.inversion import InversionConfig
+from meddap_monai.diffusion.adapting.methods.dreambooth import DreamBooth
+from meddap_monai.diffusion.adapting.methods.inversion import TextualInversion
+from meddap_monai.diffusion.adapting.methods.method import Method
+from meddap_monai.diffusion.adapting.methods.registry import METHODS
 from meddap_monai.errors import ConfigurationError
 
-METHODS: dict[str, Any] = {
-    "uslora": uslora,
-    "fulora": fulora,
-    "dreambooth": dreambooth,
-    "textual_inversion": inversion,
-}
 _CHOICES = {
     "method": tuple(METHODS),
     "fit": FITS,
@@ -156,8 +150,8 @@ class AdaptConfig:
     log_every: int = 10
     seed: int = 0
     cache: str | None = None
-    dreambooth: DreamBoothConfig = field(default_factory=DreamBoothConfig)
-    inversion: InversionConfig = field(default_factory=InversionConfig)
+    dreambooth: DreamBooth = field(default_factory=DreamBooth)
+    inversion: TextualInversion = field(default_factory=TextualInversion)
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -181,15 +175,22 @@ class AdaptConfig:
 
     def filled(self) -> AdaptConfig:
         """Return the configuration with the method's defaults in place of None."""
-        defaults = METHODS[self.method].DEFAULTS
+        defaults = self.method_.defaults
         return dataclasses.replace(
             self, **{name: value for name, value in defaults.items() if getattr(self, name) is None}
         )
 
     @property
+    def method_(self) -> Method:
+        """The method, with its own settings."""
+        own: dict[type[Method], Method] = {type(settings): settings for settings in (self.dreambooth, self.inversion)}
+        kind = METHODS[self.method]
+        return own.get(kind) or kind()
+
+    @property
     def rank_(self) -> int:
         """Rank, filled in."""
-        return int(self.rank if self.rank is not None else METHODS[self.method].DEFAULTS["rank"])
+        return int(self.rank if self.rank is not None else self.method_.defaults["rank"])
 
     @property
     def alpha_(self) -> float:

@@ -15,9 +15,8 @@ from meddap_monai import store
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.diffusion.adapting.batches import Batches, Item
-from meddap_monai.diffusion.adapting.config import METHODS, AdaptConfig
+from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.adapting.latent_cache import Framing, LatentCache, views
-from meddap_monai.diffusion.adapting.methods import dreambooth
 from meddap_monai.diffusion.adapting.trainable import Trainable
 from meddap_monai.diffusion.adapting.training_data import choose_records, encode_items
 from meddap_monai.diffusion.bases.base import base_card, base_hash, load_base
@@ -121,7 +120,9 @@ def prepare(
     training, held_out = choose_records(everything, config)
     classes = [name for _, name in sorted({(record["label"], record["class_name"]) for record in training})]
     table = load_prompt_table(config.prompts)
-    class_prompts = {name: _prompt(config, table, name) for name in classes}
+    class_prompts = {
+        name: config.method_.training_prompt(table, name, config.adjective, config.template) for name in classes
+    }
     if config.batch % place[1]:
         raise ConfigurationError(f"adapt#batch: {config.batch} is no multiple of the {place[1]} processes")
     pipeline: Any = load_base(base, dtype=_TYPES[config.precision] if device.type != "cpu" else None, device=device)
@@ -134,13 +135,13 @@ def prepare(
     items = encode_items(latents, training, rows, config, size, flag)
     validating = encode_items(latents, held_out, rows, config, size, flag, augment=False)
     prior = _prior(pipeline, config, output, latents, size, len(classes) + 1, flag)
-    words = ["", *class_prompts.values(), *([config.dreambooth.class_prompt()] if prior else [])]
-    trainable = _trainable(pipeline, config, table, classes)
+    words = ["", *class_prompts.values(), *config.method_.prior_words()]
+    trainable = config.method_.prepare(pipeline, config, {name: table.classes.get(name, name) for name in classes})
     config = _checked_clip_skip(config, pipeline, trainable)
     prompts = _prompts(pipeline, words, config, cache / "prompts", sha, trainable, device)
     batches = Batches(
         items, config.batch, objective, config.seed, config.caption_dropout,
-        prior=(prior, config.dreambooth.prior_weight), rank=place[0], world=place[1],
+        prior=(prior, config.method_.prior_weight), rank=place[0], world=place[1],
     )  # fmt: skip
     prepared = Prepared(
         config, pipeline, {"name": str(base), "sha256": sha, "card": base_card(base)}, table, classes, class_prompts,
@@ -162,15 +163,6 @@ def choose_device(name: str, rank: int = 0) -> torch.device:
     return torch.device(name)
 
 
-def _prompt(config: AdaptConfig, table: PromptTable, name: str) -> str:
-    if config.method == "dreambooth":
-        return config.dreambooth.instance_prompt(table.classes.get(name, name))
-    if config.method == "textual_inversion":
-        wording = config.inversion.word(name)
-        return " ".join(table.templates[config.template].replace("{class}", wording).split())
-    return table.prompt(name, config.adjective, config.template)
-
-
 def picture_size(pipeline: Any, config: AdaptConfig, base: str | Path) -> tuple[tuple[int, int], int]:
     """Return ((height, width) of the pictures, pixels per latent).
 
@@ -190,18 +182,10 @@ def picture_size(pipeline: Any, config: AdaptConfig, base: str | Path) -> tuple[
 def _prior(
     pipeline: Any, config: AdaptConfig, output: Path, cache: LatentCache, size: tuple[int, int], row: int, flag: Any
 ) -> list[Item]:
-    if config.method != "dreambooth" or not config.dreambooth.prior_images:
-        return []
-    drawn = dreambooth.prior_records(pipeline, config, (Path(config.cache) if config.cache else output) / "prior", size)
+    folder = (Path(config.cache) if config.cache else output) / "prior"
+    drawn = config.method_.prior_records(pipeline, folder, config.seed, size)
     records = [record | {"class_name": ""} for record in drawn]
     return encode_items(cache, records, {"": row}, config, size, flag, augment=False, prior=True)
-
-
-def _trainable(pipeline: Any, config: AdaptConfig, table: PromptTable, classes: list[str]) -> Trainable:
-    method = METHODS[config.method]
-    if config.method == "textual_inversion":
-        return method.prepare(pipeline, config, {name: table.classes.get(name, name) for name in classes})
-    return method.prepare(pipeline, config)
 
 
 def _checked_clip_skip(config: AdaptConfig, pipeline: Any, trainable: Trainable) -> AdaptConfig:

@@ -91,7 +91,7 @@ def adapt(
 
 
 def _result(config: AdaptConfig, output: Path) -> Path:
-    return output / "base" if config.method == "dreambooth" and config.dreambooth.full else output
+    return output / "base" if config.method_.full else output
 
 
 def _clean(output: Path) -> None:

@@ -16,7 +16,7 @@ from meddap_monai.diffusion.adapters import adapter as adapters
 from meddap_monai.diffusion.adapters.file import save_adapter
 from meddap_monai.diffusion.adapting.batches import Batches, Item
 from meddap_monai.diffusion.adapting.latent_cache import Framing, LatentCache
-from meddap_monai.diffusion.adapting.methods import uslora
+from meddap_monai.diffusion.adapting.methods.uslora import USLoRA
 from meddap_monai.diffusion.adapting.stage import make_optimizer
 from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
 from meddap_monai.diffusion.bases.architectures import build_autoencoder, build_text_encoder, build_unet
@@ -54,7 +54,7 @@ def test_a_real_step_on_the_full_architecture(pipeline: Any, tmp_path: Path) -> 
     assert words.hidden.shape[-1] == 768
 
     config = quick(steps=2, batch=1).filled()
-    trainable = uslora.prepare(pipeline, config)
+    trainable = USLoRA().prepare(pipeline, config, {})
     assert sum(parameter.numel() for parameter in trainable.parameters.values()) == 797_184
     objective = Objective(pipeline.scheduler.config)
     optimizer = make_optimizer(config, trainable.groups(config.weight_decay), torch.device("cpu"))

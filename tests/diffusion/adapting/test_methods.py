@@ -11,9 +11,10 @@ from meddap_monai.diffusion.adapters import adapter as adapters
 from meddap_monai.diffusion.adapters.targets import low_rank_size, target_modules
 from meddap_monai.diffusion.adapting import preparation
 from meddap_monai.diffusion.adapting.config import AdaptConfig
-from meddap_monai.diffusion.adapting.methods import dreambooth, fulora, inversion, uslora
-from meddap_monai.diffusion.adapting.methods.dreambooth import DreamBoothConfig
-from meddap_monai.diffusion.adapting.methods.inversion import InversionConfig
+from meddap_monai.diffusion.adapting.methods.dreambooth import DreamBooth
+from meddap_monai.diffusion.adapting.methods.fulora import FULoRA
+from meddap_monai.diffusion.adapting.methods.inversion import TextualInversion
+from meddap_monai.diffusion.adapting.methods.uslora import USLoRA
 from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.diffusion.bases.noise import Objective
@@ -32,7 +33,7 @@ def test_uslora_on_stable_diffusion_14_has_the_published_count() -> None:
     unet = sd14_unet()
     whole = sum(parameter.numel() for parameter in unet.parameters())
     assert whole == 859_520_964
-    trainable = uslora.prepare(Parts(unet=unet), AdaptConfig())
+    trainable = USLoRA().prepare(Parts(unet=unet), AdaptConfig(), {})
     assert len(trainable.parameters) == 256
     count = sum(parameter.numel() for parameter in trainable.parameters.values())
     assert count == 797_184
@@ -65,7 +66,7 @@ def test_target_sets_of_the_full_size_models(part: str, kind: str, rank: int, mo
 @pytest.mark.slow
 def test_fulora_on_both_text_encoders_of_sdxl() -> None:
     parts = Parts(unet=sdxl_unet(), text_encoder=clip_text(), text_encoder_2=clip_text(1280, 32, True))
-    trainable = fulora.prepare(parts, AdaptConfig(method="fulora", rank=1))
+    trainable = FULoRA().prepare(parts, AdaptConfig(method="fulora", rank=1), {})
     assert len(trainable.parameters) == 2 * (722 + 72 + 192)
     assert trainable.trains_text
     assert {name.split("/")[0]: rate for name, rate in trainable.rates.items()} == {
@@ -78,7 +79,7 @@ def test_fulora_on_both_text_encoders_of_sdxl() -> None:
 def test_textual_inversion_refuses_two_text_encoders() -> None:
     pipeline = Parts(text_encoder=clip_text(), text_encoder_2=clip_text())
     with pytest.raises(BadBase, match="two"):
-        inversion.prepare(pipeline, AdaptConfig(method="textual_inversion"), {"benign": "benign"})
+        TextualInversion().prepare(pipeline, AdaptConfig(method="textual_inversion"), {"benign": "benign"})
 
 
 # ------------------------------------------------------------------------------------------ end to end, tiny base
@@ -87,8 +88,8 @@ def test_textual_inversion_refuses_two_text_encoders() -> None:
     [
         {"method": "fulora", "rank": 2, "alpha": 1.0, "clip_skip": 0, "bucket_step": 16},
         {"method": "textual_inversion", "learning_rate": 1e-2},
-        {"method": "dreambooth", "dreambooth": DreamBoothConfig(prior_images=2, prior_steps=2, class_word="photo")},
-        {"method": "dreambooth", "dreambooth": DreamBoothConfig(prior_images=0, identifier="", text_encoder=False)},
+        {"method": "dreambooth", "dreambooth": DreamBooth(prior_images=2, prior_steps=2, class_word="photo")},
+        {"method": "dreambooth", "dreambooth": DreamBooth(prior_images=0, identifier="", text_encoder=False)},
     ],
 )
 def test_each_method_trains_saves_and_loads(
@@ -112,7 +113,7 @@ def small_records(make_records) -> Path:
 
 
 def test_full_dreambooth_is_a_base_that_opens(tiny_base: Path, small_records: Path, tmp_path: Path) -> None:
-    settings = DreamBoothConfig(prior_images=0, full=True, text_encoder=True)
+    settings = DreamBooth(prior_images=0, full=True, text_encoder=True)
     config = quick(method="dreambooth", steps=2, dreambooth=settings)
     folder = adapt(config, tmp_path / "a", records=small_records, base=tiny_base)
     assert folder == tmp_path / "a/base"
@@ -132,7 +133,7 @@ def test_a_base_in_sixteen_bit_as_on_a_gpu(
 ) -> None:
     """Trained values stay in 32 bit: a step of 1e-6 on weights around 0.1 is below what bfloat16 can add."""
     monkeypatch.setattr(preparation, "load_base", lambda base, dtype, device: load_base(base, torch.bfloat16, device))
-    settings = DreamBoothConfig(prior_images=1, prior_steps=1, full=True)
+    settings = DreamBooth(prior_images=1, prior_steps=1, full=True)
     config = quick(
         method=method, steps=2, precision="bf16", learning_rate=1e-6, samples_per_class=1, sample_steps=2,
         validation_every=0, dreambooth=settings,
@@ -147,11 +148,11 @@ def test_a_base_in_sixteen_bit_as_on_a_gpu(
 
 # ---------------------------------------------------------------------------------------------------------- settings
 def test_prompts_of_dreambooth_and_inversion() -> None:
-    settings = DreamBoothConfig(prompt="image of a {identifier} {class}", identifier="", class_word="xray")
+    settings = DreamBooth(prompt="image of a {identifier} {class}", identifier="", class_word="xray")
     assert settings.instance_prompt("pneumoconiosis") == "image of a pneumoconiosis xray"
     assert settings.class_prompt() == "image of a xray"
-    assert InversionConfig().word("no finding") == "<no_finding>"
-    assert dreambooth.DEFAULTS["buckets"] is False
+    assert TextualInversion().word("no finding") == "<no_finding>"
+    assert DreamBooth.defaults["buckets"] is False
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def test_settings_are_checked(settings: dict, text: str) -> None:
         AdaptConfig(**settings)
 
 
-@pytest.mark.parametrize("make", [lambda: DreamBoothConfig(prompt="x"), lambda: InversionConfig(token="x")])
+@pytest.mark.parametrize("make", [lambda: DreamBooth(prompt="x"), lambda: TextualInversion(token="x")])
 def test_method_settings_are_checked(make) -> None:
     with pytest.raises(ConfigurationError, match="must contain"):
         make()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,20 +20,17 @@ from meddap_monai.core.configuration import check_range
 from meddap_monai.core.records import pixel_hash
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.diffusion.adapters.targets import ATTENTION, TEXT_ATTENTION
+from meddap_monai.diffusion.adapting.methods.method import Common, Method
 from meddap_monai.diffusion.adapting.trainable import Result, Trainable, train_low_rank
+from meddap_monai.diffusion.bases.prompts import PromptTable
 from meddap_monai.diffusion.bases.sample_pictures import draw_pictures, save_synthetic
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.images.reading.opening import open_image
 
-if TYPE_CHECKING:
-    from meddap_monai.diffusion.adapting.config import AdaptConfig
-
-DEFAULTS = {"rank": 4, "clip_skip": 0, "flip": False, "buckets": False}
-
 
 @dataclass(frozen=True)
-class DreamBoothConfig:
-    """What DreamBooth adds to the common settings.
+class DreamBooth(Method):
+    """DreamBooth, and what it adds to the common settings.
 
     Attributes:
         prompt: sentence of a training image; ``{identifier}`` and ``{class}`` are replaced.
@@ -49,6 +46,7 @@ class DreamBoothConfig:
         text_encoder: train the text encoder too.
     """
 
+    defaults: ClassVar[Mapping[str, Any]] = {"rank": 4, "clip_skip": 0, "flip": False, "buckets": False}
     prompt: str = "image of a {identifier} {class}"
     prior_prompt: str = "image of a {class}"
     identifier: str = "sks"
@@ -78,47 +76,49 @@ class DreamBoothConfig:
         """Return the prompt of the class images."""
         return " ".join(self.prior_prompt.replace("{class}", self.class_word).split())
 
+    def training_prompt(self, table: PromptTable, class_name: str, adjective: str, template: int) -> str:
+        """Return the instance prompt; the table gives the class's wording only."""
+        return self.instance_prompt(table.classes.get(class_name, class_name))
 
-def prepare(pipeline: Any, config: AdaptConfig) -> Trainable:
-    """Put trainable layers into the pipeline, or open its own weights for full training."""
-    settings = config.dreambooth
-    parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
-    chosen = list(parts) if settings.text_encoder else ["unet"]
-    rates = {"unet": config.learning_rate, "text_encoder": config.text_learning_rate}
-    if not settings.full:
-        sets = {name: ATTENTION if name == "unet" else TEXT_ATTENTION for name in chosen}
-        return train_low_rank(parts, sets, config.rank_, config.alpha_, rates, config.seed)
-    parameters, speed = {}, {}
-    for name in chosen:
-        parts[name].float()  # in 16 bit a step of usual size would be rounded away
-        for key, parameter in parts[name].named_parameters():
-            parameters[f"{name}/{key}"] = parameter.requires_grad_(True)
-            speed[f"{name}/{key}"] = rates[name]
+    def prior_words(self) -> list[str]:
+        """Return the prompt of the class images where prior preservation is on."""
+        return [self.class_prompt()] if self.prior_images else []
 
-    def result(values: Mapping[str, torch.Tensor]) -> Result:
-        return {key: value.detach().cpu() for key, value in values.items()}
+    @property
+    def low_rank(self) -> bool:
+        """Full training leaves no low-rank layers."""
+        return not self.full
 
-    return Trainable(parameters, speed, settings.text_encoder, result, full=True)
+    def prepare(self, pipeline: Any, common: Common, wordings: Mapping[str, str]) -> Trainable:
+        """Put trainable layers into the pipeline, or open its own weights for full training."""
+        parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
+        chosen = list(parts) if self.text_encoder else ["unet"]
+        rates = {"unet": common.learning_rate, "text_encoder": common.text_learning_rate}
+        if not self.full:
+            sets = {name: ATTENTION if name == "unet" else TEXT_ATTENTION for name in chosen}
+            return train_low_rank(parts, sets, common.rank_, common.alpha_, rates, common.seed)
+        parameters, speed = {}, {}
+        for name in chosen:
+            parts[name].float()  # in 16 bit a step of usual size would be rounded away
+            for key, parameter in parts[name].named_parameters():
+                parameters[f"{name}/{key}"] = parameter.requires_grad_(True)
+                speed[f"{name}/{key}"] = rates[name]
 
+        def result(values: Mapping[str, torch.Tensor]) -> Result:
+            return {key: value.detach().cpu() for key, value in values.items()}
 
-def prior_records(pipeline: Any, config: AdaptConfig, folder: Path, size: tuple[int, int]) -> list[dict[str, Any]]:
-    """Draw the class images with the untouched base, once, and return items for the latent cache.
+        return Trainable(parameters, speed, self.text_encoder, result, full=True)
 
-    Args:
-        pipeline: the base, before anything trainable is in it.
-        config: of the run.
-        folder: where the images are kept; those already there are not drawn again.
-        size: (height, width) in pixels.
-    """
-    settings = config.dreambooth
-    prompt = settings.class_prompt()
-    items = []
-    for number in range(settings.prior_images):
-        seed = derive_seed(config.seed, "adapt/prior", number)
-        facts = [prompt, seed, size, settings.prior_steps, settings.guidance]
-        path = folder / f"{number:05d}-{store.hash_configuration(facts)[:12]}.png"
-        if not path.is_file():
-            drawn = draw_pictures(pipeline, [prompt], [seed], size, settings.prior_steps, settings.guidance)
-            save_synthetic(path, drawn[0], prompt)
-        items.append({"id": path.stem, "image": str(path), "sha256": pixel_hash(np.asarray(open_image(path)))})
-    return items
+    def prior_records(self, pipeline: Any, folder: Path, seed: int, size: tuple[int, int]) -> list[dict[str, Any]]:
+        """Draw the class images once; see `Method.prior_records`."""
+        prompt = self.class_prompt()
+        items = []
+        for number in range(self.prior_images):
+            own = derive_seed(seed, "adapt/prior", number)
+            facts = [prompt, own, size, self.prior_steps, self.guidance]
+            path = folder / f"{number:05d}-{store.hash_configuration(facts)[:12]}.png"
+            if not path.is_file():
+                drawn = draw_pictures(pipeline, [prompt], [own], size, self.prior_steps, self.guidance)
+                save_synthetic(path, drawn[0], prompt)
+            items.append({"id": path.stem, "image": str(path), "sha256": pixel_hash(np.asarray(open_image(path)))})
+        return items

@@ -7,20 +7,24 @@ aspect-ratio buckets, no flip.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from meddap_monai.diffusion.adapters.targets import COMPONENTS, TEXT, TRANSFORMER
+from meddap_monai.diffusion.adapting.methods.method import Common, Method
 from meddap_monai.diffusion.adapting.trainable import Trainable, train_low_rank
 
-if TYPE_CHECKING:
-    from meddap_monai.diffusion.adapting.config import AdaptConfig
 
-DEFAULTS = {"rank": 32, "clip_skip": 1, "flip": False, "buckets": True}
+@dataclass(frozen=True)
+class FULoRA(Method):
+    """Low-rank layers on whole transformers and the text encoder(s); it has no settings of its own."""
 
+    defaults: ClassVar[Mapping[str, Any]] = {"rank": 32, "clip_skip": 1, "flip": False, "buckets": True}
 
-def prepare(pipeline: Any, config: AdaptConfig) -> Trainable:
-    """Put the trainable layers into UNet and text encoder(s); a text learning rate of 0 leaves those out."""
-    parts = {name: part for name in COMPONENTS if (part := getattr(pipeline, name, None)) is not None}
-    rates = {name: config.learning_rate if name == "unet" else config.text_learning_rate for name in parts}
-    sets = {name: TRANSFORMER if name == "unet" else TEXT for name in parts if rates[name] > 0}
-    return train_low_rank(parts, sets, config.rank_, config.alpha_, rates, config.seed, kaiming=True)
+    def prepare(self, pipeline: Any, common: Common, wordings: Mapping[str, str]) -> Trainable:
+        """Put the trainable layers in; a text learning rate of 0 leaves the text encoder(s) out."""
+        parts = {name: part for name in COMPONENTS if (part := getattr(pipeline, name, None)) is not None}
+        rates = {name: common.learning_rate if name == "unet" else common.text_learning_rate for name in parts}
+        sets = {name: TRANSFORMER if name == "unet" else TEXT for name in parts if rates[name] > 0}
+        return train_low_rank(parts, sets, common.rank_, common.alpha_, rates, common.seed, kaiming=True)

@@ -5,29 +5,28 @@ On Stable Diffusion 1.4 these are 128 modules, 256 tensors, 797,184 parameters, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from meddap_monai.diffusion.adapters.targets import ATTENTION
+from meddap_monai.diffusion.adapting.methods.method import Common, Method
 from meddap_monai.diffusion.adapting.trainable import Trainable, train_low_rank
 
-if TYPE_CHECKING:
-    from meddap_monai.diffusion.adapting.config import AdaptConfig
 
-DEFAULTS = {"rank": 4, "clip_skip": 0, "flip": True, "buckets": False}
+@dataclass(frozen=True)
+class USLoRA(Method):
+    """Low-rank layers on the attention projections of the UNet; it has no settings of its own."""
 
+    defaults: ClassVar[Mapping[str, Any]] = {"rank": 4, "clip_skip": 0, "flip": True, "buckets": False}
 
-def prepare(pipeline: Any, config: AdaptConfig) -> Trainable:
-    """Put the trainable layers into the pipeline's UNet.
-
-    Args:
-        pipeline: a frozen base.
-        config: with every default filled in.
-    """
-    return train_low_rank(
-        {"unet": pipeline.unet},
-        {"unet": ATTENTION},
-        config.rank_,
-        config.alpha_,
-        {"unet": config.learning_rate},
-        config.seed,
-    )
+    def prepare(self, pipeline: Any, common: Common, wordings: Mapping[str, str]) -> Trainable:
+        """Put the trainable layers into the pipeline's UNet; see `Method.prepare`."""
+        return train_low_rank(
+            {"unet": pipeline.unet},
+            {"unet": ATTENTION},
+            common.rank_,
+            common.alpha_,
+            {"unet": common.learning_rate},
+            common.seed,
+        )

@@ -1,10 +1,11 @@
-"""The arrows of docs/architecture.md: who may import whom, and that importing the package stays cheap."""
+"""The arrows of docs/architecture.md: who may import whom, no circle, and that importing the package stays cheap."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -24,34 +25,103 @@ LAYERS = [
     {"cli"},
 ]
 LEVEL = {name: number for number, names in enumerate(LAYERS) for name in names}
+LATE = {
+    "cli/": "a command loads the rooms that it runs, so that --help and a misspelled word are answered at once",
+    "transforms/online.py": "a data-loading worker that reads a bank of images does not load a base",
+    "classifier/stage.py": "Matplotlib and TensorBoard are loaded when pictures are drawn",
+    "evaluation/report/content.py": "a report without maps of the features does not load what draws them",
+}
+"""Modules, or folders of them, that may import the package inside a function -> why; no circle is excused by it."""
 
 
-def _room(module: Path) -> str:
-    return module.relative_to(ROOT).parts[0].removesuffix(".py")
+def _name(module: Path) -> str:
+    """Dotted name of a module below the package; that of a package for its ``__init__``."""
+    return ".".join(module.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip(".")
 
 
-def _rooms_imported(module: Path) -> set[str]:
-    """Rooms of the package that a module imports, late and for types included."""
+NAMES = {_name(module) for module in MODULES}
+
+
+def _imported(tree: ast.AST) -> set[str]:
+    """Modules of the package, as `_name` gives them, that are imported anywhere in a piece of code."""
     found = set()
-    for node in ast.walk(ast.parse(module.read_text())):
+    for node in ast.walk(tree):
+        assert not getattr(node, "level", 0), "a relative import escapes these tests; name the module in full"
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "meddap_monai":
-            tail = (node.module or "").split(".")[1:]
-            found |= {tail[0]} if tail else {alias.name for alias in node.names}
+            package = (node.module or "").partition(".")[2]
+            whole = [f"{package}.{alias.name}".lstrip(".") for alias in node.names]
+            found |= {name if name in NAMES else package for name in whole}
         elif isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("meddap_monai.")}
-    return found & set(LEVEL)
+            found |= {a.name.partition(".")[2] for a in node.names if a.name.split(".")[0] == "meddap_monai"}
+    return found
+
+
+def find_circle(arrows: Mapping[str, set[str]]) -> list[str]:
+    """Return one circle of arrows, its first name again at the end, or nothing."""
+    done: set[str] = set()
+
+    def follow(path: list[str]) -> list[str]:
+        for other in sorted(arrows.get(path[-1], ())):
+            if other in path:
+                return [*path[path.index(other) :], other]
+            if other not in done and (circle := follow([*path, other])):
+                return circle
+        done.add(path[-1])
+        return []
+
+    return next((circle for name in sorted(arrows) if name not in done and (circle := follow([name]))), [])
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_one_way(module: Path) -> None:
-    room = _room(module)
-    if room == "__init__":
+    room = _name(module).split(".")[0]
+    if not room:
         return
     assert room in LEVEL, f"{room} has no place in docs/architecture.md; give it one there and here"
-    for other in _rooms_imported(module) - {room}:
+    for other in {name.split(".")[0] for name in _imported(ast.parse(module.read_text()))} - {room, ""}:
         assert LEVEL[other] < LEVEL[room], (
             f"{module.relative_to(ROOT)} imports {other}, which does not lie below {room}"
         )
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    """Counted too: imports inside functions and for types only."""
+    arrows = {_name(module): _imported(ast.parse(module.read_text())) - {_name(module)} for module in MODULES}
+    assert find_circle(arrows) == []
+
+
+def test_no_folder_imports_itself_by_way_of_others() -> None:
+    """The folders inside of rooms, such as those of diffusion."""
+    arrows: dict[str, set[str]] = {}
+    for module in MODULES:
+        if (folder := _folder(_name(module))) is not None:
+            others = {_folder(name) for name in _imported(ast.parse(module.read_text()))} - {folder, None}
+            arrows.setdefault(folder, set()).update(name for name in others if name)
+    assert len(arrows) > 10
+    assert find_circle(arrows) == []
+
+
+def _folder(name: str) -> str | None:
+    """The folder inside of a room that a module lies in, if any."""
+    folder = ".".join(name.split(".")[:2])
+    return folder if (ROOT / folder.replace(".", "/")).is_dir() and "." in folder else None
+
+
+def test_a_circle_would_be_found() -> None:
+    assert find_circle({"a": {"b"}, "b": {"c", "d"}, "c": set(), "d": {"a"}}) == ["a", "b", "d", "a"]
+    assert find_circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_late_imports_are_few_and_each_has_its_reason() -> None:
+    late = {
+        module.relative_to(ROOT).as_posix()
+        for module in MODULES
+        for part in ast.walk(ast.parse(module.read_text()))
+        if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)) and _imported(part)
+    }
+    allowed = {name: {file for file in late if file.startswith(name)} for name in LATE}
+    assert late - set().union(*allowed.values()) == set()
+    assert all(allowed.values()), "an entry of LATE is no longer needed"
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

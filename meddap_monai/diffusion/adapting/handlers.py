@@ -145,7 +145,6 @@ class Samples:
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._show)
 
     def _show(self, engine: AdapterTrainer) -> None:
-
         with engine.kept_values():
             drawn = self.draw()
         sheet = grid([left + right for left, right in zip(self.real, drawn, strict=True)])

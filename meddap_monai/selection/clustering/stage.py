@@ -51,7 +51,6 @@ def cluster(config: ClusterConfig, output: Path, *, records: Path, overwrite: bo
         _write(output, training, found, tried)
         chosen = [training[row] for row in sorted({row for one in found if one.passes for row in one.rows})]
         write_records(output / "chosen.jsonl", chosen)
-
         write_cluster_figures(output, training, values, found, tried)
         for name in sorted({record["class_name"] for record in training}):
             if not any(record["class_name"] == name for record in chosen):

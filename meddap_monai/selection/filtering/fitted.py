@@ -41,7 +41,6 @@ class FittedFilter:
 
     def measure(self, labels: np.ndarray, classes: Sequence[str]) -> dict[str, object]:
         """Return how good the filter is, out of fold: accuracy, balanced accuracy, AUC and the confusion matrix."""
-
         logits = self.judged.out_of_fold(self.fold).astype(np.float64)
         probabilities = softmax(logits / self.temperature)
         found = all_metrics(probabilities, labels)

@@ -134,7 +134,6 @@ def search(
 def _train(
     config: SearchConfig, hybrid: Path, folder: Path, number: int, seed: int, validation: Sequence[Record]
 ) -> np.ndarray:
-
     run = replace(config.classifier, seed=derive_seed(seed, "mix/search", number) % 2**31)
     return load_classifier(classify(run, folder, records=hybrid), run.device).probabilities(validation)
 

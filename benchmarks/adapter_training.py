@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,6 +30,8 @@ import torch
 from machine import processor_name
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from meddap_monai import store
 from meddap_monai.core.records import pixel_hash, read_records, write_records
@@ -43,8 +46,8 @@ from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.diffusion.bases.conditioning import encode_prompts
 from meddap_monai.diffusion.bases.noise import Objective
 from meddap_monai.diffusion.bases.prompts import load_prompt_table
-from meddap_monai.diffusion.pretraining.tiny import build_tiny_base
 from meddap_monai.phantom.simulation import simulate_image
+from tools.tiny_base import build_tiny_base
 
 CLASSES = ("benign", "malignant", "normal")
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

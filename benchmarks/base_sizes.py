@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -25,6 +26,8 @@ import yaml
 from base_quality import generate, real_sets, table_of
 from judging import agreement, distances, energy, joined, usefulness, write_sheet
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from meddap_monai import store
 from meddap_monai.core import resources

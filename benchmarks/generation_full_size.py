@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from diffusers import StableDiffusionPipeline
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from meddap_monai import store
 from meddap_monai.diffusion.bases.architectures import build_autoencoder, build_text_encoder, build_unet
 from meddap_monai.diffusion.bases.base import load_base
@@ -36,7 +39,7 @@ from meddap_monai.diffusion.generation.plan import PlanRow
 from meddap_monai.diffusion.generation.planning import Wanted, make_plan
 from meddap_monai.diffusion.generation.sampler import ImageSampler, LoopSettings
 from meddap_monai.diffusion.generation.shards import device_name, out_of_memory
-from meddap_monai.diffusion.pretraining.tiny import build_tiny_base
+from tools.tiny_base import build_tiny_base
 
 LOOPS = (("pndm", 30), ("dpmsolver++", 20), ("dpmsolver++", 15))
 PROMPT = "an ultrasound photo of benign tumor in breast"

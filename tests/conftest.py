@@ -36,7 +36,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained Stable Diffusion folder at 32 px: real classes, random weights."""
-    from meddap_monai.diffusion.pretraining.tiny import build_tiny_base
+    from tools.tiny_base import build_tiny_base
 
     folder = tmp_path_factory.mktemp("base") / "tiny"
     build_tiny_base(folder, resolution=32, seed=0)

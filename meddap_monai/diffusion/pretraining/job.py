@@ -22,8 +22,8 @@ from meddap_monai.diffusion.pretraining.config import PretrainConfig
 from meddap_monai.diffusion.pretraining.corner_repair import CornerTraining
 from meddap_monai.diffusion.pretraining.decoder_refinement import PolishTraining, choose_views, draw_once
 from meddap_monai.diffusion.pretraining.sample_sheet import sample_sheet
-from meddap_monai.diffusion.pretraining.text_encoder import TextEncoderTraining
-from meddap_monai.diffusion.pretraining.tiny import build_text_encoder, vocabulary_words
+from meddap_monai.diffusion.pretraining.text_encoder import TextEncoderTraining, build_text_encoder
+from meddap_monai.diffusion.pretraining.tokenizer import vocabulary_words
 from meddap_monai.diffusion.pretraining.unet import Cache, DenoiserTraining, build_denoiser, build_scheduler
 from meddap_monai.diffusion.pretraining.views import Views, cut_views, grey_tensor
 from meddap_monai.errors import ConfigurationError, RecordsError

@@ -7,8 +7,9 @@ the class, the adjective and the wording, and the mean embeddings of two classes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.nn import functional
 from meddap_monai.core.configuration import check_range
 from meddap_monai.core.seeds import generator
 from meddap_monai.diffusion.bases.prompts import PromptTable
+from meddap_monai.diffusion.pretraining.tokenizer import PROMPT_LENGTH, write_tokenizer
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.training.loop import finite, learning_rate, set_rate
 
@@ -160,3 +162,34 @@ def _apart(pooled: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     unit = functional.normalize(pooled - pooled.mean(0, keepdim=True).detach(), dim=1)
     other = classes[:, None] != classes[None]
     return functional.relu(unit @ unit.T)[other].mean() if bool(other.any()) else pooled.sum() * 0
+
+
+def build_text_encoder(
+    folder: Path, words: Iterable[str], width: int, layers: int, heads: int
+) -> tuple[CLIPTokenizer, CLIPTextModel]:
+    """Write a tokenizer for `words` under ``folder/tokenizer`` and make a CLIP text encoder with random weights.
+
+    Args:
+        folder: a Stable Diffusion folder.
+        words: the vocabulary.
+        width: of the hidden states, which is the UNet's ``cross_attention_dim``.
+        layers: transformer layers.
+        heads: attention heads; divides `width`.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    size = write_tokenizer(Path(folder) / "tokenizer", words)
+    tokenizer = CLIPTokenizer.from_pretrained(Path(folder) / "tokenizer")
+    config = CLIPTextConfig(
+        vocab_size=size,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=PROMPT_LENGTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return tokenizer, CLIPTextModel(config).eval()

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from meddap_monai import store
+from meddap_monai.diffusion.bases.prompts import PromptTable
 
 _END = "</w>"
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
@@ -78,3 +79,8 @@ def _alphabet() -> list[str]:
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     shifted = [256 + number for number in range(256 - len(printable))]
     return [chr(code) for code in [*printable, *shifted]]
+
+
+def vocabulary_words(tables: Iterable[PromptTable]) -> list[str]:
+    """Return the words of the tables and the few that prompts need beside them."""
+    return sorted({word for table in tables for word in table.words()} | {"a", "sks", "without", "with", "and"})

@@ -22,8 +22,8 @@ from meddap_monai.diffusion.generation.latent_classifier import (
     load_latent_classifier,
     train_latent_classifier,
 )
-from meddap_monai.diffusion.pretraining.tiny import build_tiny_base
 from meddap_monai.errors import BadBase, ConfigurationError, LeakedRecords, NonFiniteLoss
+from tools.tiny_base import build_tiny_base
 
 QUICK = LatentClassifierConfig(channels=(16, 16), heads=2, steps=30, batch=8, learning_rate=3e-3)
 

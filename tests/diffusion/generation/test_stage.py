@@ -180,7 +180,7 @@ def test_size_is_the_configured_one(records: Path, tiny_base: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_a_base_that_saw_the_test_set_is_refused(split: str, records: Path, tmp_path: Path) -> None:
-    from meddap_monai.diffusion.pretraining.tiny import build_tiny_base
+    from tools.tiny_base import build_tiny_base
 
     base = build_tiny_base(tmp_path / "base")
     leaked = [record for record in iter_records(records) if record["split"] == split][:1]
@@ -191,7 +191,7 @@ def test_a_base_that_saw_the_test_set_is_refused(split: str, records: Path, tmp_
 
 
 def test_a_base_that_saw_the_training_set_is_fine(records: Path, tmp_path: Path) -> None:
-    from meddap_monai.diffusion.pretraining.tiny import build_tiny_base
+    from tools.tiny_base import build_tiny_base
 
     base = build_tiny_base(tmp_path / "base")
     write_train_hashes(base, [record for record in iter_records(records) if record["split"] == "train"])

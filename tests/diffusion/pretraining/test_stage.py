@@ -23,8 +23,8 @@ from meddap_monai.diffusion.pretraining.config import PolishConfig, PretrainConf
 from meddap_monai.diffusion.pretraining.corner_repair import SIZE, CornerTraining
 from meddap_monai.diffusion.pretraining.job import PretrainJob
 from meddap_monai.diffusion.pretraining.stage import pretrain
-from meddap_monai.diffusion.pretraining.text_encoder import TextEncoderConfig, TextEncoderTraining
-from meddap_monai.diffusion.pretraining.tiny import build_text_encoder, vocabulary_words
+from meddap_monai.diffusion.pretraining.text_encoder import TextEncoderConfig, TextEncoderTraining, build_text_encoder
+from meddap_monai.diffusion.pretraining.tokenizer import vocabulary_words
 from meddap_monai.diffusion.pretraining.unet import DenoiserConfig, build_denoiser, build_scheduler, diffuse
 from meddap_monai.diffusion.pretraining.views import ViewsConfig, cut_views, square
 from meddap_monai.errors import (

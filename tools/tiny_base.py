@@ -5,16 +5,16 @@ Tests and smoke runs use it where the embedded base would be too slow or is not 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meddap_monai import store
 from meddap_monai.diffusion.bases.prompts import PromptTable, load_prompt_table, table_names
-from meddap_monai.diffusion.pretraining.tokenizer import PROMPT_LENGTH, write_tokenizer
+from meddap_monai.diffusion.pretraining.text_encoder import build_text_encoder
+from meddap_monai.diffusion.pretraining.tokenizer import vocabulary_words
 
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTokenizer
+    pass
 
 _FACTOR = 4
 
@@ -74,42 +74,6 @@ def build_tiny_base(folder: Path | str, resolution: int = 32, seed: int = 0) -> 
     store.write_json(folder / "base.json", _card(pipeline, tables, resolution, seed))
     store.write_atomic(folder / "train_sha256.txt", "")
     return folder
-
-
-def build_text_encoder(
-    folder: Path, words: Iterable[str], width: int, layers: int, heads: int
-) -> tuple[CLIPTokenizer, CLIPTextModel]:
-    """Write a tokenizer for `words` under ``folder/tokenizer`` and make a CLIP text encoder with random weights.
-
-    Args:
-        folder: a Stable Diffusion folder.
-        words: the vocabulary.
-        width: of the hidden states, which is the UNet's ``cross_attention_dim``.
-        layers: transformer layers.
-        heads: attention heads; divides `width`.
-    """
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    size = write_tokenizer(Path(folder) / "tokenizer", words)
-    tokenizer = CLIPTokenizer.from_pretrained(Path(folder) / "tokenizer")
-    config = CLIPTextConfig(
-        vocab_size=size,
-        hidden_size=width,
-        intermediate_size=2 * width,
-        projection_dim=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        max_position_embeddings=PROMPT_LENGTH,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return tokenizer, CLIPTextModel(config).eval()
-
-
-def vocabulary_words(tables: Iterable[PromptTable]) -> list[str]:
-    """Return the words of the tables and the few that prompts need beside them."""
-    return sorted({word for table in tables for word in table.words()} | {"a", "sks", "without", "with", "and"})
 
 
 def _card(pipeline: object, tables: list[PromptTable], resolution: int, seed: int) -> dict[str, object]:

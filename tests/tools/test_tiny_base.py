@@ -9,8 +9,8 @@ import pytest
 
 from meddap_monai import store
 from meddap_monai.diffusion.bases.prompts import load_prompt_table, table_names
-from meddap_monai.diffusion.pretraining.tiny import build_tiny_base
 from meddap_monai.diffusion.pretraining.tokenizer import PROMPT_LENGTH, learn_merges
+from tools.tiny_base import build_tiny_base
 
 WEIGHTS = ("unet", "vae")
 

@@ -15,7 +15,6 @@ from meddap_monai.diffusion.adapting.methods.registry import METHODS
 from meddap_monai.errors import ConfigurationError
 
 _CHOICES = {
-    "method": tuple(METHODS),
     "fit": FITS,
     "schedule": ("constant", "cosine"),
     "precision": ("fp32", "bf16", "fp16"),
@@ -54,7 +53,7 @@ class AdaptConfig:
     """Settings of ``adapt``; the defaults of a method fill what is None.
 
     Attributes:
-        method: "uslora", "fulora", "dreambooth" or "textual_inversion".
+        method: "uslora", "fulora", "dreambooth", "textual_inversion", or another name in ``methods.registry``.
         rank: inner width of the low-rank layers; default by method.
         alpha: scale numerator; equal to the rank by default.
         prompts: prompt table, a name or a YAML file.
@@ -154,6 +153,7 @@ class AdaptConfig:
     inversion: TextualInversion = field(default_factory=TextualInversion)
 
     def __post_init__(self) -> None:
+        check_choice(self.method, tuple(METHODS), "adapt#method")
         for name, choices in _CHOICES.items():
             check_choice(getattr(self, name), choices, f"adapt#{name}")
         for name, (low, high) in _RANGES.items():

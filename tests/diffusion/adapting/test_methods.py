@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from adapter_material import clip_text, quick, sd14_unet, sdxl_unet
+from shown import ROOT, blocks
 
 from meddap_monai.diffusion.adapters import adapter as adapters
 from meddap_monai.diffusion.adapters.targets import low_rank_size, target_modules
@@ -14,6 +16,7 @@ from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.adapting.methods.dreambooth import DreamBooth
 from meddap_monai.diffusion.adapting.methods.fulora import FULoRA
 from meddap_monai.diffusion.adapting.methods.inversion import TextualInversion
+from meddap_monai.diffusion.adapting.methods.registry import METHODS
 from meddap_monai.diffusion.adapting.methods.uslora import USLoRA
 from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.diffusion.bases.base import load_base
@@ -144,6 +147,21 @@ def test_a_base_in_sixteen_bit_as_on_a_gpu(
         tuned, base = (load_base(path).unet.state_dict() for path in (folder, tiny_base))
         moved = [name for name in base if not torch.equal(tuned[name], base[name].bfloat16().float())]
         assert len(moved) > 0.9 * len(base)
+
+
+def test_the_method_of_the_adapters_page_trains_and_loads(
+    tiny_base: Path, small_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "whole_transformers", USLoRA)  # put back afterwards
+    (block,) = [text for text in blocks(ROOT / "docs" / "adapters.md", "python") if "METHODS" in text]
+    (tmp_path / "own_method.py").write_text(block)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("own_method")
+    config = quick(method="whole_transformers", steps=1)
+    folder = adapt(config, tmp_path / "a", records=small_records, base=tiny_base)
+    adapter = adapters.load_adapter(load_base(tiny_base), folder)
+    card = json.loads((folder / "adapter.json").read_text())
+    assert (card["method"], card["rank"], adapter.sets) == ("whole_transformers", 8, {"unet": "transformer"})
 
 
 # ---------------------------------------------------------------------------------------------------------- settings

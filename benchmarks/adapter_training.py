@@ -34,6 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from meddap_monai import store
+from meddap_monai.core.devices import choose_device
 from meddap_monai.core.records import pixel_hash, read_records, write_records
 from meddap_monai.diffusion.adapting import preparation
 from meddap_monai.diffusion.adapting.config import AdaptConfig
@@ -147,13 +148,12 @@ class OurLoop:
             prepared.config, prepared.unet, prepared.trainable, optimizer, prepared.batches, prepared.objective,
             prepared.prompts, prepared.factor, prepared.device,
         )  # fmt: skip
-        self.batches = iter(prepared.batches)
-        self.batch = config.batch
+        self.number, self.batch = 0, config.batch
 
     def step(self) -> int:
         """Train one step and return its number of images."""
-        self.trainer.state.iteration += 1
-        self.trainer._iteration(self.trainer, next(self.batches))
+        self.trainer.step(self.number)
+        self.number += 1
         return self.batch
 
 
@@ -201,7 +201,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
-    device = preparation.choose_device(options.device)
+    device = choose_device(options.device, "--device")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         built = {"tiny": lambda to: build_tiny_base(to, resolution=64), "sd1": build_full_size}

@@ -30,6 +30,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from meddap_monai import store
+from meddap_monai.core.devices import is_out_of_memory
 from meddap_monai.diffusion.bases.architectures import build_autoencoder, build_text_encoder, build_unet
 from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.diffusion.bases.prompts import load_prompt_table
@@ -38,7 +39,7 @@ from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.plan import PlanRow
 from meddap_monai.diffusion.generation.planning import Wanted, make_plan
 from meddap_monai.diffusion.generation.sampler import ImageSampler, LoopSettings
-from meddap_monai.diffusion.generation.shards import device_name, out_of_memory
+from meddap_monai.diffusion.generation.shards import device_name
 from tools.tiny_base import build_tiny_base
 
 LOOPS = (("pndm", 30), ("dpmsolver++", 20), ("dpmsolver++", 15))
@@ -161,7 +162,7 @@ def measure(
             torch.cuda.reset_peak_memory_stats(device)
         seconds, count = timed(make, options.seconds, device)
     except RuntimeError as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return row
     row["images_per_second"] = batch * count / seconds

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ignite.engine import Events
 from ignite.metrics import EpochMetric, Loss
 from monai.engines import IterationEvents, SupervisedEvaluator, SupervisedTrainer
 from monai.inferers import SimpleInferer
@@ -17,11 +18,12 @@ from torch import nn
 from meddap_monai.classifier.augment import apply_classical, draw_classical
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.data import normalise, to_float
+from meddap_monai.core.distributed import ALONE, Ranks
 from meddap_monai.core.seeds import derive_seed, generator
-from meddap_monai.errors import NonFiniteLoss
 from meddap_monai.statistics.metrics import macro_auc
-
-_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
+from meddap_monai.training.finite import check_finite
+from meddap_monai.training.schedules import schedule, set_rate
+from meddap_monai.training.step_trainer import within_memory
 
 
 class Criterion(nn.Module):
@@ -55,13 +57,6 @@ def balanced_weights(labels: Sequence[int], classes: int) -> torch.Tensor:
     return torch.tensor(len(labels) / (classes * counts), dtype=torch.float32)
 
 
-def learning_rate(config: ClassifyConfig, step: int) -> float:
-    """Return the learning rate of optimiser step `step` (1-based); a function of the step, so nothing to resume."""
-    if config.schedule == "constant":
-        return config.learning_rate
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / config.steps))
-
-
 def build_optimiser(config: ClassifyConfig, network: nn.Module) -> torch.optim.Optimizer:
     """Return the optimiser of a configuration."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -82,10 +77,11 @@ class TrainingStep:
         config: the run.
         criterion: loss per image.
         classes: number of classes.
+        ranks: the processes that divide every step.
     """
 
-    def __init__(self, config: ClassifyConfig, criterion: Criterion, classes: int) -> None:
-        self.config, self.criterion, self.classes = config, criterion, classes
+    def __init__(self, config: ClassifyConfig, criterion: Criterion, classes: int, ranks: Ranks = ALONE) -> None:
+        self.config, self.criterion, self.classes, self.ranks = config, criterion, classes, ranks
         self.chunk = config.batch
         self.halvings = 0
 
@@ -96,19 +92,16 @@ class TrainingStep:
         images, targets = self._prepare(batch, step, device)
         synthetic = batch["synthetic"].to(device).bool()
         factors = torch.where(synthetic, config.synthetic_loss_weight, config.real_loss_weight)
-        rate = learning_rate(config, step)
-        for group in engine.optimizer.param_groups:
-            group["lr"] = rate
-        losses = self._update_within_memory(engine, images, targets, factors, step)
-        total = float((losses * factors).mean())
-        if not math.isfinite(total):
-            raise NonFiniteLoss(
-                f"classify: the loss became {total} at step {step} (learning rate {rate:.3g}), images "
-                f"{', '.join(batch['id'][:4])}{' ...' if len(batch['id']) > 4 else ''}; the last checkpoint is finite. "
-                "Lower classify#learning_rate or look at these images"
-            )
+        rate = config.learning_rate * schedule(config.schedule, step - 1, config.steps)
+        set_rate(engine.optimizer, rate)
+        losses = within_memory(
+            lambda size: self._update(engine, images, targets, factors, step, size),
+            min(self.chunk, len(images)),
+            lambda size: self._go_on_with(size, engine),
+        )
+        total = check_finite((losses * factors).mean(), "classify", step, rate, batch["id"], self.ranks)
         output = {
-            "loss": total,
+            "loss": float(total),
             "loss_real": _mean(losses[~synthetic]),
             "loss_synthetic": _mean(losses[synthetic]),
             "lr": rate,
@@ -140,23 +133,10 @@ class TrainingStep:
         mixed = share.view(-1, 1, 1, 1) * images + (1 - share.view(-1, 1, 1, 1)) * images[other]
         return mixed, share.view(-1, 1) * targets + (1 - share.view(-1, 1)) * targets[other]
 
-    def _update_within_memory(
-        self,
-        engine: Any,
-        images: torch.Tensor,
-        targets: torch.Tensor,
-        factors: torch.Tensor,
-        step: int,
-    ) -> torch.Tensor:
-        while True:
-            try:
-                return self._update(engine, images, targets, factors, step)
-            except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error) or self.chunk == 1:
-                    raise
-                self.chunk = max(1, min(self.chunk, len(images)) // 2)
-                self.halvings += 1
-                engine.logger.warning("memory ran out: going on with %d images at a time", self.chunk)
+    def _go_on_with(self, size: int, engine: Any) -> None:
+        self.chunk = size
+        self.halvings += 1
+        engine.logger.warning("memory ran out: going on with %d images at a time", size)
 
     def _update(
         self,
@@ -165,13 +145,14 @@ class TrainingStep:
         targets: torch.Tensor,
         factors: torch.Tensor,
         step: int,
+        size: int,
     ) -> torch.Tensor:
         torch.manual_seed(derive_seed(self.config.seed, "classify/step", step))
         engine.network.train()
         engine.optimizer.zero_grad(set_to_none=True)
         collected = []
-        for start in range(0, len(images), self.chunk):
-            part = slice(start, start + self.chunk)
+        for start in range(0, len(images), size):
+            part = slice(start, start + size)
             with torch.autocast(images.device.type, enabled=self.config.amp):
                 losses = self.criterion(engine.inferer(images[part], engine.network), targets[part])
             share = (losses * factors[part]).sum() / len(images)
@@ -185,14 +166,56 @@ class TrainingStep:
         return torch.cat(collected)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        words in str(error).lower() for words in _MEMORY_WORDS
-    )
-
-
 def _mean(values: torch.Tensor) -> float:
     return float(values.mean()) if len(values) else math.nan
+
+
+class ScalerState:
+    """The gradient scaler of a MONAI trainer for a checkpoint; the trainer makes it anew when it starts."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+        self.scaler: Any = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the scaler's state; empty without mixed precision."""
+        return self.scaler.state_dict() if self.scaler is not None else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Keep a state until the trainer starts."""
+        self.kept = state
+
+    def attach(self, engine: Any) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.STARTED, self._start)
+
+    def _start(self, engine: Any) -> None:
+        self.scaler = engine.scaler
+        if self.scaler is not None and self.kept:
+            self.scaler.load_state_dict(self.kept)
+
+
+def share_network(network: nn.Module, ranks: Ranks, compiled: bool = False) -> nn.Module:
+    """Wrap a network so that gradients are averaged over the processes; optionally compile it.
+
+    MONAI's ViT holds a parameter that classification does not use, so unused ones are looked for.
+    """
+    if ranks.size > 1:
+        network = nn.parallel.DistributedDataParallel(network, find_unused_parameters=True)
+    return torch.compile(network) if compiled else network  # type: ignore[return-value]
+
+
+def measure(evaluator: SupervisedEvaluator) -> dict[str, float]:
+    """Run an evaluator and return its metrics."""
+    evaluator.run()
+    evaluator.state.epoch = 0
+    return {name: float(value) for name, value in evaluator.state.metrics.items()}
+
+
+def auc_then_loss(values: dict[str, float]) -> tuple[float, ...]:
+    """Return what is compared between validations: the AUC (0 where not defined), then the lower loss."""
+    auc = values["val_auc"] if math.isfinite(values["val_auc"]) else 0.0
+    return auc, -values["val_loss"]
 
 
 def build_trainer(

@@ -1,28 +1,38 @@
-"""Several processes divide one generation's shards or one training's batches: who I am, and what all agree on.
+"""The one door to other processes: who I am, and what all agree on.
 
-Control messages are small and rare, so gloo serves on CPUs and GPUs alike; gradients on GPUs take NCCL.
+Control messages are small and rare, so gloo serves on CPUs and GPUs alike; gradients on GPUs take NCCL. The group is
+torch's own, because `ignite.distributed` opens one backend only; Ignite's engines and metrics find it by themselves.
+It is one group for a whole study: a second one under the same ``torchrun`` meets the first one's leftovers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from meddap_monai.errors import StageError
+from meddap_monai import store
+from meddap_monai.errors import ConfigurationError, StageError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
+T = TypeVar("T")
+
 _PATIENCE = timedelta(days=7)
+"""The one time limit: the others wait for as long as the first process may work alone."""
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of one run; rank 0 holds the folder's lock and writes everything but shards."""
+    """The processes of one run; rank 0, the first, holds the folder's lock and writes everything but shards."""
 
     rank: int = 0
     size: int = 1
@@ -30,6 +40,16 @@ class Ranks:
     def mine(self, shard: int) -> bool:
         """Tell whether a shard is this process's work."""
         return shard % self.size == self.rank
+
+    def shares(self, plan: np.ndarray, key: str) -> np.ndarray:
+        """Return this process's columns of a ``(steps, batch)`` plan.
+
+        Raises:
+            ConfigurationError: the batch, set by `key`, cannot be divided.
+        """
+        if plan.size and plan.shape[1] % self.size:
+            raise ConfigurationError(f"{key}: {plan.shape[1]} cannot be divided by {self.size} processes")
+        return plan[:, self.rank :: self.size]
 
     def share(self, value: Any = None) -> Any:
         """Return rank 0's value in every process.
@@ -45,6 +65,25 @@ class Ranks:
         with _someone_may_be_gone():
             dist.broadcast_object_list(box, src=0)
         return box[0]
+
+    def first(self, work: Callable[[], T]) -> T:
+        """Let the first process do `work`, alone; return its result in every process.
+
+        Raises:
+            StageError: in the other processes when the first one failed; that one raises its own error.
+        """
+        found: Any = None
+        if self.rank == 0:
+            token = _alone.set(True)
+            try:
+                found = work()
+            except BaseException as error:
+                self.agree(f"{type(error).__name__}: {error}")
+                raise
+            finally:
+                _alone.reset(token)
+        self.agree(None)
+        return self.share(found)
 
     def agree(self, problem: str | None) -> None:
         """Wait for all processes; raise when another one has failed.
@@ -67,25 +106,36 @@ class Ranks:
         """Tell whether any process says yes."""
         if self.size == 1:
             return mine
+        return self.sum(float(mine)) > 0
+
+    def sum(self, value: float) -> float:
+        """Return the sum of a number over all processes."""
+        if self.size == 1:
+            return value
         import torch
 
-        said = torch.tensor(float(mine))
-        self.average([said])
-        return bool(said > 0)
+        total = torch.tensor(value, dtype=torch.float64)
+        self._reduce(total)
+        return float(total)
 
     def average(self, tensors: Sequence[torch.Tensor]) -> None:
         """Replace float tensors of one device by their means over all processes, in one message."""
         if self.size == 1:
             return
         import torch
-        import torch.distributed as dist
 
         flat = torch.cat([tensor.detach().flatten().float() for tensor in tensors])
-        with _someone_may_be_gone():
-            dist.all_reduce(flat)
+        self._reduce(flat)
         parts = flat.div_(self.size).split([tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.detach().copy_(part.view_as(tensor))
+
+    @staticmethod
+    def _reduce(tensor: torch.Tensor) -> None:
+        import torch.distributed as dist
+
+        with _someone_may_be_gone():
+            dist.all_reduce(tensor)
 
 
 ALONE = Ranks()
@@ -102,30 +152,23 @@ def _someone_may_be_gone() -> Iterator[None]:
         ) from error
 
 
-def own_gpu() -> str:
-    """Return the device name of this process's GPU; processes share them where there are too few."""
-    import torch
-
-    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
-
-
 @contextlib.contextmanager
 def join_ranks(gpu: bool = False) -> Iterator[Ranks]:
-    """Join the processes that ``torchrun`` started, or a process group that exists; alone when there is none.
+    """Join the processes that ``torchrun`` started, or a group that exists; alone when there is none or inside `first`.
 
     Args:
         gpu: each process takes a GPU of its own, which is the current one from then on.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        yield ALONE
-        return
-    import torch
     import torch.distributed as dist
 
+    opened = not (dist.is_available() and dist.is_initialized())
+    if _alone.get() or (opened and int(os.environ.get("WORLD_SIZE", "1")) == 1):
+        yield ALONE
+        return
     if gpu:
-        torch.cuda.set_device(own_gpu())
-    opened = not dist.is_initialized()
+        from meddap_monai.core.devices import own_gpu, take_gpu
+
+        take_gpu(own_gpu())
     if opened:
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=_PATIENCE)
     try:
@@ -133,3 +176,34 @@ def join_ranks(gpu: bool = False) -> Iterator[Ranks]:
     finally:
         if opened:
             dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def open_stage(
+    ranks: Ranks, output: Path, name: str, config: Any, inputs: Mapping[str, Any], overwrite: bool
+) -> Iterator[store.Stage]:
+    """Open a stage's folder in the first process (see `store.open_stage`); the others wait for it, here and at the end.
+
+    Yields:
+        The stage; only the first process may finish it.
+
+    Raises:
+        StageError: in the other processes when the first one was refused, with its reason.
+    """
+    if ranks.rank:
+        refusal, done = ranks.share()
+        if refusal:
+            raise StageError(f"{output}: the first process was refused: {refusal}")
+        yield store.Stage(output, {}, done=done)
+    else:
+        opened = False
+        try:
+            with store.open_stage(output, name, config, inputs, overwrite) as stage:
+                ranks.share((None, stage.done))
+                opened = True
+                yield stage
+        except BaseException as error:
+            if not opened:
+                ranks.share((f"{type(error).__name__}: {error}", False))
+            raise
+    ranks.share()

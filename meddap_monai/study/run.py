@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from meddap_monai import store
 from meddap_monai.core import provenance
+from meddap_monai.core.distributed import Ranks, join_ranks
 from meddap_monai.core.records import class_names, draw_split, iter_records, write_records
 from meddap_monai.diffusion.bases.base import base_folder
 from meddap_monai.evaluation.stage import Run, evaluate
 from meddap_monai.images.indexing.stage import IndexConfig, index
 from meddap_monai.study.config import DrawConfig, StudyConfig, Variant, read_study
-from meddap_monai.study.crew import Crew, join_crew
 from meddap_monai.study.simulated import place
 from meddap_monai.study.track import Once, Shared, Track
 
@@ -41,16 +42,16 @@ def run_study(
     """
     output = Path(output)
     study, variants = read_study(sections)
-    with join_crew() as crew:
-        return _run(output, study, variants, overwrite, evaluate_in, crew)
+    with join_ranks(gpu=torch.cuda.is_available()) as ranks:
+        return _run(output, study, variants, overwrite, evaluate_in, ranks)
 
 
 def _run(
-    output: Path, study: StudyConfig, variants: Mapping[str, Variant], overwrite: bool, evaluate_in: str, crew: Crew
+    output: Path, study: StudyConfig, variants: Mapping[str, Variant], overwrite: bool, evaluate_in: str, ranks: Ranks
 ) -> Path:
     def indexed(name: str) -> Path | None:
         config = getattr(study, name)
-        return crew.alone(lambda: _index(study, config, output, name, overwrite)) if config else None
+        return ranks.first(lambda: _index(study, config, output, name, overwrite)) if config else None
 
     own, unseen, unlabelled = indexed("index"), indexed("unseen"), indexed("unlabelled")
     assert own is not None
@@ -61,8 +62,8 @@ def _run(
     before, onces = Once(), []
     for seed in tqdm(study.seeds, desc="study", unit="seed", leave=True):
         folder = output / f"seed_{seed}"
-        records = _draw(study, folder / "draw", own, seed, overwrite, crew, unlabelled)
-        shared = Shared(records, overwrite, Once(), unlabelled, before, crew)
+        records = _draw(study, folder / "draw", own, seed, overwrite, ranks, unlabelled)
+        shared = Shared(records, overwrite, Once(), unlabelled, before, ranks)
         onces.append(shared.once)
         for variant in tqdm(variants.values(), desc=f"seed {seed}", unit="variant", disable=len(variants) < 2):
             track = Track(folder, variant, seed, shared)
@@ -73,7 +74,7 @@ def _run(
     stages = [output / name for name in ("index", "unseen", "unlabelled")]
     stages += [folder for once in (before, *onces) for folder in once.folders]
     guards = [base] if isinstance(base, Path) else []  # adapters and filters are held to the draw they belong to
-    return crew.alone(
+    return ranks.first(
         lambda: evaluate(
             study.evaluate,
             there,
@@ -88,10 +89,10 @@ def _run(
 
 
 def _draw(
-    study: StudyConfig, output: Path, own: Path, seed: int, overwrite: bool, crew: Crew, unlabelled: Path | None
+    study: StudyConfig, output: Path, own: Path, seed: int, overwrite: bool, ranks: Ranks, unlabelled: Path | None
 ) -> Path:
     config = study.draw
-    return crew.alone(lambda: draw(config, output, own, seed, study.base, overwrite, unlabelled)) if config else own
+    return ranks.first(lambda: draw(config, output, own, seed, study.base, overwrite, unlabelled)) if config else own
 
 
 def _index(study: StudyConfig, config: IndexConfig, output: Path, name: str, overwrite: bool) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 
 from meddap_monai import store
 from meddap_monai.classifier.stage import classify
+from meddap_monai.core.distributed import Ranks
 from meddap_monai.core.records import class_names
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.diffusion.adapting.stage import AdaptConfig, adapt
@@ -24,7 +25,6 @@ from meddap_monai.selection.clustering.stage import cluster
 from meddap_monai.selection.filtering.stage import select
 from meddap_monai.selection.mixing.stage import MixConfig, mix
 from meddap_monai.study.config import ARMS, StudyConfig, Variant
-from meddap_monai.study.crew import Crew
 from meddap_monai.study.join import join_generated
 
 DIVIDED = ("pretrain", "adapt", "generate", "classify")
@@ -71,7 +71,7 @@ class Shared:
     unlabelled: Path | None
     before: Once
     """What all seeds share."""
-    crew: Crew
+    ranks: Ranks
 
 
 @dataclass
@@ -102,7 +102,7 @@ class Track:
 
     def _stage(self, name: str, config: Any, make: Callable[[Path], Path], *inputs: Any, leaf: str = "") -> Path:
         folder = self.folder / name / self.variant.name / leaf
-        work = make if name in DIVIDED else lambda to: self.shared.crew.alone(lambda: make(to))
+        work = make if name in DIVIDED else lambda to: self.shared.ranks.first(lambda: make(to))
         result = self.shared.once([name, config, [str(item) for item in inputs]], folder, work)
         self.folders.setdefault(name, result if result.is_dir() else result.parent)
         return result
@@ -183,11 +183,11 @@ class Track:
 
     def _merge(self, parts: list[Path]) -> Path:
         """Put the images of several adapters into one records file."""
-        alone = self.shared.crew.alone
+        first = self.shared.ranks.first
         return self._stage(
             "generate",
             {"joined": True},
-            lambda to: alone(lambda: join_generated(to, parts, self.overwrite)),
+            lambda to: first(lambda: join_generated(to, parts, self.overwrite)),
             *parts,
             leaf="merged",
         )

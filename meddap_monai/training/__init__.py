@@ -1,1 +1,1 @@
-"""What every training shares: its loop and its checkpoint."""
+"""One scaffold for everything that is trained: steps, checkpoints, schedules, moving averages, handlers."""

@@ -1,100 +1,78 @@
-"""A training's whole state in one safetensors file, written atomically, so that a resumed run is the same run."""
+"""One checkpoint for every training: a file that appears whole, of plain tensors and numbers, exact to the step."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from meddap_monai import store
-from meddap_monai.errors import StageError
+from meddap_monai.core.tensors import every_tensor, save_tensors
+from meddap_monai.errors import NonFiniteLoss, StageError
 
-NAME = "checkpoint.safetensors"
-
-
-@dataclass
-class Progress:
-    """Where a training stands.
-
-    Attributes:
-        step: finished steps.
-        best_value: lowest validation loss so far.
-        best_step: step of it; -1 before the first validation.
-        stale: validations since then.
-        micro_batch: images per forward pass after running out of memory; 0 while nothing was halved.
-        scaler: state of the fp16 loss scaler.
-    """
-
-    step: int = 0
-    best_value: float = float("inf")
-    best_step: int = -1
-    stale: int = 0
-    micro_batch: int = 0
-    scaler: dict[str, float] | None = None
+NAME = "checkpoint.pt"
+FORMAT = "meddap-monai checkpoint 2"
 
 
-def write_checkpoint(
-    path: Path, progress: Progress, values: dict[str, dict[str, torch.Tensor]], optimizer: torch.optim.Optimizer
-) -> None:
-    """Write a checkpoint.
+class Stateful(Protocol):
+    """What a checkpoint can hold: torch's modules and optimizers, and everything with the same two methods."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return tensors, numbers and text, nested in mappings and lists."""
+
+    def load_state_dict(self, state_dict: Any, /) -> Any:
+        """Take what `state_dict` returned."""
+
+
+def save_checkpoint(path: Path, step: int, to_save: Mapping[str, Stateful]) -> None:
+    """Write a checkpoint; the old one stays until the new one is complete.
 
     Args:
         path: of the file.
-        progress: numbers.
-        values: groups of named tensors ("parameters", "ema", "best").
-        optimizer: its state is stored by parameter number.
+        step: optimizer steps done.
+        to_save: everything that the next step depends on, by name.
 
     Raises:
-        DiskFull: the old checkpoint is untouched.
+        NonFiniteLoss: a tensor is not finite; the old checkpoint stays.
+        DiskFull: the old checkpoint stays.
     """
-    tensors = {f"{group}:{name}": tensor for group, named in values.items() for name, tensor in named.items()}
-    state = optimizer.state_dict()["state"]
-    numbers: dict[str, Any] = {}
-    for index, entries in state.items():
-        for key, value in entries.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"optimizer:{index}:{key}"] = value
-            else:
-                numbers[f"{index}:{key}"] = value
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    header = {"progress": json.dumps(asdict(progress)), "optimizer": json.dumps(numbers)}
-    store.write_atomic(path, save(plain, metadata=header))
+    state = {name: item.state_dict() for name, item in to_save.items()}
+    spoilt = [name for name, values in state.items() if not all(map(_is_finite, every_tensor(values)))]
+    if spoilt:
+        raise NonFiniteLoss(
+            f"{path}: {', '.join(spoilt)} no longer finite at step {step}; the last checkpoint is finite: lower the "
+            "learning rate, into another output folder or with overwrite=True"
+        )
+    save_tensors(path, {"format": FORMAT, "step": step, "state": state})
 
 
-def read_checkpoint(
-    path: Path, optimizer: torch.optim.Optimizer
-) -> tuple[Progress, dict[str, dict[str, torch.Tensor]]] | None:
-    """Read a checkpoint into the optimiser and return the rest; None when there is no file.
+def load_checkpoint(path: Path, to_load: Mapping[str, Stateful]) -> int:
+    """Load a checkpoint in place and return the steps done; 0 when there is none.
 
     Raises:
-        StageError: the file is damaged.
+        StageError: the file is damaged, belongs to another training, or was written by an earlier version.
     """
-    if not path.is_file():
-        return None
+    earlier = path.with_suffix(".safetensors")
+    if not path.is_file() and not earlier.is_file():
+        return 0
     try:
-        with safe_open(store.regular_file(path), framework="pt", device="cpu") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        progress = Progress(**json.loads(header["progress"]))
-        numbers = json.loads(header["optimizer"])
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise StageError(f"{path}: not a whole checkpoint ({error}); delete it to train from the start") from error
-    values: dict[str, dict[str, torch.Tensor]] = {}
-    state: dict[int, dict[str, Any]] = {}
-    for name, tensor in tensors.items():
-        group, _, rest = name.partition(":")
-        if group == "optimizer":
-            index, _, key = rest.partition(":")
-            state.setdefault(int(index), {})[key] = tensor
-        else:
-            values.setdefault(group, {})[rest] = tensor
-    for name, value in numbers.items():
-        index, _, key = name.partition(":")
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return progress, values
+        if not path.is_file():
+            raise ValueError("an earlier version's")
+        document: dict[str, Any] = torch.load(store.regular_file(path), weights_only=True, map_location="cpu")
+        if document.get("format") != FORMAT:
+            raise ValueError("an earlier version's")
+        for name, item in to_load.items():
+            item.load_state_dict(document["state"][name])
+        return int(document["step"])
+    except Exception as error:  # torch names a damaged file by errors of many kinds, one of which advises a risk
+        told = str(error) if type(error) is ValueError else type(error).__name__
+        found = path if path.is_file() else earlier
+        raise StageError(
+            f"{found}: not a checkpoint of this training ({told}); delete it to train from the start"
+        ) from error
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())

@@ -101,11 +101,12 @@ class OnlineGenerator:
 
     def _ready(self) -> ImageSampler:
         if self._sampler is None:
-            from meddap_monai.diffusion.generation.stage import choose_device, open_sampler
+            from meddap_monai.core.devices import choose_device
+            from meddap_monai.diffusion.generation.stage import open_sampler
 
-            refuse_forked_cuda(choose_device(self.config.device))
+            refuse_forked_cuda(choose_device(self.config.device, "device"))
             self._sampler = self._open.enter_context(open_sampler(self.config, self.base, self.adapters))
-        refuse_forked_cuda(str(self._sampler.device))
+        refuse_forked_cuda(self._sampler.device)
         return self._sampler
 
     def _row(self, label: int | str, seed: int, size: tuple[int, int]) -> Any:
@@ -137,14 +138,14 @@ def _resized(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return np.asarray(picture)
 
 
-def refuse_forked_cuda(device: str) -> None:
+def refuse_forked_cuda(device: torch.device) -> None:
     """Raise when a forked worker process is about to use CUDA.
 
     Raises:
         ConfigurationError: says what to do instead.
     """
     forked = multiprocessing.parent_process() is not None and multiprocessing.get_start_method() == "fork"
-    if device.startswith("cuda") and forked:
+    if device.type == "cuda" and forked:
         raise ConfigurationError(
             f"generator: {device} cannot be used in a forked DataLoader worker; use num_workers=0, MONAI's "
             "ThreadDataLoader, or a bank of images generated before"

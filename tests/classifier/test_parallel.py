@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from meddap_monai.classifier.config import ClassifyConfig
-from meddap_monai.classifier.parallel import World
 from meddap_monai.classifier.stage import classify
+from meddap_monai.core.distributed import Ranks
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.store import read_stage
 from tests.reliability.forked import read_logs, run_pair
@@ -55,12 +55,12 @@ def test_a_done_folder_is_skipped_by_both_and_a_foreign_one_refused_by_both(reco
     assert together(CONFIG, folder, records, tmp_path) == [0, 0]
     assert together(replace(CONFIG, seed=5), folder, records, tmp_path) == [3, 3]
     assert "configuration seed was 0, now 5" in read_logs(tmp_path)[0]
-    assert "the first process could not open the output folder" in read_logs(tmp_path)[1]
+    assert "the first process was refused: ForeignOutput: " in read_logs(tmp_path)[1]
 
 
 def test_a_batch_that_cannot_be_divided_is_refused() -> None:
     import numpy as np
 
     with pytest.raises(ConfigurationError, match="batch: 8 cannot be divided by 3 processes"):
-        World(0, 3).shares(np.zeros((2, 8), dtype=int))
+        Ranks(0, 3).shares(np.zeros((2, 8), dtype=int), "classify#batch")
     assert os.environ.get("WORLD_SIZE", "1") == "1"

@@ -17,7 +17,6 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from meddap_monai import store
-from meddap_monai.classifier.checkpoint import NAME as CHECKPOINT
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.engine import TrainingStep
 from meddap_monai.classifier.material import read_material
@@ -26,6 +25,7 @@ from meddap_monai.classifier.stage import classify, initial_network
 from meddap_monai.core.provenance import check_provenance
 from meddap_monai.core.records import Record, read_records, write_records
 from meddap_monai.errors import ForeignOutput, Interrupted, LeakedRecords, MissingPackage, NonFiniteLoss, RecordsError
+from meddap_monai.training.checkpoint import NAME as CHECKPOINT
 
 TINY = ClassifyConfig(
     network="resnet10_tiny",
@@ -134,11 +134,14 @@ def test_nan_loss_stops_within_one_step_and_names_it(
         return (images * float("nan") if step == 6 else images), targets
 
     monkeypatch.setattr(TrainingStep, "_prepare", poisoned)
-    with pytest.raises(NonFiniteLoss, match=r"nan at step 6 \(learning rate .*\), images train-.*checkpoint is finite"):
+    named = r"nan at step 6.*\(learning rate .*, images train-.*checkpoint is finite"
+    with pytest.raises(NonFiniteLoss, match=named):
         classify(TINY, tmp_path / "model", records=simulated_records)
     saved = torch.load(tmp_path / "model" / CHECKPOINT, weights_only=True)
-    assert saved["progress"]["step"] == 4
-    assert all(torch.isfinite(tensor).all() for tensor in saved["network"].values() if tensor.is_floating_point())
+    assert saved["step"] == 4
+    assert all(
+        torch.isfinite(tensor).all() for tensor in saved["state"]["network"].values() if tensor.is_floating_point()
+    )
 
 
 def test_out_of_memory_halves_the_batch_and_is_recorded(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import random
 import signal
@@ -12,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from adapter_material import quick
-from safetensors import safe_open
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
@@ -85,8 +84,7 @@ def test_r11_at_most_one_checkpoint_interval_is_lost(run, expected, tmp_path: Pa
     process = start(lambda: run(tmp_path / "a"), tmp_path / "log")
     assert kill_when(process, checkpoint.exists)
     finish(process)
-    with safe_open(checkpoint, framework="pt") as file:
-        assert json.loads(file.metadata()["progress"])["step"] % CONFIG.checkpoint_every == 0
+    assert torch.load(checkpoint, weights_only=True)["step"] % CONFIG.checkpoint_every == 0
     board = str(tmp_path / "a" / "tensorboard")
     with SummaryWriter(board) as writer:
         writer.add_scalar("train/loss", 99.0, CONFIG.steps - 1)  # as if the killed run had drawn a step it never saved

@@ -15,10 +15,10 @@ import torch
 
 from meddap_monai import store
 from meddap_monai.classifier import stage as classifier_stage
-from meddap_monai.classifier.checkpoint import NAME as CHECKPOINT
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.stage import classify
 from meddap_monai.errors import DiskFull
+from meddap_monai.training.checkpoint import NAME as CHECKPOINT
 from tests.reliability.forked import finish, kill_when, start
 from tests.reliability.writers import before, race
 
@@ -47,7 +47,7 @@ def whole(records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reached(folder: Path) -> int:
     """Steps of the checkpoint that lies in a folder; 0 without one."""
     path = folder / CHECKPOINT
-    return torch.load(path, weights_only=True)["progress"]["step"] if path.exists() else 0
+    return torch.load(path, weights_only=True)["step"] if path.exists() else 0
 
 
 def killed_and_resumed(records: Path, folder: Path, kills: int, seed: int) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from adapter_material import quick
-from safetensors.torch import load_file
 
+from meddap_monai.core.tensors import every_tensor
 from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
 from meddap_monai.errors import NonFiniteLoss
@@ -28,10 +28,11 @@ def test_r18_stops_within_one_step_and_the_checkpoint_is_finite(
 
     records = make_records({"train": 2, "val": 1}, size=32)
     monkeypatch.setattr(AdapterTrainer, "answer", poisoned)
-    with pytest.raises(NonFiniteLoss, match=r"at step 5, learning rate 0\.001, images train-\w+-\d+, train-\w+-\d+;"):
+    named = r"at step 5, .*\(learning rate 0\.001, images train-\w+-\d+, train-\w+-\d+\)\."
+    with pytest.raises(NonFiniteLoss, match=named):
         adapt(quick(steps=8, validation_every=0), tmp_path / "a", records=records, base=tiny_base)
     assert max(steps) == 5
-    tensors = load_file(tmp_path / "a" / NAME)
-    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+    saved = torch.load(tmp_path / "a" / NAME, weights_only=True)
+    assert all(torch.isfinite(tensor).all() for tensor in every_tensor(saved))
     monkeypatch.setattr(AdapterTrainer, "answer", whole)
     adapt(quick(steps=8, validation_every=0), tmp_path / "a", records=records, base=tiny_base)

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from meddap_monai.classifier.config import ClassifyConfig
-from meddap_monai.classifier.handlers import Validations
 from meddap_monai.classifier.scoring import load_classifier
 from meddap_monai.classifier.stage import classify
 from meddap_monai.core.records import pixel_hash, read_records, write_records
+from meddap_monai.training.handlers import Validation
 from tests.reliability.held import HERE, open_files, resident_bytes
 
 CLASSES = ["benign", "malignant", "normal"]
@@ -59,14 +59,14 @@ def many_records(folder: Path, training: int) -> Path:
 )
 def test_memory_and_open_files_stay(images: int, cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = many_records(tmp_path / "index", images)
-    validate, seen = Validations.__call__, []
+    validate, seen = Validation.__call__, []
 
     def watching(self, engine):
         validate(self, engine)
         if engine.state.iteration % self.config.val_interval == 0:
             seen.append((resident_bytes(), open_files()))
 
-    monkeypatch.setattr(Validations, "__call__", watching)
+    monkeypatch.setattr(Validation, "__call__", watching)
     steps = 2 * images // 16
     config = ClassifyConfig(
         network="resnet10_tiny",

@@ -5,7 +5,7 @@ Nothing is drawn from a running stream, so a resumed, a re-run and a multi-proce
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,7 +74,7 @@ class Batch:
 
 
 class Batches:
-    """An endless plan of training steps; iterating yields this process's batches from `start` on.
+    """An endless plan of training steps.
 
     Items of one latent size (one aspect-ratio bucket) form a batch; a bucket's last batch is filled from its start.
 
@@ -106,15 +106,8 @@ class Batches:
         self.caption_dropout, self.empty_prompt = caption_dropout, empty_prompt
         self.prior, self.prior_weight = prior
         self.rank, self.world = rank, world
-        self.start = 0
         self._epochs: dict[int, list[list[int]]] = {}
         self.per_epoch = len(self._epoch(0))
-
-    def __iter__(self) -> Iterator[Batch]:
-        step = self.start
-        while True:
-            yield self.step(step)
-            step += 1
 
     def _epoch(self, number: int) -> list[list[int]]:
         if number not in self._epochs:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 
 from meddap_monai.core.configuration import check_choice, check_range
@@ -196,12 +195,3 @@ class AdaptConfig:
     def alpha_(self) -> float:
         """Alpha, filled in."""
         return float(self.rank_ if self.alpha is None else self.alpha)
-
-    def rate(self, step: int) -> float:
-        """Return the factor on the learning rates at a step (from 0)."""
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        if self.schedule == "constant":
-            return 1.0
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

@@ -13,11 +13,11 @@ from meddap_monai.core import provenance
 from meddap_monai.core.records import Record
 from meddap_monai.diffusion.adapters.adapter import load_adapter
 from meddap_monai.diffusion.adapters.file import CARD, read_card, save_adapter
-from meddap_monai.diffusion.adapting.handlers import Validation
 from meddap_monai.diffusion.adapting.preparation import Prepared
 from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
 from meddap_monai.diffusion.bases.base import base_folder, load_base
 from meddap_monai.diffusion.bases.sample_pictures import grid, save_synthetic
+from meddap_monai.training.handlers import Validation
 
 
 def finish_adapter(
@@ -32,12 +32,12 @@ def finish_adapter(
         output: adapter folder.
         records: all full records, for the hashes of the training images' groups.
     """
-    config, progress = prepared.config, trainer.state.progress
-    use_best = config.keep == "best" and validation is not None and bool(validation.best)
-    values = validation.best if use_best and validation is not None else trainer.values()
+    config = prepared.config
+    best = validation if validation is not None and validation.best else None
+    values = best.best if best is not None and config.keep == "best" else trainer.values()
     trainer.trainable.assign(values)
     sheet = _pictures(prepared, output)
-    card = describe(prepared, trainer, use_best)
+    card = describe(prepared, trainer, best)
     result = trainer.trainable.result(values)
     inherited = provenance.train_hashes(base_folder(prepared.base["name"]))
     place = output
@@ -55,14 +55,13 @@ def finish_adapter(
         "out": taught,
         "rejected": 0,
         "validation": len(prepared.held_out),
-        "steps": progress.step,
+        "steps": trainer.state.iteration,
     }
 
 
-def describe(prepared: Prepared, trainer: AdapterTrainer, use_best: bool) -> dict[str, Any]:
+def describe(prepared: Prepared, trainer: AdapterTrainer, best: Validation | None) -> dict[str, Any]:
     """Return ``adapter.json`` without what `save_adapter` adds."""
-    config, progress = prepared.config, trainer.state.progress
-    best = progress.best_value if progress.best_step >= 0 else None
+    config, step = prepared.config, trainer.state.iteration
     return {
         "method": config.method,
         "base": prepared.base["name"],
@@ -71,11 +70,11 @@ def describe(prepared: Prepared, trainer: AdapterTrainer, use_best: bool) -> dic
         "prompts_sha256": prepared.table.sha256,
         "class_prompts": prepared.class_prompts,
         "clip_skip": config.clip_skip or 0,
-        "steps": progress.best_step if use_best else progress.step,
-        "trained_steps": progress.step,
-        "validation_loss": best,
+        "steps": best.best_step if best is not None and config.keep == "best" else step,
+        "trained_steps": step,
+        "validation_loss": -best.best_score[0] if best is not None else None,
         "batch": config.batch,
-        "micro_batch": progress.micro_batch or None,
+        "micro_batch": trainer.micro_batch or None,
         "learning_rate": config.learning_rate,
         "resolution": prepared.size[0],
         "prediction_type": prepared.objective.prediction,

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from meddap_monai import store
+from meddap_monai.core.devices import choose_device
+from meddap_monai.core.distributed import ALONE, Ranks
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.diffusion.adapting.batches import Batches, Item
@@ -101,7 +103,7 @@ def prepare(
     everything: Sequence[Record],
     base: str | Path,
     flag: store.InterruptFlag,
-    place: tuple[int, int] = (0, 1),
+    ranks: Ranks = ALONE,
 ) -> Prepared:
     """Load the base, encode images and prompts, put the trainable layers in.
 
@@ -111,20 +113,20 @@ def prepare(
         everything: full records.
         base: see ``load_base``.
         flag: an arrived signal ends the encoding.
-        place: (rank, number of processes).
+        ranks: the processes that divide every step.
 
     Raises:
         ConfigurationError, RecordsError: see ``adapt``.
     """
-    device = choose_device(config.device, place[0])
+    device = choose_device(config.device, "adapt#device")
     training, held_out = choose_records(everything, config)
     classes = [name for _, name in sorted({(record["label"], record["class_name"]) for record in training})]
     table = load_prompt_table(config.prompts)
     class_prompts = {
         name: config.method_.training_prompt(table, name, config.adjective, config.template) for name in classes
     }
-    if config.batch % place[1]:
-        raise ConfigurationError(f"adapt#batch: {config.batch} is no multiple of the {place[1]} processes")
+    if config.batch % ranks.size:
+        raise ConfigurationError(f"adapt#batch: {config.batch} is no multiple of the {ranks.size} processes")
     pipeline: Any = load_base(base, dtype=_TYPES[config.precision] if device.type != "cpu" else None, device=device)
     size, factor = picture_size(pipeline, config, base)
     objective = Objective(pipeline.scheduler.config, config.snr_gamma, config.noise_offset)
@@ -141,7 +143,7 @@ def prepare(
     prompts = _prompts(pipeline, words, config, cache / "prompts", sha, trainable, device)
     batches = Batches(
         items, config.batch, objective, config.seed, config.caption_dropout,
-        prior=(prior, config.method_.prior_weight), rank=place[0], world=place[1],
+        prior=(prior, config.method_.prior_weight), rank=ranks.rank, world=ranks.size,
     )  # fmt: skip
     prepared = Prepared(
         config, pipeline, {"name": str(base), "sha256": sha, "card": base_card(base)}, table, classes, class_prompts,
@@ -150,17 +152,6 @@ def prepare(
     _settle(prepared, trainable)
     prepared.real_rows = _real_rows(prepared)
     return prepared
-
-
-def choose_device(name: str, rank: int = 0) -> torch.device:
-    """Return the device that a name means; "auto" takes this process's GPU, or the CPU."""
-    if name == "auto":
-        return (
-            torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
-        )
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigurationError(f"adapt#device: {name!r}, but there is no GPU here; use 'auto' or 'cpu'")
-    return torch.device(name)
 
 
 def picture_size(pipeline: Any, config: AdaptConfig, base: str | Path) -> tuple[tuple[int, int], int]:

@@ -6,29 +6,28 @@ same configuration gives the same bytes, also after a kill and a resume.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import torch
 
 from meddap_monai import store
 from meddap_monai.core import provenance
+from meddap_monai.core.distributed import Ranks, join_ranks, open_stage
 from meddap_monai.core.records import read_records
 from meddap_monai.diffusion.adapting import preparation
 from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.adapting.finish import finish_adapter
-from meddap_monai.diffusion.adapting.handlers import Checkpoints, Curves, Samples, Validation
 from meddap_monai.diffusion.adapting.preparation import Prepared
-from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
-from meddap_monai.diffusion.adapting.validation import FixedValidation
+from meddap_monai.diffusion.adapting.trainer import AdapterState, AdapterTrainer
+from meddap_monai.diffusion.adapting.validation import FixedValidation, validation_loss
 from meddap_monai.diffusion.bases.base import base_folder, base_hash
+from meddap_monai.diffusion.bases.sample_pictures import grid
 from meddap_monai.errors import MissingPackage
-from meddap_monai.training.checkpoint import NAME, Progress, read_checkpoint
+from meddap_monai.training.checkpoint import NAME, Stateful, load_checkpoint
+from meddap_monai.training.handlers import Checkpoints, Curves, Pictures, ProgressBar, Validation
 
 __all__ = ["AdaptConfig", "adapt"]
 
@@ -66,27 +65,20 @@ def adapt(
     Under ``torchrun`` every process calls this; the first one writes.
     """
     output, records = Path(output), Path(records)
-    with _processes(config) as (rank, world), contextlib.ExitStack() as stack:
-        stage = None
-        if rank == 0:
-            inputs: dict[str, Any] = {"records": records, "base": base_hash(base)}
-            stage = stack.enter_context(store.open_stage(output, "adapt", config, inputs, overwrite))
-        done = bool(stage.done) if stage is not None else False
-        if world > 1:
-            done = bool(torch.as_tensor(idist.broadcast(torch.tensor(float(done)), src=0)))
-        if done:
+    inputs: dict[str, Any] = {"records": records, "base": base_hash(base)}
+    gpu = torch.cuda.is_available() and config.device != "cpu"
+    with join_ranks(gpu) as ranks, open_stage(ranks, output, "adapt", config, inputs, overwrite) as stage:
+        if stage.done:
             return _result(config, output)
         everything = read_records(records, full=True)
         provenance.check_provenance(base_folder(base), everything)
         with store.InterruptFlag() as flag:
-            prepared = preparation.prepare(config.filled(), output, everything, base, flag, (rank, world))
-            trainer, validation = _train(prepared, output, flag, (rank, world), handlers, inferer)
-        if stage is not None:
+            prepared = preparation.prepare(config.filled(), output, everything, base, flag, ranks)
+            trainer, validation = _train(prepared, output, flag, ranks, handlers, inferer)
+        if ranks.rank == 0:
             counts = finish_adapter(prepared, trainer, validation, output, everything)
             _clean(output)
             stage.finish(counts, classes=prepared.classes)
-        if world > 1:
-            idist.barrier()
     return _result(config, output)
 
 
@@ -97,21 +89,6 @@ def _result(config: AdaptConfig, output: Path) -> Path:
 def _clean(output: Path) -> None:
     (output / NAME).unlink(missing_ok=True)
     shutil.rmtree(output / "cache", ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _processes(config: AdaptConfig) -> Iterator[tuple[int, int]]:
-    """Join the other processes that ``torchrun`` started, if any, and yield (rank, number of processes)."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    ours = world > 1 and idist.backend() is None
-    if ours:
-        gpu = torch.cuda.is_available() and config.device != "cpu"
-        idist.initialize("nccl" if gpu else "gloo")
-    try:
-        yield idist.get_rank(), idist.get_world_size()
-    finally:
-        if ours:
-            idist.finalize()
 
 
 def make_optimizer(config: AdaptConfig, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
@@ -130,61 +107,65 @@ def make_optimizer(config: AdaptConfig, groups: list[dict[str, Any]], device: to
 
 
 def _train(
-    prepared: Prepared,
-    output: Path,
-    flag: store.InterruptFlag,
-    place: tuple[int, int],
-    handlers: Sequence[Any],
-    inferer: Any,
+    prepared: Prepared, output: Path, flag: store.InterruptFlag, ranks: Ranks, handlers: Sequence[Any], inferer: Any
 ) -> tuple[AdapterTrainer, Validation | None]:
-    config = prepared.config
-    rank, world = place
+    config, path = prepared.config, output / NAME
     optimizer = make_optimizer(config, prepared.trainable.groups(config.weight_decay), prepared.device)
     trainer = AdapterTrainer(
         config, prepared.unet, prepared.trainable, optimizer, prepared.batches, prepared.objective,
-        prepared.prompts, prepared.factor, prepared.device, inferer,
+        prepared.prompts, prepared.factor, prepared.device, inferer, ranks,
     )  # fmt: skip
-    found = read_checkpoint(output / NAME, optimizer)
-    writer = None
-    if rank == 0:
-        from torch.utils.tensorboard import SummaryWriter
-
-        undone = found[0].step + 1 if found else None  # the first step that is done again
-        writer = SummaryWriter(str(output / "tensorboard"), purge_step=undone)
-        Curves(writer, config.log_every).attach(trainer)
-    validation = None
-    if prepared.held_out and config.validation_every:
-        fixed = FixedValidation(
-            prepared.held_out, prepared.objective, config.validation_times, config.batch, config.seed, rank, world
-        )
-        validation = Validation(fixed, config.validation_every, config.patience, writer)
-        validation.attach(trainer)
-    if rank == 0 and config.samples_every and config.samples_per_class:
-        Samples(prepared.draw, prepared.real_rows, config.samples_every, writer).attach(trainer)
-    for handler in handlers:
-        handler.attach(trainer)
-    Checkpoints(output / NAME, config.checkpoint_every, flag, validation, rank == 0).attach(trainer)
-    if found:
-        _resume(trainer, validation, *found)
-    if trainer.state.progress.step < config.steps and not _stopped_early(trainer):
-        trainer.run()
-    if writer is not None:
-        writer.close()
-    flag.raise_if_set(f"step {trainer.state.progress.step} of {config.steps} is saved in {output / NAME}")
+    to_save: dict[str, Stateful] = {"trained": AdapterState(trainer), "optimizer": optimizer}
+    validation = _validation(prepared, trainer, ranks)
+    if validation is not None:
+        to_save["validation"] = validation
+    done, first = load_checkpoint(path, to_save), ranks.rank == 0
+    ProgressBar("adapt", quiet=not first).attach(trainer)
+    with Curves(output / "tensorboard" if first else None, done, config.log_every, images=config.batch) as curves:
+        curves.attach(trainer)
+        if validation is not None:
+            if done == 0:
+                curves.write(validation.measure(trainer), 0, "validation")
+            validation.curves = curves
+            validation.attach(trainer)
+        if first and config.samples_every and config.samples_per_class:
+            Pictures(lambda writer, step: _draw(prepared, trainer, writer, step), curves, config.samples_every).attach(
+                trainer
+            )
+        for handler in handlers:
+            handler.attach(trainer)
+        Checkpoints(path, to_save, config.checkpoint_every, flag, ranks).attach(trainer)
+        trainer.go_on(done, over=validation is not None and validation.stopped)
+    flag.raise_if_set(f"step {trainer.state.iteration} of {config.steps} is saved in {path}")
     return trainer, validation
 
 
-def _stopped_early(trainer: AdapterTrainer) -> bool:
-    return bool(trainer.config.patience) and trainer.state.progress.stale >= trainer.config.patience
+def _validation(prepared: Prepared, trainer: AdapterTrainer, ranks: Ranks) -> Validation | None:
+    """Return the handler that measures the loss on held-out images; None without any."""
+    config = prepared.config
+    if not prepared.held_out or not config.validation_every:
+        return None
+    fixed = FixedValidation(
+        prepared.held_out,
+        prepared.objective,
+        config.validation_times,
+        config.batch,
+        config.seed,
+        ranks.rank,
+        ranks.size,
+    )
+
+    def measure(_: Any) -> dict[str, float]:
+        trainer.state.metrics["validation_loss"] = loss = validation_loss(trainer, fixed)
+        return {"loss": loss}
+
+    every, patience = config.validation_every, config.patience
+    return Validation(measure, lambda values: (-values["loss"],), trainer.values, every, patience)
 
 
-def _resume(trainer: AdapterTrainer, validation: Validation | None, progress: Progress, values: dict[str, Any]) -> None:
-    trainer.state.progress = progress
-    trainer.trainable.assign(values["parameters"])
-    device = trainer.state.device
-    trainer.ema = {name: tensor.to(device) for name, tensor in values.get("ema", {}).items()}
-    if validation is not None:
-        validation.best = {name: tensor.to(device) for name, tensor in values.get("best", {}).items()}
-    if trainer.fp16 is not None and progress.scaler is not None:
-        trainer.fp16.load_state_dict(progress.scaler)
-    trainer.state.iteration = trainer.batches.start = progress.step
+def _draw(prepared: Prepared, trainer: AdapterTrainer, writer: Any, step: int) -> None:
+    """Draw a grid: real images of a class, then pictures from fixed seeds, a row per class."""
+    with trainer.kept_values():
+        drawn = prepared.draw()
+    sheet = grid([left + right for left, right in zip(prepared.real_rows, drawn, strict=True)])
+    writer.add_image("samples/real_then_synthetic", sheet, step, dataformats="HWC")

@@ -46,7 +46,7 @@ class Trainable:
             {
                 "params": [parameter for name, parameter in self.parameters.items() if self.rates[name] == rate],
                 "lr": rate,
-                "base_lr": rate,
+                "factor": rate,
                 "weight_decay": weight_decay,
             }
             for rate in rates

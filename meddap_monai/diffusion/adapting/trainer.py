@@ -1,33 +1,34 @@
-"""The training loop as a MONAI engine: one optimiser step per iteration, everything else is a handler."""
+"""The training loop of adapters: one optimiser step on cached latents; everything else is a handler."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import ignite.distributed as idist
 import torch
-from monai.engines import Trainer
 from monai.inferers import Inferer, SimpleInferer
 from monai.utils.enums import CommonKeys
 
+from meddap_monai.core.distributed import ALONE, Ranks
 from meddap_monai.diffusion.adapting.batches import Batch, Batches
 from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.adapting.trainable import Trainable
 from meddap_monai.diffusion.bases.conditioning import Conditioning
 from meddap_monai.diffusion.bases.noise import Objective
-from meddap_monai.errors import NonFiniteLoss
-from meddap_monai.training.checkpoint import Progress
+from meddap_monai.training.ema import update_average
+from meddap_monai.training.finite import check_finite
+from meddap_monai.training.schedules import schedule, set_rate
+from meddap_monai.training.step_trainer import StepTrainer, within_memory
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class AdapterTrainer(Trainer):
+class AdapterTrainer(StepTrainer):
     """Train adapter parameters on cached latents.
 
-    One epoch is the whole run; ``state.iteration`` counts optimiser steps, also across a resume. ``state.output`` is
-    ``{"loss": ..., "gradient_norm": ...}``; ``state.progress`` is what a checkpoint stores.
+    ``state.iteration`` counts optimiser steps, also across a resume. ``state.output`` holds ``loss``,
+    ``gradient_norm`` and a ``learning_rate_<n>`` per parameter group; ``state.ids`` are the images of the step.
 
     Args:
         config: of the run.
@@ -40,6 +41,7 @@ class AdapterTrainer(Trainer):
         factor: pixels per latent.
         device: of the training.
         inferer: calls the network; MONAI's ``SimpleInferer`` by default.
+        ranks: the processes that divide every step.
     """
 
     def __init__(
@@ -54,43 +56,32 @@ class AdapterTrainer(Trainer):
         factor: int,
         device: torch.device,
         inferer: Inferer | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        super().__init__(device, max_epochs=1, data_loader=batches, epoch_length=config.steps, decollate=False)
+        super().__init__(self.step, config.steps, device)
         self.config, self.unet, self.trainable, self.optimizer = config, unet, trainable, optimizer
         self.objective, self.prompts, self.factor = objective, prompts, factor
-        self.batches = batches
+        self.batches, self.ranks = batches, ranks
         self.inferer = inferer or SimpleInferer()
-        self.state.progress = Progress()
+        self.micro_batch = 0
         self.ema: dict[str, torch.Tensor] = trainable.copy() if config.ema else {}
         self.fp16 = torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
 
-    # ------------------------------------------------------------------------------------------------------- step
-    def _iteration(self, engine: Any, batchdata: Any) -> dict[str, Any]:
-        step = self.state.iteration - 1
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * self.config.rate(step)
-        batch = batchdata.to(self.state.device)
-        self.state.ids = batchdata.ids
-        loss = self._with_less_memory(batch)
-        self._check(loss, step, batchdata)
-        norm = self._update()
-        self.state.progress.step = step + 1
-        return {CommonKeys.LOSS: float(loss), "gradient_norm": norm}
+    def step(self, number: int) -> dict[str, Any]:
+        """Do step `number` (0 is the first)."""
+        config = self.config
+        set_rate(self.optimizer, schedule(config.schedule, number, config.steps, config.warmup))
+        batch = self.batches.step(number).to(self.state.device)
+        self.state.ids = batch.ids
+        size = self.micro_batch or -(-len(batch) // config.accumulate)
+        loss = within_memory(lambda images: self._gradients(batch, images), size, self._go_on_with)
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        check_finite(loss, "adapt", number + 1, rates[0], batch.ids, self.ranks)
+        output = {CommonKeys.LOSS: float(loss), "gradient_norm": self._update()}
+        return output | {f"learning_rate_{group}": rate for group, rate in enumerate(rates)}
 
-    def _with_less_memory(self, batch: Batch) -> torch.Tensor:
-        """Run forward and backward; on running out of memory halve the images per pass and start the step again."""
-        while True:
-            progress = self.state.progress
-            size = progress.micro_batch or -(-len(batch) // self.config.accumulate)
-            try:
-                return self._gradients(batch, size)
-            except torch.OutOfMemoryError:
-                if size == 1:
-                    raise
-                self.optimizer.zero_grad(set_to_none=True)
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                progress.micro_batch = size // 2
+    def _go_on_with(self, size: int) -> None:
+        self.micro_batch = size
 
     def _gradients(self, batch: Batch, size: int) -> torch.Tensor:
         self.optimizer.zero_grad(set_to_none=True)
@@ -119,21 +110,9 @@ class AdapterTrainer(Trainer):
             return contextlib.nullcontext()
         return torch.autocast(self.state.device.type, _TYPES[self.config.precision])
 
-    def _check(self, loss: torch.Tensor, step: int, batch: Batch) -> None:
-        finite = torch.isfinite(loss).to(torch.float32)
-        if self.batches.world > 1:
-            finite = torch.as_tensor(idist.all_reduce(finite, "MIN"))
-        if not bool(finite):
-            raise NonFiniteLoss(
-                f"adapt: the loss is {float(loss)} at step {step + 1}, learning rate "
-                f"{self.optimizer.param_groups[0]['lr']:g}, images {', '.join(batch.ids[:8])}; expected a finite "
-                "number. The last checkpoint is finite: lower adapt#learning_rate or use precision bf16 or fp32"
-            )
-
     def _update(self) -> float:
         parameters = list(self.trainable.parameters.values())
-        if self.batches.world > 1:
-            self._share(parameters)
+        self.ranks.average([parameter.grad for parameter in parameters if parameter.grad is not None])
         if self.fp16 is not None:  # after sharing, so that every process sees an overflow of any
             self.fp16.unscale_(self.optimizer)
         limit = self.config.grad_clip or float("inf")
@@ -143,18 +122,9 @@ class AdapterTrainer(Trainer):
         else:
             self.fp16.step(self.optimizer)
             self.fp16.update()
-        with torch.no_grad():
-            for name, mean in self.ema.items():
-                mean.lerp_(self.trainable.parameters[name], 1 - self.config.ema)
+        if self.ema:
+            update_average(self.ema.values(), (self.trainable.parameters[name] for name in self.ema), self.config.ema)
         return float(norm)
-
-    def _share(self, parameters: list[torch.nn.Parameter]) -> None:
-        """Average the gradients over all processes in one message."""
-        with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
-        flat = torch.cat([parameter.grad.flatten() for parameter in with_gradient])  # type: ignore[union-attr]
-        flat = torch.as_tensor(idist.all_reduce(flat)) / self.batches.world
-        for parameter, part in zip(with_gradient, flat.split([p.numel() for p in with_gradient]), strict=True):
-            parameter.grad = part.view_as(parameter).clone()
 
     # ------------------------------------------------------------------------------------------------------ values
     def values(self) -> dict[str, torch.Tensor]:
@@ -162,7 +132,7 @@ class AdapterTrainer(Trainer):
         return {name: tensor.clone() for name, tensor in self.ema.items()} if self.ema else self.trainable.copy()
 
     @contextlib.contextmanager
-    def kept_values(self) -> Any:
+    def kept_values(self) -> Iterator[None]:
         """Run with `values` in place of the weights under training."""
         if not self.ema:
             yield
@@ -173,3 +143,26 @@ class AdapterTrainer(Trainer):
             yield
         finally:
             self.trainable.assign(own)
+
+
+class AdapterState:
+    """What a checkpoint keeps of an `AdapterTrainer` besides its optimizer: weights, their mean, images that fit."""
+
+    def __init__(self, trainer: AdapterTrainer) -> None:
+        self.trainer = trainer
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of everything."""
+        trainer = self.trainer
+        scaler = trainer.fp16.state_dict() if trainer.fp16 is not None else {}
+        kept = {"parameters": trainer.trainable.copy(), "ema": dict(trainer.ema)}
+        return kept | {"micro_batch": trainer.micro_batch, "scaler": scaler}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put everything into the trainer."""
+        trainer = self.trainer
+        trainer.trainable.assign(state["parameters"])
+        trainer.ema = {name: tensor.to(trainer.state.device) for name, tensor in state["ema"].items()}
+        trainer.micro_batch = state["micro_batch"]
+        if trainer.fp16 is not None and state["scaler"]:
+            trainer.fp16.load_state_dict(state["scaler"])

@@ -8,6 +8,7 @@ import torch
 
 from meddap_monai.core.seeds import generator
 from meddap_monai.diffusion.adapting.batches import Item
+from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
 from meddap_monai.diffusion.bases.noise import Objective
 
 Answer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -65,3 +66,14 @@ class FixedValidation:
     def _fixed_noise(self, item: Item, time: int) -> torch.Tensor:
         draw = generator(self.seed, "adapt/validation", item.id, time)
         return torch.randn(item.moments.shape[-3:], generator=draw)
+
+
+def validation_loss(trainer: AdapterTrainer, fixed: FixedValidation) -> float:
+    """Return the validation loss, over all processes, of the weights that would be kept now."""
+
+    def answer(noisy: torch.Tensor, times: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        with trainer.cast():
+            return trainer.answer(noisy, times, rows)
+
+    with trainer.kept_values():
+        return trainer.ranks.sum(float(fixed(answer, trainer.state.device)))

@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from meddap_monai import store
 from meddap_monai.core.configuration import build, check_choice, check_range
@@ -29,7 +28,10 @@ from meddap_monai.diffusion.pretraining.unet import diffuse
 from meddap_monai.diffusion.pretraining.views import grey_tensor, square
 from meddap_monai.errors import BadBase, RecordsError, StageError
 from meddap_monai.images.reading.recorded import open_recorded
-from meddap_monai.training.loop import finite, learning_rate, set_rate
+from meddap_monai.training.checkpoint import NAME
+from meddap_monai.training.finite import check_finite
+from meddap_monai.training.schedules import FLOOR, schedule, set_rate
+from meddap_monai.training.step_trainer import Run, train
 
 TIMES = ("noisy", "clean")
 
@@ -124,6 +126,7 @@ def train_latent_classifier(
         RecordsError: fewer than two classes in split train.
         LeakedRecords: the base was trained on a val, test or unseen image of `records`.
         NonFiniteLoss: the loss became NaN or infinite.
+        Interrupted: SIGINT or SIGTERM; the same call goes on from the checkpoint.
     """
     output, records = Path(output), Path(records)
     wanted = {
@@ -146,13 +149,17 @@ def train_latent_classifier(
             check_provenance(folder, everything)
         pipeline: Any = load_base(base)
         latents, labels = _encode(pipeline, training)
-        model = _fit(config, pipeline.scheduler, latents, labels, len(classes), [item["id"] for item in training])
+        ids = [item["id"] for item in training]
+        work = LatentClassifierTraining(config, pipeline.scheduler, latents, labels, len(classes), ids)
+        with store.InterruptFlag() as flag:
+            train(work, Run("latent_classifier", config.steps, output / NAME, flag, output / "tensorboard"))
         with store.atomic_path(output / "classifier.safetensors") as temporary:
-            save_file({name: value.contiguous() for name, value in model.state_dict().items()}, str(temporary))
+            save_file({name: value.contiguous() for name, value in work.model.state_dict().items()}, str(temporary))
         inherited = train_hashes(folder) if isinstance(folder, Path) else frozenset()
         write_train_hashes(output, training, everything, inherited)
         document = wanted | {"classes": classes, "latents": latents.shape[1], "images": len(training)}
         store.write_json(output / "classifier.json", document)
+        (output / NAME).unlink()
     return output
 
 
@@ -200,36 +207,58 @@ def _encode(pipeline: Any, records: list[dict[str, Any]]) -> tuple[torch.Tensor,
     return torch.cat(latents), labels
 
 
-def _fit(
-    config: LatentClassifierConfig,
-    scheduler: Any,
-    latents: torch.Tensor,
-    labels: torch.Tensor,
-    classes: int,
-    ids: list[str],
-) -> LatentClassifier:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = LatentClassifier(latents.shape[1], classes, config).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=config.weight_decay)
-    share = 1.0 / torch.bincount(labels, minlength=classes).clamp(min=1)[labels].double()
-    alphas = scheduler.alphas_cumprod.float()
-    for step in tqdm(range(config.steps), desc="latent classifier", unit="step", mininterval=5.0):
+class LatentClassifierTraining:
+    """Steps that train a latent classifier, all classes equally often.
+
+    Args:
+        config: shape and training.
+        scheduler: noise schedule of the base.
+        latents: (2 N, C, h, w) of N images and their mirror images, in turns.
+        labels: (2 N,) int64.
+        classes: how many.
+        ids: of the N records.
+    """
+
+    def __init__(
+        self,
+        config: LatentClassifierConfig,
+        scheduler: Any,
+        latents: torch.Tensor,
+        labels: torch.Tensor,
+        classes: int,
+        ids: list[str],
+    ) -> None:
+        self.config, self.latents, self.labels, self.ids = config, latents, labels, ids
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model = LatentClassifier(latents.shape[1], classes, config).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.0, weight_decay=config.weight_decay)
+        self.share = 1.0 / torch.bincount(labels, minlength=classes).clamp(min=1)[labels].double()
+        self.alphas = scheduler.alphas_cumprod.float()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"model": self.model, "optimizer": self.optimizer}
+
+    def advance(self, step: int) -> dict[str, float]:
+        """Do step `step`."""
+        config = self.config
         draw = generator(config.seed, "latent classifier", step)
-        chosen = torch.multinomial(share, config.batch, replacement=True, generator=draw)
-        inputs, times = latents[chosen], torch.zeros(config.batch, dtype=torch.long)
+        chosen = torch.multinomial(self.share, config.batch, replacement=True, generator=draw)
+        inputs, times = self.latents[chosen], torch.zeros(config.batch, dtype=torch.long)
         if config.times == "noisy":
-            times = torch.randint(len(alphas), (config.batch,), generator=draw)
+            times = torch.randint(len(self.alphas), (config.batch,), generator=draw)
             noise = torch.randn(inputs.shape, generator=draw)
-            inputs, _ = diffuse(inputs, noise, alphas[times], "epsilon")
-        rate = learning_rate(step, config.steps, config.learning_rate, min(20, config.steps))
-        loss = functional.cross_entropy(model(inputs, times), labels[chosen])
-        finite(loss, "latent classifier", step, rate, [ids[number // 2] for number in chosen.tolist()])
-        set_rate(optimizer, rate)
-        optimizer.zero_grad()
+            inputs, _ = diffuse(inputs, noise, self.alphas[times], "epsilon")
+        rate = config.learning_rate * schedule("cosine", step, config.steps, min(20, config.steps), FLOOR)
+        loss = functional.cross_entropy(self.model(inputs, times), self.labels[chosen])
+        check_finite(loss, "latent classifier", step + 1, rate, [self.ids[n // 2] for n in chosen.tolist()])
+        set_rate(self.optimizer, rate)
+        self.optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
-    return model.eval().requires_grad_(False)
+        self.optimizer.step()
+        return {"loss": loss.item(), "rate": rate}
 
 
 def default_config(

@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from meddap_monai import store
+from meddap_monai.core.devices import is_out_of_memory
 from meddap_monai.core.distributed import Ranks
 from meddap_monai.core.records import Record, iter_records, write_records
 from meddap_monai.diffusion.generation import marking, plan
@@ -130,7 +131,7 @@ class ShardMaker:
                 with store.commit_shard(self.request.output, number) as folder:
                     return self._fill(folder, number, rows)
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error) or not self._back_off():
+                if not is_out_of_memory(error) or not self._back_off():
                     raise
 
     def _fill(self, folder: Path, number: int, rows: Sequence[plan.PlanRow]) -> list[np.ndarray]:
@@ -181,13 +182,6 @@ class ShardMaker:
         self.batch //= 2
         tqdm.write(f"generate: out of memory; going on with batches of {self.batch}")
         return True
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error means that memory ran out, on a GPU or on the CPU."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return any(text in str(error).lower() for text in ("out of memory", "can't allocate memory", "not enough memory"))
 
 
 def device_name(device: torch.device) -> str:

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from meddap_monai import store
-from meddap_monai.core.distributed import Ranks, join_ranks, own_gpu
+from meddap_monai.core.devices import choose_device
+from meddap_monai.core.distributed import Ranks, join_ranks, open_stage
 from meddap_monai.core.provenance import check_provenance
 from meddap_monai.core.records import class_names, iter_records
 from meddap_monai.diffusion.adapters.adapter import fuse, load_adapter
@@ -67,11 +68,13 @@ def generate(
         DiskFull: finished shards stay; the same call goes on.
     """
     job = request_of(config, Path(output), Path(records), base, adapters)
-    with join_ranks() as ranks, store.InterruptFlag() as flag:
-        if ranks.rank == 0:
-            _lead(job, ranks, flag, overwrite)
-        else:
-            _follow(job, ranks, flag)
+    with (
+        join_ranks() as ranks,
+        store.InterruptFlag() as flag,
+        open_stage(ranks, job.output, "generate", config, dict(job.inputs), overwrite) as stage,
+    ):
+        if not stage.done:
+            _make(job, ranks, flag, stage)
     return job.output / GENERATED
 
 
@@ -87,36 +90,16 @@ def request_of(
     return Request(config, output, records, base, tuple(adapters), inputs)
 
 
-def _lead(job: Request, ranks: Ranks, flag: store.InterruptFlag, overwrite: bool) -> None:
-    """Rank 0: hold the folder, write the plan, work, and finish the stage."""
-    word = "refused"
-    try:
-        with store.open_stage(job.output, "generate", job.config, dict(job.inputs), overwrite) as stage:
-            if stage.done:
-                word = "done"
-                return
-            _check_inputs(job)
-            _train_guide(job)
-            with open_sampler(guided_by(job.config, job.output), job.base, job.adapters) as sampler:
-                rows = _write_plan(job, sampler.size)
-                word = "go"
-                ranks.share(word)
-                with _agreed(ranks):
-                    used = ShardMaker(job, sampler, ranks, flag).run()
-            _finish(job, stage, rows, used)
-    finally:
-        if word != "go":
-            ranks.share(word)
-
-
-def _follow(job: Request, ranks: Ranks, flag: store.InterruptFlag) -> None:
-    """Other ranks: wait until the plan is written, then work."""
-    word = ranks.share()
-    if word == "refused":
-        raise StageError(f"{job.output}: process 0 could not start; its message says why")
-    if word == "go":
-        with _agreed(ranks), open_sampler(guided_by(job.config, job.output), job.base, job.adapters) as sampler:
-            ShardMaker(job, sampler, ranks, flag).run()
+def _make(job: Request, ranks: Ranks, flag: store.InterruptFlag, stage: store.Stage) -> None:
+    """Write the plan in the first process, make the shards in all of them, finish in the first."""
+    ranks.first(lambda: _check_inputs(job))
+    ranks.first(lambda: _train_guide(job))
+    with open_sampler(guided_by(job.config, job.output), job.base, job.adapters) as sampler:
+        rows = ranks.first(lambda: _write_plan(job, sampler.size))
+        with _agreed(ranks):
+            used = ShardMaker(job, sampler, ranks, flag).run()
+    if ranks.rank == 0:
+        _finish(job, stage, rows, used)
 
 
 @contextlib.contextmanager
@@ -206,7 +189,7 @@ def open_sampler(
         raise ConfigurationError(
             f"generate#adapter_weights: {len(weights)} weights for {len(adapters)} adapters, expected one for each"
         )
-    device = choose_device(config.device)
+    device = choose_device(config.device, "generate#device")
     pipeline: Any = load_base(base, getattr(torch, config.dtype), device)
     for path, weight in zip(adapters, weights, strict=True):
         load_adapter(pipeline, path, weight)
@@ -218,15 +201,6 @@ def open_sampler(
     guide = open_guide(guidance, base, device) if guidance is not None else None
     with fuse(pipeline):
         yield ImageSampler(pipeline, settings, guide)
-
-
-def choose_device(name: str) -> str:
-    """Return a device name: "auto" is this process's GPU where there is one, else the CPU; "cuda" is that GPU."""
-    if name not in ("auto", "cuda"):
-        return name
-    if not torch.cuda.is_available():
-        return "cpu" if name == "auto" else name
-    return own_gpu()
 
 
 def adapter_hash(path: Path | str) -> str:

@@ -17,7 +17,8 @@ from torch.nn import functional
 from meddap_monai.core.seeds import generator
 from meddap_monai.diffusion.pretraining.autoencoder import AutoencoderConfig, PatchPCA
 from meddap_monai.diffusion.pretraining.views import grey_tensor
-from meddap_monai.training.loop import finite, learning_rate, set_rate
+from meddap_monai.training.finite import check_finite
+from meddap_monai.training.schedules import FLOOR, schedule, set_rate
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -78,12 +79,12 @@ class AutoencoderTraining:
         config = self.config
         draw = generator(self.seed, "pretrain/decoder", step)
         images, names = self._batch(step, draw)
-        rate = learning_rate(step, config.steps, config.learning_rate, min(100, config.steps))
+        rate = config.learning_rate * schedule("cosine", step, config.steps, min(100, config.steps), FLOOR)
         set_rate(self.optimizer, rate)
         made, kl = self._reconstruct(images, draw)
         losses = reconstruction_losses(made, images)
         loss = losses["l1"] + config.gradient * losses["gradient"] + config.spectrum * losses["spectrum"]
-        total = finite(loss + config.kl * kl, "decoder", step, rate, names)
+        total = check_finite(loss + config.kl * kl, "pretrain#autoencoder", step + 1, rate, names)
         adversarial = config.adversarial > 0 and step >= config.adversarial_from * config.steps
         if adversarial:
             last = self.vae.decoder.conv_out.weight
@@ -95,7 +96,7 @@ class AutoencoderTraining:
         report = {name: value.item() for name, value in losses.items()}
         if adversarial:
             verdict = judge(self.discriminator, self.rival, (images,), (made.detach(),), 0.5 * rate)
-            report["discriminator"] = finite(verdict, "decoder", step, rate, names).item()
+            report["discriminator"] = check_finite(verdict, "pretrain#autoencoder", step + 1, rate, names).item()
         return report
 
     def picture(self, writer: SummaryWriter, step: int) -> None:

@@ -16,7 +16,8 @@ import torch
 from meddap_monai.core.seeds import generator
 from meddap_monai.diffusion.pretraining.autoencoder import AutoencoderConfig
 from meddap_monai.diffusion.pretraining.views import grey_tensor
-from meddap_monai.training.loop import finite, set_rate
+from meddap_monai.training.finite import check_finite
+from meddap_monai.training.schedules import set_rate
 
 SIZE = 6
 """Side of the corner in pixels."""
@@ -69,7 +70,7 @@ class CornerTraining:
         everywhere, corner = difference.mean(), difference[:, :, :SIZE, :SIZE].mean()
         rate = _RATE * min(1.0, 3.0 * (self.config.corner_steps - step) / self.config.corner_steps)
         names = [self.ids[number] for number in chosen.tolist()]
-        loss = finite(3.0 * everywhere + 0.5 * corner, "corners", step, rate, names)
+        loss = check_finite(3.0 * everywhere + 0.5 * corner, "pretrain#autoencoder#corner_steps", step + 1, rate, names)
         set_rate(self.optimizer, rate)
         self.optimizer.zero_grad()
         loss.backward()

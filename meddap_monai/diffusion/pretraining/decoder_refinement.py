@@ -32,7 +32,9 @@ from meddap_monai.diffusion.pretraining.autoencoder_training import (
 )
 from meddap_monai.diffusion.pretraining.config import PolishConfig, PretrainConfig
 from meddap_monai.diffusion.pretraining.views import Views, grey_tensor
-from meddap_monai.training.loop import finite, follow, learning_rate, set_rate
+from meddap_monai.training.ema import update_average
+from meddap_monai.training.finite import check_finite
+from meddap_monai.training.schedules import FLOOR, schedule, set_rate
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -145,7 +147,7 @@ class PolishTraining:
         """Do step `step`: the decoder, its average, then the discriminator."""
         config = self.config
         draw = generator(self.seed, "pretrain/polish", step)
-        rate = learning_rate(step, config.steps, config.learning_rate, min(100, config.steps))
+        rate = config.learning_rate * schedule("cosine", step, config.steps, min(100, config.steps), FLOOR)
         set_rate(self.optimizer, rate)
         images, latents, names = self._encoded(step, draw)
         drawn, kin, power = self._drawn(draw)
@@ -154,7 +156,7 @@ class PolishTraining:
         losses = reconstruction_losses(made, images)
         losses["energy"] = (cell_power(free) / power).log().abs().mean()
         loss = losses["l1"] + config.gradient * losses["gradient"] + config.spectrum * losses["spectrum"]
-        loss = finite(loss + config.energy * losses["energy"], "polish", step, rate, names)
+        loss = check_finite(loss + config.energy * losses["energy"], "pretrain#polish", step + 1, rate, names)
         weight = config.adversarial * min(1.0, max(0.0, 10 * step / config.steps - 1))
         last = self.vae.decoder.conv_out.weight
         total = loss + weight * deceive(self.discriminator, last, loss, (made, free))
@@ -162,12 +164,12 @@ class PolishTraining:
         total.backward()
         nn.utils.clip_grad_norm_(self.vae.decoder.parameters(), 1.0)
         self.optimizer.step()
-        follow(self.average, self.vae.decoder, step, config.average)
+        update_average(self.average.parameters(), self.vae.decoder.parameters(), config.average, step)
         report = {name: value.item() for name, value in losses.items()}
         fakes = (made.detach(), free.detach())
         pace = rate / config.learning_rate * config.rival_rate
         verdict = judge(self.discriminator, self.rival, (images, kin), fakes, pace)
-        report["discriminator"] = finite(verdict, "polish", step, rate, names).item()
+        report["discriminator"] = check_finite(verdict, "pretrain#polish", step + 1, rate, names).item()
         report["gradient energy drawn"] = float(gradient_energy(fakes[1]) / gradient_energy(kin))
         report["gradient energy"] = float(gradient_energy(fakes[0]) / gradient_energy(images))
         return report

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,11 +25,11 @@ from meddap_monai.diffusion.pretraining.text_encoder import TextEncoderTraining,
 from meddap_monai.diffusion.pretraining.tokenizer import vocabulary_words
 from meddap_monai.diffusion.pretraining.unet import Cache, DenoiserTraining, build_denoiser, build_scheduler
 from meddap_monai.diffusion.pretraining.views import Views, cut_views, grey_tensor
-from meddap_monai.errors import ConfigurationError, RecordsError
-from meddap_monai.training.loop import Phase, run_phase
+from meddap_monai.errors import RecordsError
+from meddap_monai.training.checkpoint import load_checkpoint
+from meddap_monai.training.step_trainer import Run, Work, train
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
     from transformers import CLIPTextModel, CLIPTokenizer
 
 
@@ -39,8 +38,6 @@ class PretrainJob:
 
     def __init__(self, config: PretrainConfig, output: Path, records: Path, ranks: Ranks = ALONE) -> None:
         """Read the records and cut the views."""
-        if config.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigurationError("pretrain#device: 'cuda', but there is no GPU here; use 'cpu'")
         self.config, self.output, self.phases, self.ranks = config, output, output / "phases", ranks
         self.interrupt = store.InterruptFlag()
         self.everything: list[Record] = read_records(records, full=True)
@@ -176,40 +173,18 @@ class PretrainJob:
             torch.manual_seed(self.config.seed)
             return make(*arguments)
 
-    def _run(self, name: str, steps: int, work: Any, ranks: Ranks | None = None) -> None:
-        """Run a phase, divided among `ranks`; without them the first process runs it and the others load the result."""
-        phase = Phase(
-            name,
-            self.phases,
-            steps,
-            work.state,
-            work.advance,
-            getattr(work, "picture", None),
-            self.config.checkpoint_every,
-            self.config.picture_every,
-            ranks or ALONE,
-        )
+    def _run(self, name: str, steps: int, work: Work, ranks: Ranks | None = None) -> None:
+        """Run a phase, divided among `ranks`; without them the first process runs it and the others load the result.
+
+        Each phase has a folder of curves of its own: purging from the first step that is done again purges a folder.
+        """
+        config, checkpoint = self.config, self.phases / f"{name}.pt"
         if ranks or self.ranks.rank == 0:
-            phase.resume()
-            with self._curves(phase) as writer:
-                run_phase(phase, self.interrupt, writer)
+            run = Run(
+                name, steps, checkpoint, self.interrupt, self.output / "tensorboard" / name, config.checkpoint_every,
+                pictures_every=config.picture_every, ranks=ranks or ALONE, device=config.device,
+            )  # fmt: skip
+            train(work, run)
         self.ranks.share()
         if not ranks and self.ranks.rank:
-            phase.resume()
-
-    @contextlib.contextmanager
-    def _curves(self, phase: Phase) -> Iterator[SummaryWriter | None]:
-        """Open TensorBoard where a phase stands; only the first process draws.
-
-        Each phase has a folder of its own: purging from the first step on that is done again purges a whole folder.
-        """
-        if self.ranks.rank:
-            yield None
-            return
-        from torch.utils.tensorboard import SummaryWriter
-
-        writer = SummaryWriter(str(self.output / "tensorboard" / phase.name), purge_step=phase.step + 1)
-        try:
-            yield writer
-        finally:
-            writer.close()
+            load_checkpoint(checkpoint, work.state)

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
-from meddap_monai import store
-from meddap_monai.core.distributed import Ranks, join_ranks
+from meddap_monai.core.devices import choose_device
+from meddap_monai.core.distributed import join_ranks, open_stage
 from meddap_monai.diffusion.pretraining.config import PretrainConfig
 from meddap_monai.diffusion.pretraining.export import export_base
 from meddap_monai.diffusion.pretraining.job import PretrainJob
@@ -40,29 +38,17 @@ def pretrain(config: PretrainConfig, output: Path, *, records: Path, overwrite: 
     which also writes.
     """
     output, records = Path(output), Path(records)
-    with join_ranks(gpu=config.device == "cuda" and torch.cuda.is_available()) as ranks:
-        if ranks.rank == 0:
-            _lead(config, output, records, ranks, overwrite)
-        else:
-            _follow(config, output, records, ranks)
-    return output / "base"
-
-
-def _lead(config: PretrainConfig, output: Path, records: Path, ranks: Ranks, overwrite: bool) -> None:
-    """First process: hold the folder, train, write."""
-    with store.open_stage(output, "pretrain", config, {"records": records}, overwrite) as stage:
-        ranks.share(stage.done)
+    device, inputs = choose_device(config.device, "pretrain#device"), {"records": records}
+    with (
+        join_ranks(gpu=device.type == "cuda") as ranks,
+        open_stage(ranks, output, "pretrain", config, inputs, overwrite) as stage,
+    ):
         if not stage.done:
             job = PretrainJob(config, output, records, ranks)
             job.train()
-            export_base(job)
-            counts = {"in": len(job.everything), "out": len(job.training), "rejected": 0, "views": len(job.views.ids)}
-            stage.finish(counts, classes=sorted({r["class_name"] for r in job.training}))
-    ranks.share()
-
-
-def _follow(config: PretrainConfig, output: Path, records: Path, ranks: Ranks) -> None:
-    """Other processes: wait until the folder is open, train along, wait until the base is written."""
-    if not ranks.share():
-        PretrainJob(config, output, records, ranks).train()
-    ranks.share()
+            if ranks.rank == 0:
+                export_base(job)
+                counts = {"in": len(job.everything), "out": len(job.training), "rejected": 0}
+                classes = sorted({record["class_name"] for record in job.training})
+                stage.finish(counts | {"views": len(job.views.ids)}, classes=classes)
+    return output / "base"

@@ -21,7 +21,8 @@ from meddap_monai.core.seeds import generator
 from meddap_monai.diffusion.bases.prompts import PromptTable
 from meddap_monai.diffusion.pretraining.tokenizer import PROMPT_LENGTH, write_tokenizer
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.training.loop import finite, learning_rate, set_rate
+from meddap_monai.training.finite import check_finite
+from meddap_monai.training.schedules import FLOOR, schedule, set_rate
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -146,9 +147,9 @@ class TextEncoderTraining:
             wanted = labels[:, number, None].expand(tells.shape)
             losses.append(functional.cross_entropy(head(hidden[tells]), wanted[tells]))
         apart = _apart(hidden.mean(1), labels[:, 0])
-        rate = learning_rate(step, config.steps, config.learning_rate, min(50, config.steps))
+        rate = config.learning_rate * schedule("cosine", step, config.steps, min(50, config.steps), FLOOR)
         names = [self.captions[number].text for number in chosen[:3].tolist()]
-        loss = finite(sum(losses) + apart, "text encoder", step, rate, names)
+        loss = check_finite(torch.as_tensor(sum(losses) + apart), "pretrain#text_encoder", step + 1, rate, names)
         set_rate(self.optimizer, rate)
         self.optimizer.zero_grad()
         loss.backward()

@@ -16,7 +16,9 @@ from meddap_monai.core.configuration import check_choice, check_range
 from meddap_monai.core.distributed import ALONE, Ranks
 from meddap_monai.core.seeds import generator
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.training.loop import finite, follow, learning_rate, set_rate
+from meddap_monai.training.ema import update_average
+from meddap_monai.training.finite import check_finite
+from meddap_monai.training.schedules import FLOOR, schedule, set_rate
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, UNet2DConditionModel
@@ -218,12 +220,12 @@ class DenoiserTraining:
         loss = self._loss(chosen[mine], times[mine], noise[mine], captions[mine])
         loss.backward()
         self.ranks.average([*(p.grad for p in self.unet.parameters() if p.grad is not None), loss])
-        rate = learning_rate(step, config.steps, config.learning_rate, config.warmup)
-        finite(loss, "unet", step, rate, [cache.ids[n] for n in chosen.tolist()])
+        rate = config.learning_rate * schedule("cosine", step, config.steps, config.warmup, FLOOR)
+        check_finite(loss, "pretrain#unet", step + 1, rate, [cache.ids[n] for n in chosen.tolist()])
         set_rate(self.optimizer, rate)
         norm = nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         self.optimizer.step()
-        follow(self.average, self.unet, step, config.average)
+        update_average(self.average.parameters(), self.unet.parameters(), config.average, step)
         return {"loss": float(loss.item()), "gradient norm": float(norm), "rate": rate}
 
     def _loss(

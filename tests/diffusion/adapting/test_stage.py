@@ -25,6 +25,7 @@ from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.diffusion.bases.noise import Objective
 from meddap_monai.errors import ConfigurationError, ForeignOutput, LeakedRecords, MissingPackage, RecordsError
 from meddap_monai.training.checkpoint import NAME
+from meddap_monai.training.schedules import schedule
 from tests.reliability.forked import read_logs, run_pair
 
 
@@ -89,7 +90,7 @@ def test_early_stopping_keeps_the_best_weights(
     tiny_base: Path, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = iter([9.0, 3.0, 1.0, 2.0, 2.5])
-    monkeypatch.setattr("meddap_monai.diffusion.adapting.handlers.Validation.measure", lambda *_: next(values))
+    monkeypatch.setattr("meddap_monai.diffusion.adapting.stage.validation_loss", lambda *_: next(values))
     config = quick(steps=100, validation_every=1, patience=2)
     folder = adapt(config, tmp_path / "a", records=records, base=tiny_base)
     card = json.loads((folder / "adapter.json").read_text())
@@ -286,7 +287,8 @@ def test_caption_dropout_and_prior_images() -> None:
     ],
 )
 def test_learning_rate(settings: dict, step: int, expected: float) -> None:
-    assert AdaptConfig(**settings).rate(step) == pytest.approx(expected)
+    config = AdaptConfig(**settings)
+    assert schedule(config.schedule, step, config.steps, config.warmup) == pytest.approx(expected)
 
 
 def test_a_damaged_checkpoint_is_named(tiny_base: Path, records: Path, tmp_path: Path, monkeypatch) -> None:
@@ -297,7 +299,7 @@ def test_a_damaged_checkpoint_is_named(tiny_base: Path, records: Path, tmp_path:
         adapt(quick(steps=2), tmp_path / "a", records=records, base=tiny_base)
     path = tmp_path / "a" / NAME
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(StageError, match="not a whole checkpoint"):
+    with pytest.raises(StageError, match="not a checkpoint of this training"):
         adapt(quick(steps=2), tmp_path / "a", records=records, base=tiny_base)
 
 
@@ -328,10 +330,9 @@ def test_an_overflow_in_any_process_skips_the_step_in_all() -> None:
     trainer = AdapterTrainer.__new__(AdapterTrainer)
     trainer.config, trainer.ema = AdaptConfig(), {}
     trainer.trainable = SimpleNamespace(parameters={"weight": weight})
-    trainer.batches = SimpleNamespace(world=2)
+    trainer.ranks = SimpleNamespace(average=lambda gradients: gradients[0].fill_(float("inf")))
     trainer.optimizer = torch.optim.SGD([weight], lr=0.1)
     trainer.fp16 = torch.amp.GradScaler("cpu")
-    trainer._share = lambda parameters: parameters[0].grad.fill_(float("inf"))
     trainer.fp16.scale(weight.sum()).backward()
     scale = trainer.fp16.get_scale()
     trainer._update()

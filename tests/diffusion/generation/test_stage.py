@@ -16,6 +16,7 @@ from adapter_material import write_adapter
 from PIL import Image
 
 from meddap_monai import store
+from meddap_monai.core.devices import choose_device
 from meddap_monai.core.provenance import write_train_hashes
 from meddap_monai.core.records import iter_records, pixel_hash, read_records, write_records
 from meddap_monai.core.resources import find
@@ -26,7 +27,6 @@ from meddap_monai.diffusion.generation.remake import remake_shard
 from meddap_monai.diffusion.generation.stage import (
     ClassifierGuidance,
     GenerateConfig,
-    choose_device,
     generate,
     open_sampler,
 )
@@ -344,11 +344,13 @@ def test_wrong_guidance_is_named(keys: dict, text: str) -> None:
 
 def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert [choose_device(name) for name in ("auto", "cpu", "cuda:1")] == ["cpu", "cpu", "cuda:1"]
+    assert [str(choose_device(name, "generate#device")) for name in ("auto", "cpu")] == ["cpu", "cpu"]
+    with pytest.raises(ConfigurationError, match="generate#device: 'cuda:1', but there is no GPU here"):
+        choose_device("cuda:1", "generate#device")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert [choose_device(name) for name in ("auto", "cuda", "cuda:0")] == ["cuda:1", "cuda:1", "cuda:0"]
+    assert [str(choose_device(name, "")) for name in ("auto", "cuda", "cuda:0")] == ["cuda:1", "cuda:1", "cuda:0"]
 
 
 def test_dicom_files_say_that_they_are_synthetic(records: Path, tiny_base: Path, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_r27_interrupted_while_polishing_then_resumed(
         return whole(self, step)
 
     monkeypatch.setattr(PolishTraining, "advance", signalled)
-    with pytest.raises(Interrupted, match="phase 'polish' stopped at step 3"):
+    with pytest.raises(Interrupted, match="polish stopped at step 3"):
         pretrain(SHORT, tmp_path / "out", records=few_records)
     monkeypatch.setattr(PolishTraining, "advance", whole)
     assert weights(pretrain(SHORT, tmp_path / "out", records=few_records)) == weights(polished)

@@ -260,7 +260,7 @@ def test_r27_interrupted_in_any_phase_then_resumed(
         return whole(self, name, steps, work, *others)
 
     monkeypatch.setattr(PretrainJob, "_run", signalled)
-    with pytest.raises(Interrupted, match=f"phase '{phase}' stopped at step 4"):
+    with pytest.raises(Interrupted, match=f"{phase} stopped at step 4"):
         pretrain(SMALL, tmp_path / "out", records=few_records)
     monkeypatch.setattr(PretrainJob, "_run", whole)
     assert weights(pretrain(SMALL, tmp_path / "out", records=few_records)) == weights(small_base)
@@ -268,7 +268,9 @@ def test_r27_interrupted_in_any_phase_then_resumed(
 
 def test_r18_a_loss_that_is_not_finite_names_step_rate_and_samples(few_records: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL, unet=dataclasses.replace(SMALL.unet, learning_rate=1e38, warmup=1, steps=20))
-    with pytest.raises(NonFiniteLoss, match=r"phase 'unet', step \d+: loss is nan.*learning rate .*samples train-"):
+    with pytest.raises(
+        NonFiniteLoss, match=r"pretrain#unet: the loss is nan at step \d+.*learning rate .*images train-"
+    ):
         pretrain(config, tmp_path / "out", records=few_records)
 
 
@@ -276,7 +278,7 @@ def test_r18_weights_that_are_not_finite_are_never_saved(few_records: Path, tmp_
     """The step before the loss is seen to be wrong spoils them; a checkpoint of it could never go on."""
     spoilt = dataclasses.replace(SMALL.unet, learning_rate=1e38, warmup=1, steps=20)
     config = dataclasses.replace(SMALL, unet=spoilt, checkpoint_every=1)
-    with pytest.raises(NonFiniteLoss, match="phase 'unet', step 1: .*unet.* no longer finite; .*another output folder"):
+    with pytest.raises(NonFiniteLoss, match="unet.pt: .*unet.* no longer finite at step 1; .*another output folder"):
         pretrain(config, tmp_path / "out", records=few_records)
     assert not (tmp_path / "out" / "phases" / "unet.pt").exists()
     with pytest.raises(ForeignOutput, match="configuration unet#learning_rate was 1e.38, now 0.0005"):
@@ -290,7 +292,7 @@ def test_a_damaged_checkpoint_is_named(few_records: Path, tmp_path: Path) -> Non
     with pytest.raises(NonFiniteLoss):
         pretrain(config, tmp_path / "out", records=few_records)
     (tmp_path / "out" / "phases" / "text.pt").write_bytes(b"garbage")
-    with pytest.raises(StageError, match=r"text\.pt: not a checkpoint of phase 'text' .UnpicklingError.; delete it"):
+    with pytest.raises(StageError, match=r"text\.pt: not a checkpoint of this training .UnpicklingError.; delete it"):
         pretrain(config, tmp_path / "out", records=few_records)
 
 

@@ -23,7 +23,7 @@ from meddap_monai.diffusion.pretraining.unet import (
     build_scheduler,
 )
 from meddap_monai.diffusion.pretraining.views import ViewsConfig
-from meddap_monai.training.loop import follow
+from meddap_monai.training.ema import update_average
 from tests.pretrain_material import SMALL
 
 TOY = DenoiserConfig(channels=(16, 32), heads=2, groups=8, steps=60, batch=8, warmup=5, learning_rate=3e-3, average=0.9)
@@ -112,15 +112,15 @@ def test_the_average_follows_slowly_and_young_ones_faster() -> None:
     module.weight.data.fill_(1.0)
     average = copy.deepcopy(module)
     average.weight.data.zero_()
-    follow(average, module, step=0, decay=0.999)
+    update_average(average.parameters(), module.parameters(), 0.999, step=0)
     assert average.weight.item() == pytest.approx(1 - 1 / 10)
-    follow(average, module, step=10**6, decay=0.9)
+    update_average(average.parameters(), module.parameters(), 0.9, step=10**6)
     assert average.weight.item() == pytest.approx(0.9 + 0.1 * 0.1)
 
 
 # ---------------------------------------------------------------------------------------------------------------- stage
 def test_the_base_holds_the_average_not_the_last_weights(small_base: Path) -> None:
-    trained = torch.load(small_base.parent / "phases" / "unet.pt", weights_only=True)
+    trained = torch.load(small_base.parent / "phases" / "unet.pt", weights_only=True)["state"]
     written = load_file(small_base / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(written[name], tensor.half()) for name, tensor in trained["average"].items())
     assert any(not torch.equal(written[name], tensor.half()) for name, tensor in trained["unet"].items())

@@ -84,11 +84,6 @@ class DreamBooth(Method):
         """Return the prompt of the class images where prior preservation is on."""
         return [self.class_prompt()] if self.prior_images else []
 
-    @property
-    def low_rank(self) -> bool:
-        """Full training leaves no low-rank layers."""
-        return not self.full
-
     def prepare(self, pipeline: Any, common: Common, wordings: Mapping[str, str]) -> Trainable:
         """Put trainable layers into the pipeline, or open its own weights for full training."""
         parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}

@@ -44,11 +44,6 @@ class TextualInversion(Method):
         """Return the table's sentence with the new word in the place of the class."""
         return " ".join(table.templates[template].replace("{class}", self.word(class_name)).split())
 
-    @property
-    def low_rank(self) -> bool:
-        """The result is words and their vectors."""
-        return False
-
     def prepare(self, pipeline: Any, common: Common, wordings: Mapping[str, str]) -> Trainable:
         """Teach the pipeline the new words and make their embeddings trainable; see `Method.prepare`.
 

@@ -76,8 +76,3 @@ class Method(ABC):
             size: (height, width) in pixels.
         """
         return []
-
-    @property
-    def low_rank(self) -> bool:
-        """Whether the result is low-rank layers, which have a rank and an alpha."""
-        return True

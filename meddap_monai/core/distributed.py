@@ -14,14 +14,15 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
 
 from meddap_monai import store
+from meddap_monai.core.devices import own_gpu, take_gpu
 from meddap_monai.errors import ConfigurationError, StageError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
 
 T = TypeVar("T")
 
@@ -59,8 +60,6 @@ class Ranks:
         """
         if self.size == 1:
             return value
-        import torch.distributed as dist
-
         box = [value]
         with _someone_may_be_gone():
             dist.broadcast_object_list(box, src=0)
@@ -93,8 +92,6 @@ class Ranks:
         """
         if self.size == 1:
             return
-        import torch.distributed as dist
-
         problems: list[str | None] = [None] * self.size
         with _someone_may_be_gone():
             dist.all_gather_object(problems, problem)
@@ -112,8 +109,6 @@ class Ranks:
         """Return the sum of a number over all processes."""
         if self.size == 1:
             return value
-        import torch
-
         total = torch.tensor(value, dtype=torch.float64)
         self._reduce(total)
         return float(total)
@@ -122,8 +117,6 @@ class Ranks:
         """Replace float tensors of one device by their means over all processes, in one message."""
         if self.size == 1:
             return
-        import torch
-
         flat = torch.cat([tensor.detach().flatten().float() for tensor in tensors])
         self._reduce(flat)
         parts = flat.div_(self.size).split([tensor.numel() for tensor in tensors])
@@ -132,8 +125,6 @@ class Ranks:
 
     @staticmethod
     def _reduce(tensor: torch.Tensor) -> None:
-        import torch.distributed as dist
-
         with _someone_may_be_gone():
             dist.all_reduce(tensor)
 
@@ -159,15 +150,11 @@ def join_ranks(gpu: bool = False) -> Iterator[Ranks]:
     Args:
         gpu: each process takes a GPU of its own, which is the current one from then on.
     """
-    import torch.distributed as dist
-
     opened = not (dist.is_available() and dist.is_initialized())
     if _alone.get() or (opened and int(os.environ.get("WORLD_SIZE", "1")) == 1):
         yield ALONE
         return
     if gpu:
-        from meddap_monai.core.devices import own_gpu, take_gpu
-
         take_gpu(own_gpu())
     if opened:
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=_PATIENCE)

@@ -52,13 +52,13 @@ def test_colour_and_grey_files_give_the_wanted_channels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "cannot be opened"), (b"", "is empty"), (b"\x89PNG broken", "is not an image"), (b"%!PS-Adobe", "is not")],
+    [(None, "cannot be opened"), (b"", "is empty"), (b"\x89PNG broken", "damaged"), (b"%!PS-Adobe", "expected PNG")],
 )
 def test_unreadable_files_are_named(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "bad.png"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UnreadableImage, match=f"bad.png: {message}"):
+    with pytest.raises(UnreadableImage, match=f"bad.png: cannot be read as an image: {message}"):
         read_framed({"image": path}, 8)
 
 

@@ -117,7 +117,7 @@ BAD: dict[str, tuple[Callable[[Path, object], Path], str]] = {
     "own, half the keys, hash made to fit": (own(halve), "no complete target set"),
     "own adapter of another base": (own(swap), "load it on its own base"),
     "card without its fields": (own(edit_card(base_sha256=None)), "lacks base_sha256"),
-    "card that is no JSON": (own(lambda f: (f / CARD).write_text("{")), "cannot be read as JSON"),
+    "card that is no JSON": (own(lambda f: (f / CARD).write_text("{")), "line 1: not JSON"),
     "weights missing": (own(lambda f: (f / FILE).unlink()), "missing, expected the weights"),
     "NaN": (foreign(lambda t: t | {first(t): t[first(t)] * float("nan")}), "NaN or infinite"),
     "infinite": (foreign(lambda t: t | {first(t): t[first(t)] / 0}), "NaN or infinite"),

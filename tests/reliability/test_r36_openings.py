@@ -73,7 +73,6 @@ MODELS: dict[str, Callable[[Path], object]] = {
     "adapter.safetensors": read_tensors,
     "records.jsonl": read_records,
     "resnet10_tiny.safetensors": lambda path: build_extractor(f"resnet10_tiny:{path}", 1, 64, "cpu"),
-    "network.pt": lambda path: build_extractor(f"torchscript:{path}", 1, 64, "cpu"),
     "hashed.bin": store.sha256_file,
 }
 

@@ -312,6 +312,7 @@ def test_two_runs_give_equal_stage_files_and_what_they_cost_stands_apart(tmp_pat
 
 def test_the_time_of_a_run_that_was_stopped_counts(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), store.open_stage(tmp_path, "adapt", {"a": 1}):
+        store.write_atomic(tmp_path / "checkpoint", "x")
         time.sleep(0.05)
         raise KeyboardInterrupt
     first = store.read_cost(tmp_path)["seconds"]

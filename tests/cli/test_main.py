@@ -133,7 +133,9 @@ def test_a_locale_that_lacks_a_letter_loses_no_class_name(tmp_path: Path) -> Non
     document = {"stage": "index", "classes": ["Zyste_ä"], "state": "done"}
     (tmp_path / "stage.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
     code = """
-from meddap_monai import cli, records, store
+from meddap_monai import store
+from meddap_monai.cli import main as cli
+from meddap_monai.core import records
 names = records.class_names("records.jsonl")
 store.write_json("again.json", names)
 cli._say(names[0])

@@ -200,4 +200,4 @@ def test_ranks_learn_that_the_first_could_not_start(records: Path, tiny_base: Pa
     (output / "mine.txt").write_text("not of this package")
     assert run_pair(lambda: generate(CONFIG, output, records=records, base=tiny_base), tmp_path) == [3, 3]
     logs = read_logs(tmp_path)
-    assert "ForeignOutput" in logs[0] and "process 0 could not start" in logs[1]
+    assert "ForeignOutput" in logs[0] and "the first process was refused: ForeignOutput" in logs[1]

@@ -63,7 +63,7 @@ def test_memory_and_open_files_stay(images: int, cache: str, tmp_path: Path, mon
 
     def watching(self, engine):
         validate(self, engine)
-        if engine.state.iteration % self.config.val_interval == 0:
+        if engine.state.iteration % self.every == 0:
             seen.append((resident_bytes(), open_files()))
 
     monkeypatch.setattr(Validation, "__call__", watching)

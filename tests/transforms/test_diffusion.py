@@ -285,14 +285,14 @@ def test_online_on_the_cpu_works_in_a_worker(online: OnlineGenerator, records: P
 
 def _in_a_fork(pipe) -> None:
     try:
-        refuse_forked_cuda("cuda:0")
+        refuse_forked_cuda(torch.device("cuda:0"))
         pipe.send("nothing")
     except ConfigurationError as error:
         pipe.send(str(error))
 
 
 def test_cuda_in_a_forked_worker_is_refused() -> None:
-    refuse_forked_cuda("cuda:0")
+    refuse_forked_cuda(torch.device("cuda:0"))
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("fork").Process(target=_in_a_fork, args=(there,))
     process.start()

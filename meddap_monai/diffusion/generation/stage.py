@@ -94,7 +94,9 @@ def _make(job: Request, ranks: Ranks, flag: store.InterruptFlag, stage: store.St
     """Write the plan in the first process, make the shards in all of them, finish in the first."""
     ranks.first(lambda: _check_inputs(job))
     ranks.first(lambda: _train_guide(job))
-    with open_sampler(guided_by(job.config, job.output), job.base, job.adapters) as sampler:
+    with contextlib.ExitStack() as opened:
+        with _agreed(ranks):
+            sampler = opened.enter_context(open_sampler(guided_by(job.config, job.output), job.base, job.adapters))
         rows = ranks.first(lambda: _write_plan(job, sampler.size))
         with _agreed(ranks):
             used = ShardMaker(job, sampler, ranks, flag).run()

@@ -80,8 +80,8 @@ def iter_records(path: Path | str) -> Iterator[Record]:
         if (place := os.path.dirname(image)) != safe or os.path.islink(image):
             if store.links_out(image, folder):
                 raise RecordsError(
-                    f"{where}: image {image[:200]!r} lies behind a link that leaves the folder of its records; copy the "
-                    f"file there, or set {store.ALLOW_LINKS}=1 if the link can be trusted"
+                    f"{where}: image {image[:200]!r} lies behind a link that leaves the folder of its records; copy "
+                    f"the file there, or set {store.ALLOW_LINKS}=1 if the link can be trusted"
                 )
             safe = place
         yield record

@@ -28,8 +28,8 @@ def load_sections(
         trust: let MONAI run code in both, instead of refusing it.
 
     Raises:
-        ConfigurationError: a file is missing, a key or id is unknown (the nearest valid one is named), code, or an override
-            of another stage than `stage`.
+        ConfigurationError: a file is missing, a key or id is unknown (the nearest valid one is named), code, or an
+            override of another stage than `stage`.
     """
     pairs = read_pairs(overrides, field_types(StudyConfig), stage, (*STAGES, "seeds", "base"))
     foreign = next((key for key in pairs if stage is not None and split(key)[0] != stage), None)

@@ -44,8 +44,8 @@ def split_records(folder: Path | str, split: str, file: str = "records.jsonl", s
 
 
 def folder_items(folder: Path | str) -> list[dict[str, str]]:
-    """Return every file below a folder as an item ``{"image": path}``, for inference."""
-    return [{"image": str(path)} for path in source_files(Path(folder))]
+    """Return every file below a folder that is not left out (`source_files`) as ``{"image": path}``, for inference."""
+    return [{"image": str(path)} for path, left_out in source_files(Path(folder)) if not left_out]
 
 
 class LoadForClassifierd(MapTransform):

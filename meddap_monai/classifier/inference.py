@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from meddap_monai.classifier.data import frame, normalise, to_float
 from meddap_monai.classifier.scoring import Classifier, load_classifier, softmax
 from meddap_monai.core.configuration import check_choice
 from meddap_monai.errors import ConfigurationError, UnreadableImage
+from meddap_monai.images.indexing.masks import pair_of
+from meddap_monai.images.indexing.sources import walk
 from meddap_monai.images.reading.dicom import read_ultrasound
 from meddap_monai.images.reading.frames import check_policy
 from meddap_monai.images.reading.plain import read_plain, sniff
@@ -30,6 +31,8 @@ class InferConfig:
         frames: which frames of a clip count: first, middle, last, all, "every N", "evenly K"; their mean is reported.
         region: ``b-mode`` cuts a DICOM to its ultrasound region, as the index does; ``full`` takes the whole screen.
         full_frame: take the whole screen of a DICOM that has no region, instead of rejecting it.
+        masks: ``reject`` leaves out masks beside their images, as the index does, ``keep`` takes them.
+        follow_links: follow links that lead out of the source.
         calibrated: divide the logits by the temperature that was fitted on the validation images.
         device: torch device.
     """
@@ -37,12 +40,15 @@ class InferConfig:
     frames: str = "all"
     region: str = "b-mode"
     full_frame: bool = False
+    masks: str = "reject"
+    follow_links: bool = False
     calibrated: bool = True
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         check_policy(self.frames)
         check_choice(self.region, ("b-mode", "full"), "infer#region")
+        check_choice(self.masks, ("reject", "keep"), "infer#masks")
 
 
 def infer(config: InferConfig, models: Sequence[Path | str], source: Path | str, output: Path | str) -> Path:
@@ -69,9 +75,12 @@ def infer(config: InferConfig, models: Sequence[Path | str], source: Path | str,
     ensemble = load_ensemble(models, config.device)
     classes = ensemble[0].classes
     found, rejected = [], []
-    for path in tqdm(source_files(source), desc="infer", unit="file", disable=None):
+    files = source_files(source, config.masks, config.follow_links)
+    for path, refused in tqdm(files, desc="infer", unit="file", disable=None):
         name = store.name_text(path.relative_to(source) if path != source else path.name)
         try:
+            if refused:
+                raise UnreadableImage(f"{path}: {refused}")
             frames = read_frames(path, config)
         except UnreadableImage as error:
             rejected.append([name, str(error).replace(str(path), name)])
@@ -105,28 +114,33 @@ def load_ensemble(models: Sequence[Path | str], device: str = "cpu") -> list[Cla
     return ensemble
 
 
-def source_files(source: Path) -> list[Path]:
-    """Return the files below a folder in a fixed order, hidden ones left out; of a file, itself.
+def source_files(source: Path, masks: str = "reject", follow_links: bool = False) -> list[tuple[Path, str]]:
+    """Return (path, why it is left out or "") of everything below a folder in a fixed order; of a file, itself.
 
-    A folder that cannot be listed and a link to a folder stand for what is in them, so that they are counted.
+    Left out are, as in the index, folders that cannot be listed, links that are not followed and masks. Hidden files
+    are not returned at all.
+
+    Args:
+        source: folder or file.
+        masks: see `InferConfig`.
+        follow_links: see `InferConfig`.
 
     Raises:
         ConfigurationError: nothing is there.
     """
     if source.is_file():
-        return [source]
+        return [(source, "")]
     if not source.is_dir():
         raise ConfigurationError(f"infer: {source} does not exist; give a folder or a file")
-    unlisted: list[Path] = []  # which become rejects
-    files: list[Path] = []
-    for place, folders, names in os.walk(source, onerror=lambda error: unlisted.append(Path(error.filename))):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
-        files += [Path(place, name) for name in (*names, *links) if not name.startswith(".")]
-    files += unlisted
-    if not files:
+    found = [(path, error, *pair_of(relative)) for path, relative, error in walk(source, follow_links)]
+    if not found:
         raise ConfigurationError(f"infer: {source} holds no file, expected DICOM files or images")
-    return sorted(files)
+    pictures = {pair for _, error, pair, is_mask in found if pair and not is_mask and not error}
+    drawn = "is a mask, by its name, of an image that is there; set masks to keep to take it as an image"
+    return [
+        (path, error or (drawn if masks == "reject" and is_mask and pair in pictures else ""))
+        for path, error, pair, is_mask in sorted(found)
+    ]
 
 
 def read_frames(path: Path, config: InferConfig) -> np.ndarray:

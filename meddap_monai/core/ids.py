@@ -16,6 +16,7 @@ import yaml
 
 from meddap_monai.core.configuration import inner_type, options, takes_text_keys
 from meddap_monai.errors import ConfigurationError
+from meddap_monai.store import regular_file
 
 COMPONENT_KEYS = ("_target_", "_disabled_", "_requires_", "_mode_", "_desc_")
 """What makes a mapping one of MONAI's components."""
@@ -130,7 +131,7 @@ def read_yaml(file: Path | str) -> dict[str, Any]:
         ConfigurationError: it cannot be read, is no YAML, or holds something else than a mapping.
     """
     try:
-        with Path(file).open("rb") as stream:
+        with regular_file(file).open("rb") as stream:
             data = stream.read(LARGEST + 1)
         text = data.decode("utf-8") if len(data) <= LARGEST else ""
     except (OSError, UnicodeDecodeError) as error:

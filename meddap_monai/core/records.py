@@ -60,12 +60,14 @@ def read_records(
 def iter_records(path: Path | str) -> Iterator[Record]:
     """Yield full records one by one, images absolute; memory grows with ids and patients only.
 
+    A link on the way to an image may not leave the folder of the records (`store.links_out`).
+
     Raises:
         RecordsError: see `read_records`.
     """
     path = Path(path)
     folder = path.resolve().parent
-    together = RecordSet(_classes_beside(path))
+    together, safe = RecordSet(_classes_beside(path)), ""
     for number, line in enumerate(_lines(path), start=1):
         where = f"{path}, line {number}"
         try:
@@ -74,7 +76,14 @@ def iter_records(path: Path | str) -> Iterator[Record]:
             raise RecordsError(f"{where}: not UTF-8 text (byte {line[error.start]:#04x}); {_AGAIN}") from error
         record = store.parse_json(text, str(path), RecordsError, _AGAIN, number)
         together.add(record, where)
-        record["image"] = os.path.normpath(folder / record["image"])
+        record["image"] = image = os.path.normpath(folder / record["image"])
+        if (place := os.path.dirname(image)) != safe or os.path.islink(image):
+            if store.links_out(image, folder):
+                raise RecordsError(
+                    f"{where}: image {image[:200]!r} lies behind a link that leaves the folder of its records; copy "
+                    f"the file there, or set {store.ALLOW_LINKS}=1 if the link can be trusted"
+                )
+            safe = place
         yield record
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from meddap_monai.errors import DiskFull, MeddapError, StageError
+from meddap_monai.errors import DiskFull, IrregularFile, MeddapError, StageError
 from meddap_monai.store.regular import regular_file
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.")
@@ -237,9 +237,21 @@ def sha256_text(text: str) -> str:
 
 
 def sha256_file(path: Path | str) -> str:
-    """Return the hexadecimal SHA-256 of a file's bytes, read in blocks."""
-    with regular_file(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """Return the hexadecimal SHA-256 of a file's bytes, read in blocks.
+
+    Raises:
+        StageError: it is missing or out of reach.
+        IrregularFile: see `regular_file`.
+    """
+    try:
+        with regular_file(path).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except IrregularFile:
+        raise
+    except OSError as error:
+        raise StageError(
+            f"{path}: cannot be read ({error.strerror}); run the stage that makes it first, or correct the path"
+        ) from error
 
 
 def hash_configuration(configuration: Any) -> str:

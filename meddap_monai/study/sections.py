@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meddap_monai.core.configuration import field_types
-from meddap_monai.core.ids import read_pairs
+from meddap_monai.core.ids import read_pairs, split
 from meddap_monai.core.resources import find
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.store import STAGES
@@ -28,9 +28,16 @@ def load_sections(
         trust: let MONAI run code in both, instead of refusing it.
 
     Raises:
-        ConfigurationError: a file is missing, a key or id is unknown (the nearest valid one is named), or code.
+        ConfigurationError: a file is missing, a key or id is unknown (the nearest valid one is named), code, or an
+            override of another stage than `stage`.
     """
     pairs = read_pairs(overrides, field_types(StudyConfig), stage, (*STAGES, "seeds", "base"))
+    foreign = next((key for key in pairs if stage is not None and split(key)[0] != stage), None)
+    if foreign is not None:
+        raise ConfigurationError(
+            f"command line: {foreign}: is no key of {stage}, which runs alone here; leave it out"
+            + (", or give --base" if foreign == "base" else "")
+        )
     return study_sections([find(_STUDY), *map(_overlay, overlays)], pairs, trust)
 
 

@@ -106,6 +106,25 @@ def test_a_folder_that_cannot_be_listed_is_a_reject(models: list[Path], tmp_path
     assert row["file"].startswith("x" * 250)
 
 
+def test_masks_and_links_out_are_rejects_unless_asked_for(models: list[Path], tmp_path: Path) -> None:
+    """As in the index; a link that stays inside is followed."""
+    source, elsewhere = tmp_path / "files", tmp_path / "elsewhere"
+    for path in (source / "a" / "1.png", source / "a" / "1_mask.png", source / "lone_mask.png", elsewhere / "2.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((40, 40), 90, dtype=np.uint8)).save(path)
+    (source / "out").symlink_to(elsewhere)
+    (source / "inside").symlink_to(source / "a")
+    (source / "nothing.png").symlink_to(tmp_path / "nothing.png")
+    output = infer(InferConfig(), models[:1], source, tmp_path / "table.csv")
+    assert [row["file"] for row in table(output)] == ["a/1.png", "inside/1.png", "lone_mask.png"]
+    rejected = {row["file"]: row["reason"] for row in table(tmp_path / "table.csv.rejected.csv")}
+    assert set(rejected) == {"a/1_mask.png", "inside/1_mask.png", "nothing.png", "out"}
+    assert "is a mask" in rejected["a/1_mask.png"] and "set follow_links" in rejected["out"]
+    infer(InferConfig(masks="keep", follow_links=True), models[:1], source, output)
+    assert {row["file"] for row in table(output)} > {"a/1_mask.png", "out/2.png"}
+    assert [row["file"] for row in table(tmp_path / "table.csv.rejected.csv")] == ["nothing.png"]
+
+
 def test_an_ensemble_is_the_mean_of_its_members(models: list[Path], tmp_path: Path) -> None:
     Image.fromarray(np.arange(1600, dtype=np.uint8).reshape(40, 40)).save(tmp_path / "one.png")
     both = table(infer(InferConfig(), models, tmp_path / "one.png", tmp_path / "both.csv"))[0]

@@ -32,6 +32,10 @@ from meddap_monai.study.sections import load_sections
         (["generate", "--records", "r.jsonl", "stepps=2"], "generate: unknown key 'stepps'; did you mean 'steps'?"),
         (["evaluate", "--runs", "real:0"], "runs: got 'real:0', expected ARM:SEED:MODEL_FOLDER:RECORDS_FILE"),
         (["select", "--records", "none.jsonl", "--generated", "g.jsonl"], "none.jsonl"),
+        (["classify", "--records", "r.jsonl", "evaluate=3"], "evaluate: is no key of classify, which runs alone here"),
+        (["classify", "--records", "r.jsonl", "generate#steps=2"], "generate#steps: is no key of classify"),
+        (["adapt", "--records", "r.jsonl", "base=other"], "base: is no key of adapt, which runs alone here; leave it"),
+        (["index", "seeds=[1]"], "seeds: is no key of index"),
     ],
 )
 def test_what_is_wrong_is_one_sentence_and_exit_code_2(
@@ -41,6 +45,30 @@ def test_what_is_wrong_is_one_sentence_and_exit_code_2(
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+STAGE_INPUTS = {
+    "cluster": ["--records"],
+    "pretrain": ["--records"],
+    "adapt": ["--records"],
+    "generate": ["--records"],
+    "select": ["--records", "--generated"],
+    "mix": ["--records", "--kept"],
+    "classify": ["--records"],
+    "review": ["--reader=me", "--records", "--generated"],
+}
+
+
+@pytest.mark.parametrize("stage", STAGE_INPUTS)
+def test_missing_records_are_one_sentence_and_leave_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    words = [word for name in STAGE_INPUTS[stage] for word in (name, str(tmp_path / "none.jsonl"))[: 2 - ("=" in name)]]
+    assert main([stage, *words, "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(("meddap: StageError: ", "meddap: RecordsError: ")) and "none.jsonl: " in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_ctrl_c_in_a_stage_without_steps_is_one_sentence(
@@ -134,11 +162,11 @@ def test_a_locale_that_lacks_a_letter_loses_no_class_name(tmp_path: Path) -> Non
     (tmp_path / "stage.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
     code = """
 from meddap_monai import store
-from meddap_monai.cli import main as cli
+from meddap_monai.cli.main import _say
 from meddap_monai.core import records
 names = records.class_names("records.jsonl")
 store.write_json("again.json", names)
-cli._say(names[0])
+_say(names[0])
 """
     ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
     ended = subprocess.run(

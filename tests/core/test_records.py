@@ -163,6 +163,33 @@ def test_a_missing_file_says_what_to_give(tmp_path: Path) -> None:
         read_records(tmp_path / "none.jsonl")
 
 
+@pytest.mark.parametrize("linked", ["images", "images/r002.png"])
+def test_an_image_behind_a_link_out_of_the_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: str
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "set").mkdir()
+    if linked != "images":
+        (tmp_path / "set" / "images").mkdir()
+    for number in (1, 2):
+        (tmp_path / "elsewhere" / f"r{number:03d}.png").write_bytes(b"any")
+    (tmp_path / "set" / linked).symlink_to(tmp_path / "elsewhere" / linked.removeprefix("images").strip("/"))
+    write_records(tmp_path / "set" / "records.jsonl", [item(1), item(2)])
+    line = 1 if linked == "images" else 2
+    with pytest.raises(RecordsError, match=f"line {line}: .*leaves the folder of its records.*MEDDAP_ALLOW_LINKS=1"):
+        read_records(tmp_path / "set" / "records.jsonl")
+    monkeypatch.setenv("MEDDAP_ALLOW_LINKS", "1")
+    assert len(read_records(tmp_path / "set" / "records.jsonl")) == 2
+
+
+def test_links_that_stay_and_images_beside_the_folder_are_read(tmp_path: Path) -> None:
+    (tmp_path / "set" / "kept").mkdir(parents=True)
+    (tmp_path / "set" / "images").symlink_to("kept")
+    (tmp_path / "link").symlink_to(tmp_path / "set")
+    write_records(tmp_path / "set" / "records.jsonl", [item(1), item(2, image="../other/images/x.png")])
+    assert len(read_records(tmp_path / "link" / "records.jsonl")) == 2
+
+
 def test_class_names_come_from_the_stage(simulated_records: Path) -> None:
     assert class_names(simulated_records) == ["benign", "malignant", "normal"]
 

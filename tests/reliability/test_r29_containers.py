@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import ImageOps
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -156,6 +158,15 @@ def tiffs() -> list[Row]:
     def write(values: np.ndarray, order: str = "<", **how: object):
         return lambda path: tiff(path, (values, how), order=order)
 
+    def stacked(**how: object):
+        return lambda path: tifffile.imwrite(
+            path, np.stack([GREY, GREY // 2, GREY // 3]), photometric="minisblack", **how
+        )
+
+    def of_depth(path: Path) -> None:
+        tiff(path, (GREY, {"extratags": [(65000, 4, 1, 3, True)]}))
+        path.write_bytes(path.read_bytes().replace(struct.pack("<H", 65000), struct.pack("<H", 32997)))
+
     deep = GREY.astype(np.uint16) * 257
     whole = (COLOUR, {"photometric": "rgb"})
     small = (COLOUR[::4, ::4], {"photometric": "rgb"})
@@ -207,6 +218,10 @@ def tiffs() -> list[Row]:
         row("with mask.tif", lambda path: tiff(path, whole, mask), COLOUR),
         row("pages that differ.tif", lambda path: tiff(path, whole, small), "pages differ in size"),
         row("grey and colour pages.tif", lambda path: tiff(path, whole, (GREY, {})), "pages differ"),
+        row("stack in a page, ImageJ.tif", stacked(imagej=True, truncate=True), "3 pictures lie in one page"),
+        row("stack in a page, tifffile.tif", stacked(truncate=True), "3 pictures lie in one page"),
+        row("stack in a page, depth.tif", of_depth, "3 pictures lie in one page"),
+        row("one picture of ImageJ.tif", write(GREY, description="ImageJ=1.54f\nunit=mm\n")),
     ]
 
 

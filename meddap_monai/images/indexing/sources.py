@@ -8,10 +8,9 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
 
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.store import name_text
+from meddap_monai.store import name_text, read_text, regular_file
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def table_sources(folder: Path, table: Table, follow_links: bool = False) -> Ite
         ConfigurationError: the table cannot be read.
     """
     root = folder.resolve()
-    for number, row in enumerate(_rows(table.path), start=2):
+    for number, row in _rows(table.path):
         if any((row[column] or "").strip() != str(value) for column, value in table.where.items()):
             continue
         name, class_name = (row[table.image] or "").strip(), (row[table.label] or "").strip()
@@ -153,7 +152,9 @@ def table_sources(folder: Path, table: Table, follow_links: bool = False) -> Ite
         told = {key: text for key, column in table.facts.items() if (text := (row[column] or "").strip())}
         path = folder / name if name and "\0" not in name else folder
         relative, error = name or f"line {number}", ""
-        if path == folder or not _inside(root, name, follow_links):
+        if row.get(None):
+            error = f"line {number} of the table has more cells than there are columns"
+        elif path == folder or not _inside(root, name, follow_links):
             error = "the table names a file outside of the source folder or none"
         elif not class_name:
             error = "the table gives no label"
@@ -172,9 +173,10 @@ def _inside(root: Path, name: str, follow_links: bool) -> bool:
         return False
 
 
-def _rows(table: Path) -> Iterator[dict[str, str]]:
-    with _opened(table) as stream:
-        yield from csv.DictReader(stream, delimiter=_delimiter(table))
+def _rows(table: Path) -> Iterator[tuple[int, dict[str | None, str]]]:
+    """Number of the line and cells by column of each row; cells beyond the columns stand under None."""
+    with _opened(table) as reader:
+        yield from ((reader.line_num, row) for row in reader)
 
 
 def table_columns(table: Path) -> list[str]:
@@ -183,18 +185,24 @@ def table_columns(table: Path) -> list[str]:
     Raises:
         ConfigurationError: the table cannot be read.
     """
-    with _opened(table) as stream:
-        return next(csv.reader(stream, delimiter=_delimiter(table)), [])
-
-
-def _delimiter(table: Path) -> str:
-    return "\t" if table.suffix.lower() == ".tsv" else ","
+    with _opened(table) as reader:
+        return list(reader.fieldnames or ())
 
 
 @contextlib.contextmanager
-def _opened(table: Path) -> Iterator[TextIO]:
+def _opened(table: Path) -> Iterator[csv.DictReader]:
+    line, advice = 0, "give a CSV or TSV file with a header line"
     try:
-        with table.open(encoding="utf-8-sig", newline="") as stream:
-            yield stream
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigurationError(f"{table}: cannot be read as a table ({error})") from error
+        with regular_file(table).open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, delimiter="\t" if table.suffix.lower() == ".tsv" else ",", strict=True)
+            try:
+                yield reader
+            finally:
+                line = reader.reader.line_num
+    except UnicodeDecodeError:
+        read_text(table, ConfigurationError, advice)
+        raise
+    except csv.Error as error:
+        raise ConfigurationError(f"{table}, line {line}: is no table ({error}); {advice}") from error
+    except OSError as error:
+        raise ConfigurationError(f"{table}: cannot be read as a table ({error.strerror}); {advice}") from error

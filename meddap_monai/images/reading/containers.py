@@ -5,6 +5,7 @@ Counts that a file claims bound nothing: here they are compared with what the fi
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ _CHUNKS = 100_000
 _TEXT = (b"tEXt", b"zTXt", b"iTXt")
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _REDUCED, _MASK = 1, 4
+_DESCRIPTION, _DEPTH = 270, 32997
+_STACK = re.compile(rb'ImageJ=[^\0]*?\bimages=(\d{1,9})|\{"shape": \[(\d{1,9}), [^\0]*"truncated": true')
+"""How ImageJ and tifffile say that pictures follow the one that a page describes."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,11 @@ def _tiff(path: Path | str, stream: BinaryIO, size: int, limits: Limits) -> tupl
         claimed += bytes_claimed
         if claimed > size + 64 * MIB:
             raise UnreadableImage(f"{path}: its directories claim {claimed:,} bytes, the file has {size:,}")
+    stacked = max((max(tags.get(_DEPTH, 1), tags.get(_DESCRIPTION, 1) - len(pages) + 1) for tags in pages), default=1)
+    if stacked > 1:
+        raise UnreadableImage(
+            f"{path}: {stacked:,} pictures lie in one page, which says the size of one; save it with a page for each"
+        )
     whole = [number for number, tags in enumerate(pages) if not tags.get(254, 0) & (_REDUCED | _MASK)]
     chosen = whole or list(range(len(pages)))
     forms = {tuple(pages[number].get(tag, 1) for tag in (256, 257, 277)) for number in chosen}
@@ -135,7 +144,10 @@ def _tiff(path: Path | str, stream: BinaryIO, size: int, limits: Limits) -> tupl
 
 
 def _directories(path: Path | str, stream: BinaryIO, limits: Limits) -> Iterator[tuple[dict[int, int], int]]:
-    """Yield, page by page, the tags that hold one short or long, and how many bytes all its values claim."""
+    """Yield, page by page, the tags that hold one short or long, and how many bytes all its values claim.
+
+    The description stands for the number of pictures that it speaks of.
+    """
     stream.seek(0)
     order = "<" if stream.read(2) == b"II" else ">"
     stream.seek(4)
@@ -147,11 +159,16 @@ def _directories(path: Path | str, stream: BinaryIO, limits: Limits) -> Iterator
         stream.seek(place)
         head = stream.read(2)
         entries = stream.read(12 * struct.unpack(order + "H", head)[0]) if len(head) == 2 else b""
+        following = stream.read(4).ljust(4, b"\0")
         tags, claimed = {}, 0
         for tag, kind, count, value in struct.iter_unpack(order + "HHI4s", entries[: len(entries) // 12 * 12]):
             room = _SIZES.get(kind, 0) * count
             claimed += room if room > 4 else 0
-            if count == 1 and kind in (3, 4):
+            if tag == _DESCRIPTION and count > 4:
+                stream.seek(struct.unpack(order + "I", value)[0])
+                said = _STACK.match(stream.read(min(count, 4096)))
+                tags[tag] = int(said[1] or said[2]) if said else 1
+            elif count == 1 and kind in (3, 4):
                 tags[tag] = struct.unpack(order + ("I" if kind == 4 else "H"), value[: 4 if kind == 4 else 2])[0]
         yield tags, claimed
-        place = struct.unpack(order + "I", stream.read(4).ljust(4, b"\0"))[0]
+        place = struct.unpack(order + "I", following)[0]

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from meddap_monai.core.ids import read_yaml
 from meddap_monai.core.records import read_records
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.images.indexing.masks import pair_of
-from meddap_monai.images.indexing.sources import walk
+from meddap_monai.images.indexing.sources import Table, table_sources, walk
 from meddap_monai.images.indexing.stage import IndexConfig, index
 from meddap_monai.phantom.simulation import simulate_image
 from meddap_monai.store import read_stage
@@ -269,3 +270,32 @@ def test_masks_beside_images_are_left_out_and_counted(
     assert sum(n for text, n in reasons(tmp_path / "out").items() if text.startswith("is a mask")) == 5 - out
     (tmp_path / "in" / "a" / "1.png").unlink()
     assert len(read_records(index(config, tmp_path / "out"))) == 4, "without its image, a mask is none any more"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"image,label\na.png,x\nb.png,\xff\n", "line 3: not UTF-8"),
+        (b'image,label\na.png,x\n"b.png,y\n', "line 3: is no table"),
+        (b"image,label\na.png," + b"y" * 200_000 + b"\n", "line 2: is no table"),
+    ],
+)
+def test_a_table_that_is_none_is_named_with_its_line(tmp_path: Path, text: bytes, said: str) -> None:
+    (tmp_path / "index.csv").write_bytes(text)
+    with pytest.raises(ConfigurationError, match=said):
+        list(table_sources(tmp_path, Table(tmp_path / "index.csv", "image", "label")))
+
+
+def test_a_row_of_too_many_cells_is_a_reject_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "index.csv").write_text('image,label\n"a\nb.png",x\nc.png,x,y\n')
+    one, two = table_sources(tmp_path, Table(tmp_path / "index.csv", "image", "label"))
+    assert (one.error, two.error) == ("", "line 4 of the table has more cells than there are columns")
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_as_table_or_configuration_hangs_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigurationError, match="named pipe"):
+        Table(tmp_path / "pipe", "image", "label").check_columns()
+    with pytest.raises(ConfigurationError, match="named pipe"):
+        read_yaml(tmp_path / "pipe")

@@ -21,6 +21,7 @@ from meddap_monai.diffusion.adapting.methods.uslora import USLoRA
 from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.diffusion.bases.noise import Objective
+from meddap_monai.diffusion.pretraining.unet import DenoiserConfig, build_scheduler
 from meddap_monai.errors import BadBase, ConfigurationError
 
 
@@ -208,10 +209,12 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_objective_agrees_with_diffusers(prediction: str) -> None:
-    from diffusers import DDPMScheduler
+@pytest.mark.parametrize("kind", ["DDPMScheduler", "ours"])
+def test_objective_agrees_with_diffusers(kind: str, prediction: str) -> None:
+    import diffusers
 
-    scheduler = DDPMScheduler(**BETAS, prediction_type=prediction)
+    own = build_scheduler(DenoiserConfig(prediction=prediction, zero_terminal_snr=True))
+    scheduler = own if kind == "ours" else getattr(diffusers, kind)(**BETAS, prediction_type=prediction)
     objective = Objective(scheduler.config)
     draw = torch.Generator().manual_seed(0)
     clean, noise = (torch.randn(3, 4, 2, 2, generator=draw) for _ in range(2))

@@ -25,8 +25,9 @@ from meddap_monai.core.seeds import generator
 from meddap_monai.core.tensors import read_weights
 from meddap_monai.diffusion.bases.base import base_folder, base_hash, load_base
 from meddap_monai.diffusion.bases.noise import Objective
-from meddap_monai.diffusion.pretraining.views import grey_tensor, square
+from meddap_monai.diffusion.pretraining.views import grey_tensor
 from meddap_monai.errors import BadBase, RecordsError, StageError
+from meddap_monai.images.framing import crop_top
 from meddap_monai.images.reading.recorded import open_recorded
 from meddap_monai.training.checkpoint import NAME
 from meddap_monai.training.finite import check_finite
@@ -197,7 +198,7 @@ def _encode(pipeline: Any, records: list[dict[str, Any]]) -> tuple[torch.Tensor,
     side = (sample if isinstance(sample, int) else max(sample)) * pipeline.vae_scale_factor
     pictures = []
     for record in records:
-        pixels = square(open_recorded(record), side)
+        pixels = np.asarray(crop_top(open_recorded(record).convert("L"), side, side))
         pictures += [pixels, pixels[:, ::-1]]
     latents = []
     for start in range(0, len(pictures), 16):

@@ -26,7 +26,7 @@ from meddap_monai.diffusion.pretraining.stage import pretrain
 from meddap_monai.diffusion.pretraining.text_encoder import TextEncoderConfig, TextEncoderTraining, build_text_encoder
 from meddap_monai.diffusion.pretraining.tokenizer import vocabulary_words
 from meddap_monai.diffusion.pretraining.unet import DenoiserConfig, build_denoiser
-from meddap_monai.diffusion.pretraining.views import ViewsConfig, cut_views, square
+from meddap_monai.diffusion.pretraining.views import ViewsConfig, cut_views
 from meddap_monai.errors import (
     ConfigurationError,
     ForeignOutput,
@@ -35,6 +35,7 @@ from meddap_monai.errors import (
     RecordsError,
     StageError,
 )
+from meddap_monai.images.framing import crop_top
 from meddap_monai.phantom.simulation import simulate_image
 from tests.pretrain_material import SMALL, weights
 
@@ -179,7 +180,7 @@ def test_a_sentence_that_would_be_cut_is_named(tmp_path: Path) -> None:
 def test_the_plain_crop_is_the_top_square(size: tuple[int, int], corner: tuple[int, int]) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, size[::-1], dtype=np.uint8))
     left, top = corner
-    assert np.array_equal(square(image, 40), np.asarray(image.crop((left, top, left + 40, top + 40))))
+    assert np.array_equal(crop_top(image, 40, 40), np.asarray(image.crop((left, top, left + 40, top + 40))))
 
 
 # ----------------------------------------------------------------------------------------------------------------- UNet

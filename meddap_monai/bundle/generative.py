@@ -135,7 +135,7 @@ class StageRun:
             )
         if stage == "pretrain" and (device := torch.device(device)).type == "cuda":
             self.current, device = torch.cuda.device(device), "cuda"  # the stage takes the current GPU
-        self.config = build(cls, {"device": str(device), **settings}, stage)
+        self.config: Any = build(cls, {"device": str(device), **settings}, stage)
         self.records, self.output, self.inputs = dataset.records, Path(output), dict(inputs or {})
         self.inputs |= {"handlers": list(train_handlers), "inferer": inferer} if stage == "adapt" else {}
 

@@ -10,7 +10,7 @@ from adapter_material import clip_text, quick, sd14_unet, sdxl_unet
 from shown import ROOT, blocks
 
 from meddap_monai.diffusion.adapters import adapter as adapters
-from meddap_monai.diffusion.adapters.targets import low_rank_size, target_modules
+from meddap_monai.diffusion.adapters.targets import sizes, target_modules
 from meddap_monai.diffusion.adapting import preparation
 from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.adapting.methods.dreambooth import DreamBooth
@@ -64,7 +64,7 @@ def test_target_sets_of_the_full_size_models(part: str, kind: str, rank: int, mo
     found = target_modules(model, kind)
     assert len(found) == modules
     if parameters is not None:
-        assert low_rank_size(found.values(), rank) == parameters
+        assert rank * sum(sum(sizes(module)) for module in found.values()) == parameters
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ from meddap_monai.diffusion.generation.marking import grey_of, synthetic_field
 from meddap_monai.diffusion.generation.plan import PlanRow, batches
 from meddap_monai.diffusion.generation.planning import Wanted, make_plan
 from meddap_monai.diffusion.generation.stage import open_sampler
-from meddap_monai.images.framing import fit
+from meddap_monai.images.framing import crop_top
 from meddap_monai.images.writing.write import write_synthetic_png
 from meddap_monai.phantom.simulation import simulate_image
 
@@ -245,7 +245,7 @@ def reference_images(options: argparse.Namespace, classes: list[str]) -> list[np
             if record["class_name"] in classes:
                 with Image.open(record["image"]) as image:
                     found.append(image.convert("L"))
-    return [np.asarray(fit(image, side, side)) for image in found]
+    return [np.asarray(crop_top(image, side, side)) for image in found]
 
 
 # ----------------------------------------------------------------------------------------------------------- report

@@ -21,8 +21,8 @@ from sklearn.preprocessing import StandardScaler
 
 from meddap_monai import store
 from meddap_monai.core.records import Record
-from meddap_monai.diffusion.pretraining.views import square
 from meddap_monai.evaluation.generative import frechet_distance, kernel_distance
+from meddap_monai.images.framing import crop_top
 from meddap_monai.selection.copies.detection import CopyConfig, Images, calibrate, find_nearest, flag
 from meddap_monai.selection.pixels import to_thumbnails
 from meddap_monai.statistics.shares import wilson
@@ -35,7 +35,7 @@ def read_set(records: Sequence[Record], side: int) -> dict[str, Any]:
     pixels = []
     for record in records:
         with Image.open(record["image"]) as image:
-            pixels.append(square(image, side))
+            pixels.append(np.asarray(crop_top(image.convert("L"), side, side)))
     return {
         "pixels": np.stack(pixels),
         "class": np.array([record["class_name"] for record in records]),

@@ -14,11 +14,12 @@ from monai.transforms import MapTransform
 from torch import nn
 
 from meddap_monai import store
-from meddap_monai.classifier.data import frame, normalise
+from meddap_monai.classifier.data import normalise
 from meddap_monai.classifier.inference import InferConfig, picture_of, read_frames, source_files
 from meddap_monai.core.records import Record, read_records
 from meddap_monai.core.tensors import cpu_state, save_tensors
 from meddap_monai.errors import LeakedRecords, NonFiniteLoss
+from meddap_monai.images.framing import to_square
 from meddap_monai.statistics.metrics import macro_auc
 
 
@@ -83,7 +84,7 @@ class LoadForClassifierd(MapTransform):
         for key in self.key_iterator(item):
             path = Path(item[key])
             picture = picture_of(read_frames(path, self.reading)[0], self.channels)
-            item[key] = frame(picture, self.size, self.fit).float() / 255
+            item[key] = to_square(picture, self.size, self.fit).float() / 255
             item[f"{key}_path"] = str(path)
         return item
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from monai.data import CacheDataset, DataLoader, Dataset, PersistentDataset
 from monai.transforms import Compose, MapTransform
-from PIL import Image
 
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import RecordsError
+from meddap_monai.images.framing import to_square
 from meddap_monai.images.reading.recorded import open_recorded
 
 
@@ -53,22 +53,7 @@ def read_framed(record: Mapping[Any, Any], size: int, channels: int = 1, fit: st
         UnreadableImage: the file is missing or no image.
         ChangedImage: the pixels are not those of the record.
     """
-    return frame(open_recorded(record).convert("L" if channels == 1 else "RGB"), size, fit)
-
-
-def frame(picture: Image.Image, size: int, fit: str = "pad") -> torch.Tensor:
-    """Fit a picture into a square; return ``(C, size, size)`` uint8."""
-    width, height = picture.size
-    if fit == "stretch":
-        squared = picture.resize((size, size), Image.Resampling.BOX if width > 2 * size else Image.Resampling.BILINEAR)
-    else:
-        ratio = size / (max(width, height) if fit == "pad" else min(width, height))
-        wide, high = max(1, round(width * ratio)), max(1, round(height * ratio))
-        scaled = picture.resize((wide, high), Image.Resampling.BILINEAR)
-        squared = Image.new(picture.mode, (size, size))
-        squared.paste(scaled, ((size - wide) // 2, (size - high) // 2))
-    pixels = np.array(squared, dtype=np.uint8)
-    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    return to_square(open_recorded(record).convert("L" if channels == 1 else "RGB"), size, fit)
 
 
 class _ByName(Compose):

@@ -12,10 +12,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from meddap_monai import store
-from meddap_monai.classifier.data import frame, normalise, to_float
+from meddap_monai.classifier.data import normalise, to_float
 from meddap_monai.classifier.scoring import Classifier, load_classifier, softmax
 from meddap_monai.core.configuration import check_choice
 from meddap_monai.errors import ConfigurationError, UnreadableImage
+from meddap_monai.images.framing import to_square
 from meddap_monai.images.indexing.masks import pair_of
 from meddap_monai.images.indexing.sources import walk
 from meddap_monai.images.reading.dicom import read_ultrasound
@@ -177,6 +178,6 @@ def predict_frames(model: Classifier, frames: np.ndarray, calibrated: bool = Tru
     """Return ``(F, K)`` probabilities of frames ``(F, C, H, W)`` uint8."""
     config = model.config
     pictures = [picture_of(pixels, config.channels) for pixels in frames]
-    images = torch.stack([frame(picture, config.size, config.fit) for picture in pictures]).to(config.device)
+    images = torch.stack([to_square(picture, config.size, config.fit) for picture in pictures]).to(config.device)
     logits = model.network.eval()(normalise(to_float(images), config.normalise)).double().cpu().numpy()
     return softmax(logits / (model.temperature if calibrated else 1.0))

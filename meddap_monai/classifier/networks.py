@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,13 +143,17 @@ def build_network(
     return network
 
 
-def _torchvision(name: str, classes: int, channels: int) -> nn.Module:
+def _package(package: str, name: str) -> Any:
     try:
-        from torchvision import models
+        return importlib.import_module(package)
     except (ImportError, RuntimeError) as error:
         raise MissingPackage(
-            f"torchvision:{name} needs torchvision ({error}); install it with `pip install meddap-monai[vision]`"
+            f"{package}:{name} needs {package} ({error}); install it with `pip install meddap-monai[vision]`"
         ) from error
+
+
+def _torchvision(name: str, classes: int, channels: int) -> nn.Module:
+    models = _package("torchvision", name).models
     try:
         network = models.get_model(name, weights=None, num_classes=classes)
     except ValueError as error:
@@ -157,12 +162,7 @@ def _torchvision(name: str, classes: int, channels: int) -> nn.Module:
 
 
 def _timm(name: str, classes: int, channels: int) -> nn.Module:
-    try:
-        import timm
-    except (ImportError, RuntimeError) as error:
-        raise MissingPackage(
-            f"timm:{name} needs timm ({error}); install it with `pip install meddap-monai[vision]`"
-        ) from error
+    timm = _package("timm", name)
     try:
         return timm.create_model(name, pretrained=False, num_classes=classes, in_chans=channels)
     except RuntimeError as error:

@@ -177,7 +177,7 @@ def _settle(node: yaml.Node, hint: Any, where: str, depth: int, left: Iterator[i
     if depth > DEEPEST or next(left, None) is None:
         raise ConfigurationError(f"{where}: more than {DEEPEST} levels or {MOST:,} values, aliases followed")
     if isinstance(node, yaml.ScalarNode):
-        _settle_scalar(node, hint, where)
+        _settle_scalar(node, hint)
     elif isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):
             _settle(item, inner_type(hint, str(number)), where, depth + 1, left)
@@ -185,7 +185,7 @@ def _settle(node: yaml.Node, hint: Any, where: str, depth: int, left: Iterator[i
         seen = set()
         for key, item in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != _TAG + "merge":
-                _settle_scalar(key, str if takes_text_keys(hint) else Any, where)
+                _settle_scalar(key, str if takes_text_keys(hint) else Any)
                 if key.value in seen:
                     raise ConfigurationError(f"{where}: the key {key.value!r} stands there twice; leave one out")
                 seen.add(key.value)
@@ -194,7 +194,7 @@ def _settle(node: yaml.Node, hint: Any, where: str, depth: int, left: Iterator[i
         raise ConfigurationError(f"{where}: got a value of type {node.tag.removeprefix(_TAG)}, expected plain data")
 
 
-def _settle_scalar(node: yaml.ScalarNode, hint: Any, where: str) -> None:
+def _settle_scalar(node: yaml.ScalarNode, hint: Any) -> None:
     if node.style is not None or node.tag == _TAG + "merge":
         return
     kinds = options(hint)

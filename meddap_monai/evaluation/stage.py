@@ -59,7 +59,7 @@ def evaluate(
     inputs |= {"stages": _told(stages)} if stages else {}
     with store.open_stage(output, "evaluate", config, inputs, overwrite) as stage:
         if not stage.done:
-            everything = [*runs, *(_hog_runs(config, output, runs) if config.hog else [])]
+            everything = [*runs, *(_hog_runs(output, runs) if config.hog else [])]
             tables = predict_all(config, output, everything, unseen, guards)
             report = build_report(config, everything, tables, sections, stages)
             report["generative"] = likeness(config, runs, tables["own"], sections)
@@ -88,7 +88,7 @@ def check_runs(runs: Sequence[Run]) -> None:
         seen.add((run.arm, run.seed))
 
 
-def _hog_runs(config: EvaluateConfig, output: Path, runs: Sequence[Run]) -> list[Run]:
+def _hog_runs(output: Path, runs: Sequence[Run]) -> list[Run]:
     if any(arm_names.base_arm(run.arm) == arm_names.HOG for run in runs):
         return []
     found: dict[int, Path] = {}

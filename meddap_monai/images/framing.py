@@ -1,4 +1,4 @@
-"""Between an image inside a MONAI pipeline and 8-bit grey levels, and between images of two shapes."""
+"""Between images of two shapes, and between an image inside a MONAI pipeline and 8-bit grey levels."""
 
 from __future__ import annotations
 
@@ -9,14 +9,56 @@ import torch
 from monai.utils import convert_to_dst_type
 from PIL import Image
 
+FITS = ("crop", "stretch", "pad")
 
-def fit(image: Image.Image, height: int, width: int) -> Image.Image:
+
+def frame(
+    image: Image.Image,
+    height: int,
+    width: int,
+    fit: str = "crop",
+    draw: np.random.Generator | None = None,
+    resampling: Image.Resampling = Image.Resampling.BILINEAR,
+) -> Image.Image:
+    """Return an image in another shape.
+
+    Args:
+        image: in any mode.
+        height: wanted, in pixels.
+        width: wanted, in pixels.
+        fit: "crop" scales until nothing of the shape is empty and cuts the middle (MEDDAP), "stretch" changes the
+            aspect, "pad" keeps the whole image on black.
+        draw: draws the place of the cut instead of the middle.
+        resampling: of the scaling.
+    """
+    if fit == "stretch":
+        return image.resize((width, height), resampling)
+    scale = (max if fit == "crop" else min)(width / image.width, height / image.height)
+    wide, high = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    if fit == "pad":
+        canvas = Image.new(image.mode, (width, height))
+        canvas.paste(image.resize((wide, high), resampling), ((width - wide) // 2, (height - high) // 2))
+        return canvas
+    wide, high = max(wide, width), max(high, height)
+    spare = (wide - width, high - height)
+    left, top = (int(draw.integers(0, free + 1)) if draw else free // 2 for free in spare)
+    return image.resize((wide, high), resampling).crop((left, top, left + width, top + height))
+
+
+def to_square(image: Image.Image, size: int, fit: str = "pad") -> torch.Tensor:
+    """Return an image as a classifier takes it, ``(C, size, size)`` uint8; see `frame`."""
+    quick = fit == "stretch" and image.width > 2 * size
+    square = frame(image, size, size, fit, resampling=Image.Resampling.BOX if quick else Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.atleast_3d(np.array(square)).transpose(2, 0, 1).copy())
+
+
+def crop_top(image: Image.Image, height: int, width: int) -> Image.Image:
     """Return the largest crop of the wanted shape, scaled: from the top of a high image, the centre of a wide one.
 
-    The same crop as the base's training pictures have (``diffusion/pretraining/views.py``), for any aspect ratio.
+    The same crop as a base's training pictures have: breast images keep the lesion and lose the burned-in text below.
     """
     scale = min(image.width / width, image.height / height)
-    wide, high = scale * width, scale * height
+    wide, high = min(scale * width, image.width), min(scale * height, image.height)  # rounding leaves no image
     left = (image.width - wide) / 2
     return image.resize((width, height), Image.Resampling.BICUBIC, box=(left, 0.0, left + wide, high))
 
@@ -40,7 +82,7 @@ def to_levels(image: Any, black_white: tuple[float, float], transposed: bool = F
 def from_levels(levels: np.ndarray, like: Any, black_white: tuple[float, float], transposed: bool = False) -> Any:
     """Return grey levels as an image of the shape, type and meta data of `like`.
 
-    They are cropped and scaled by `fit`.
+    They are cropped and scaled by `crop_top`.
 
     Args:
         levels: ``(H, W) or (H, W, 3) uint8``.
@@ -51,7 +93,7 @@ def from_levels(levels: np.ndarray, like: Any, black_white: tuple[float, float],
     channels, *space = like.shape
     height, width = reversed(space) if transposed else space
     image = Image.fromarray(levels).convert("L" if channels == 1 else "RGB")
-    pixels = np.asarray(fit(image, height, width), dtype=np.float32).reshape(height, width, channels)
+    pixels = np.asarray(crop_top(image, height, width), dtype=np.float32).reshape(height, width, channels)
     pixels = pixels.swapaxes(0, 1) if transposed else pixels
     black, white = black_white
     values = black + np.moveaxis(pixels, -1, 0) / 255.0 * (white - black)

@@ -26,6 +26,7 @@ from meddap_monai.core.configuration import check_range
 from meddap_monai.core.records import Record, read_records
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import ConfigurationError, ForeignOutput, RecordsError
+from meddap_monai.images.framing import frame
 from meddap_monai.images.reading.opening import image_size
 from meddap_monai.images.reading.recorded import open_recorded
 
@@ -151,11 +152,7 @@ class Reading:
 
     def _draw_picture(self, number: int) -> bytes:
         picture = open_recorded(self.items[number]).convert("RGB")
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        square = picture.crop((left, top, left + side, top + side)).resize(
-            (self.side, self.side), Image.Resampling.LANCZOS
-        )
+        square = frame(picture, self.side, self.side, "crop", resampling=Image.Resampling.LANCZOS)
         stream = io.BytesIO()
         square.save(stream, "PNG")
         return stream.getvalue()

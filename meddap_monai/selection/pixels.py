@@ -25,7 +25,7 @@ def read_squares(
         records: with absolute ``image`` paths of 8-bit PNG files.
         size: side of the square in pixels.
         channels: 1 (grey) or 3 (colour).
-        fit: ``stretch``, ``pad`` or ``crop``, see `meddap_monai.classifier.data.frame`.
+        fit: ``stretch``, ``pad`` or ``crop``, see `meddap_monai.images.framing.frame`.
         threads: how many images are decoded at once.
 
     Returns:

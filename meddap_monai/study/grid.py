@@ -12,10 +12,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from meddap_monai import store
@@ -29,10 +31,11 @@ from meddap_monai.evaluation.arms import TRAINED
 from meddap_monai.evaluation.config import EvaluateConfig
 from meddap_monai.evaluation.predictions import Run
 from meddap_monai.evaluation.report import figures
-from meddap_monai.evaluation.report.page import MAIN_METRICS, results_rows
+from meddap_monai.evaluation.report.page import MAIN_METRICS, markdown_table, results_rows
 from meddap_monai.evaluation.stage import evaluate, read_report
 from meddap_monai.selection.mixing.stage import MixConfig, mix
 from meddap_monai.statistics.weighted import NAMES
+from meddap_monai.study.track import settings_of_arm
 
 
 @dataclass(frozen=True)
@@ -121,14 +124,17 @@ def run_grid(
     if config.processes == 1:
         done = [train_cell(*task) for task in tqdm(tasks, desc="grid", unit="cell")]
     else:
-        with ProcessPoolExecutor(config.processes, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        spawn = get_context("spawn")
+        with ProcessPoolExecutor(config.processes, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             futures = [pool.submit(train_cell, *task) for task in tasks]
             done = [future.result() for future in tqdm(futures, desc="grid", unit="cell")]
     rows: list[dict[str, Any]] = []
-    for (network, fraction), runs in _by_column(cells, done).items():
-        place = output / "evaluate" / runs[0][0].place
-        evaluate(config.evaluate, place, runs=[run for _, run in runs], unseen=unseen, overwrite=overwrite)
-        rows += [{"network": network, "fraction": fraction} | row for row in results_rows(read_report(place))]
+    for leaf, column in groupby(zip(cells, done, strict=True), lambda pair: pair[0].place):
+        (cell, *_), runs = zip(*column, strict=True)
+        place = output / "evaluate" / leaf
+        evaluate(config.evaluate, place, runs=runs, unseen=unseen, overwrite=overwrite)
+        first = {"network": cell.network, "fraction": cell.fraction}
+        rows += [first | row for row in results_rows(read_report(place))]
     store.write_atomic(output / "grid.csv", store.csv_text(rows[0], (row.values() for row in rows)))
     store.write_atomic(output / "grid.md", grid_markdown(rows))
     for test_set in sorted({row["test_set"] for row in rows}):
@@ -163,15 +169,13 @@ def plan_cells(config: GridConfig, draws: Sequence[Draw]) -> list[Cell]:
 
 def train_cell(config: GridConfig, output: Path, cell: Cell, overwrite: bool = False) -> Run:
     """Mix and train one cell; what is done is skipped."""
-    content, augmentation = TRAINED[cell.arm]
     seed = cell.draw.seed
+    blend, train = settings_of_arm(cell.arm, seed, config.mix, replace(config.classify, network=cell.network))
     share = output / "shares" / f"{cell.fraction:g}" / f"seed_{seed}"
     records = take_share(cell.draw.records, share, cell.fraction, seed, overwrite)
-    blend = replace(config.mix, arm=content, seed=seed)
-    kept = None if content == "real" else cell.draw.kept
-    blended = output / "mix" / f"{cell.fraction:g}" / content / f"seed_{seed}"
+    kept = None if blend.arm == "real" else cell.draw.kept
+    blended = output / "mix" / f"{cell.fraction:g}" / blend.arm / f"seed_{seed}"
     hybrid = mix(blend, blended, records=records, kept=kept, overwrite=overwrite)
-    train = replace(config.classify, network=cell.network, augmentation=augmentation, seed=seed)
     model = output / "classify" / cell.place / cell.arm / f"seed_{seed}"
     classify(train, model, records=hybrid, overwrite=overwrite)
     return Run(cell.arm, seed, model, records)
@@ -210,38 +214,18 @@ def shrink(rows: Sequence[Record], fraction: float, seed: int) -> list[Record]:
     return [row for row in rows if row["split"] != "train" or row["id"] in kept]
 
 
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _by_column(cells: Sequence[Cell], runs: Sequence[Run]) -> dict[tuple[str, float], list[tuple[Cell, Run]]]:
-    columns: dict[tuple[str, float], list[tuple[Cell, Run]]] = defaultdict(list)
-    for cell, run in zip(cells, runs, strict=True):
-        columns[(cell.network, cell.fraction)].append((cell, run))
-    return columns
-
-
-def grid_markdown(rows: Sequence[dict[str, Any]], metrics: Sequence[str] = MAIN_METRICS) -> str:
+def grid_markdown(rows: Sequence[dict[str, Any]]) -> str:
     """Return one table per test set, like the published ones: a line per network, share and arm, in per cent."""
     parts = []
     for test_set in sorted({row["test_set"] for row in rows}):
-        lines: dict[tuple[Any, ...], dict[str, Any]] = defaultdict(dict)
+        lines: dict[tuple[Any, ...], dict[str, str]] = defaultdict(dict)
         for row in rows:
             if row["test_set"] == test_set and row["classes"] == "all":
-                lines[(row["network"], row["fraction"], row["arm"], row["seeds"])][row["metric"]] = row
-        head = ["network", "share of real data", "arm", "seeds", *[NAMES[name] for name in metrics]]
-        parts += [f"{test_set} test set, mean [interval] in per cent", "", f"| {' | '.join(head)} |"]
-        parts.append("|" + " --- |" * len(head))
-        for key, found in lines.items():
-            cells = [_percent(found[name]) for name in metrics]
-            parts.append(
-                f"| {' | '.join(f'{item:g}' if isinstance(item, float) else str(item) for item in key)} | "
-                + " | ".join(cells)
-                + " |"
-            )
-        parts.append("")
+                key = (row["network"], f"{row['fraction']:g}", row["arm"], row["seeds"])
+                lines[key][row["metric"]] = _percent(row)
+        keys = ["network", "share of real data", "arm", "seeds"]
+        filled = [[*key, *(found[name] for name in MAIN_METRICS)] for key, found in lines.items()]
+        parts += markdown_table(f"{test_set} test set, mean [interval] in per cent", keys, filled)
     return "\n".join(parts)
 
 
@@ -257,8 +241,6 @@ def learning_curve(rows: Sequence[dict[str, Any]], network: str, test_set: str, 
     for row in rows:
         wanted = (row["network"], row["test_set"], row["metric"], row["classes"]) == (network, test_set, metric, "all")
         if wanted and row["low"] is not None:
-            lines[row["arm"]].append(
-                {"x": row["fraction"], "mean": row["mean"], "low": row["low"], "high": row["high"]}
-            )
+            lines[row["arm"]].append({"x": row["fraction"], **row})
     ordered = {arm: sorted(points, key=lambda point: point["x"]) for arm, points in lines.items()}
     return figures.lines_plot(ordered, {}, "share of the real training images", NAMES[metric])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from meddap_monai import store
-from meddap_monai.classifier.stage import classify
+from meddap_monai.classifier.stage import ClassifyConfig, classify
 from meddap_monai.core.distributed import Ranks
 from meddap_monai.core.records import class_names
 from meddap_monai.core.seeds import derive_seed
@@ -205,10 +205,9 @@ class Track:
         return (str(made), []) if (made / "unet").is_dir() else (base, [made])
 
     def _arm(self, study: StudyConfig, arm: str, kept: Path | None) -> Run | None:
-        content, augmentation = ARMS[arm]
+        blend, train = settings_of_arm(arm, self.seed, study.mix, study.classify)
+        content = blend.arm
         inputs = None if content == "real" else kept
-        asked = MixConfig() if content == "real" else study.mix
-        blend = dataclasses.replace(asked, arm=content, seed=self.seed)
         hybrid = self._stage(
             "mix",
             blend,
@@ -216,7 +215,6 @@ class Track:
             inputs,
             leaf=content,
         )
-        train = dataclasses.replace(study.classify, seed=self.seed, augmentation=augmentation)
         fresh = False
 
         def make(to: Path) -> Path:
@@ -228,6 +226,14 @@ class Track:
         name = self.variant.real if content == "real" else self.variant.name
         full = f"{arm}@{name}" if name else arm
         return Run(arm=full, seed=self.seed, model=model, records=self.records) if fresh else None
+
+
+def settings_of_arm(arm: str, seed: int, blend: MixConfig, train: ClassifyConfig) -> tuple[MixConfig, ClassifyConfig]:
+    """Return what an arm mixes and trains; how much synthetic it takes does not concern an arm without."""
+    content, augmentation = ARMS[arm]
+    blend = MixConfig() if content == "real" else blend
+    train = dataclasses.replace(train, seed=seed, augmentation=augmentation)
+    return dataclasses.replace(blend, arm=content, seed=seed), train
 
 
 def share(config: GenerateConfig, portion: Portion) -> GenerateConfig:

@@ -33,7 +33,7 @@ class StepTrainer(Trainer):
         super().__init__(torch.device(device), 1, range(steps), epoch_length=steps, decollate=False)
         self.advance = advance
 
-    def _iteration(self, engine: Any, batchdata: Any) -> dict[str, float]:
+    def _iteration(self, *_: Any) -> dict[str, float]:
         return self.advance(self.state.iteration - 1)
 
     def go_on(self, done: int, over: bool = False) -> None:

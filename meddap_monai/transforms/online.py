@@ -21,7 +21,7 @@ from PIL import Image
 from meddap_monai.core.configuration import build, check_choice
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.images.framing import from_levels, to_levels
+from meddap_monai.images.framing import frame, from_levels, to_levels
 
 if TYPE_CHECKING:
     from meddap_monai.diffusion.generation.sampler import ImageSampler
@@ -130,12 +130,10 @@ class OnlineGenerator:
         return Sources(torch.from_numpy(pixels / 127.5 - 1.0).permute(0, 3, 1, 2))
 
 
-def _resized(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return an image as ``(height, width, 3) uint8`` of that size, the whole of it: what is where stays."""
     picture = Image.fromarray(image).convert("RGB")
-    if picture.size != (size[1], size[0]):
-        picture = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-    return np.asarray(picture)
+    return np.asarray(frame(picture, *size, "stretch", resampling=Image.Resampling.BICUBIC))
 
 
 def refuse_forked_cuda(device: torch.device) -> None:

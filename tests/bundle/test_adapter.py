@@ -7,7 +7,7 @@ import pytest
 import yaml
 from monai.bundle import ConfigWorkflow
 
-from meddap_monai.bundle.adapter import trainable_unet
+from meddap_monai.bundle.generative import trainable_unet
 from meddap_monai.core import resources
 from meddap_monai.diffusion.adapting.methods.registry import METHODS
 from tools.bundle_lint import lint_bundle

@@ -14,8 +14,9 @@ from PIL import Image
 
 from meddap_monai.classifier.augment import ClassicalRanges, apply_classical, draw_classical
 from meddap_monai.classifier.config import ClassifyConfig
-from meddap_monai.classifier.data import frame, normalise, plan_batches, read_framed, to_float
+from meddap_monai.classifier.data import normalise, plan_batches, read_framed, to_float
 from meddap_monai.errors import ConfigurationError, RecordsError, UnreadableImage
+from meddap_monai.images.framing import to_square
 
 CONFIG = ClassifyConfig(steps=30, batch=4)
 
@@ -30,7 +31,7 @@ def rows(real: int, synthetic: int = 0, classes: int = 3) -> list[dict[str, Any]
 )
 def test_fitting_keeps_or_fills_the_square(fit: str, filled: tuple[slice, slice]) -> None:
     picture = Image.fromarray(np.full((20, 40), 200, dtype=np.uint8))
-    square = frame(picture, 16, fit)[0]
+    square = to_square(picture, 16, fit)[0]
     assert square.shape == (16, 16)
     expected = torch.zeros(16, 16, dtype=torch.uint8)
     expected[filled] = 200
@@ -40,7 +41,7 @@ def test_fitting_keeps_or_fills_the_square(fit: str, filled: tuple[slice, slice]
 def test_cropping_takes_the_centre() -> None:
     pixels = np.zeros((20, 60), dtype=np.uint8)
     pixels[:, 20:40] = 255
-    assert (frame(Image.fromarray(pixels), 20, "crop") == 255).all()
+    assert (to_square(Image.fromarray(pixels), 20, "crop") == 255).all()
 
 
 def test_colour_and_grey_files_give_the_wanted_channels(tmp_path: Path) -> None:

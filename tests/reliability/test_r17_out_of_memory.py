@@ -58,7 +58,7 @@ def test_the_batch_is_halved_until_it_fits(
 
 
 def test_not_even_one_image_fits(records: Path, tiny_base: Path, tmp_path: Path, monkeypatch) -> None:
-    def never(self, *_):
+    def never(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(ImageSampler, "_predict", never)
@@ -70,7 +70,7 @@ def test_not_even_one_image_fits(records: Path, tiny_base: Path, tmp_path: Path,
 def test_other_errors_are_not_taken_for_memory(records: Path, tiny_base: Path, tmp_path: Path, monkeypatch) -> None:
     calls = []
 
-    def broken(self, *_):
+    def broken(*_):
         calls.append(1)
         raise RuntimeError("shapes do not fit")
 

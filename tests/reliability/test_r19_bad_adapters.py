@@ -53,7 +53,7 @@ def own(change: Callable[[Path], None]) -> Callable[[Path, object], Path]:
 
 
 def raw(data: bytes | Callable[[Path], bytes]) -> Callable[[Path, object], Path]:
-    def make(folder: Path, pipeline) -> Path:
+    def make(folder: Path, _) -> Path:
         path = folder / "file.safetensors"
         path.write_bytes(data(folder) if callable(data) else data)
         return path

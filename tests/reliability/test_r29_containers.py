@@ -415,7 +415,7 @@ def test_one_clip_one_tensor(name: str, policy: str, tmp_path: Path, reader: Ult
     assert np.array_equal(pixels[:, 0], np.stack(frames)[chosen])
 
 
-def test_the_turns_are_those_of_exif(tmp_path: Path) -> None:
+def test_the_turns_are_those_of_exif() -> None:
     """The table's own truth, compared with Pillow's."""
     for way, turn in TURNED.items():
         image = picture(turn(COLOUR))

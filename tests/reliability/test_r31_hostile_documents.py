@@ -195,7 +195,7 @@ def spread(cases: list[Any], quick: int) -> list[Any]:
 
 
 @pytest.fixture
-def damaged(material: Material) -> Iterator[Callable[[list[Path], Callable[[Path], Any]], None]]:
+def damaged() -> Iterator[Callable[[list[Path], Callable[[Path], Any]], None]]:
     """Damage files for one test."""
     before: dict[Path, bytes] = {}
 

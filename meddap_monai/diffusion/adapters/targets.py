@@ -118,11 +118,6 @@ def _first(names: list[str]) -> str:
     return f" (such as {names[0]!r})" if names else ""
 
 
-def low_rank_size(modules: Iterable[nn.Module], rank: int) -> int:
-    """Return the number of parameters of rank-`rank` adapters on `modules`: rank * (inputs + outputs) each."""
-    return sum(rank * sum(sizes(module)) for module in modules)
-
-
 def sizes(module: nn.Module) -> tuple[int, int]:
     """Return how many (inputs, outputs) the matrix of a Linear or a convolution has; each kernel place is an input."""
     if isinstance(module, nn.Linear):

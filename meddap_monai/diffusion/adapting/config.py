@@ -6,12 +6,12 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from meddap_monai.core.configuration import check_choice, check_range
-from meddap_monai.diffusion.adapting.latent_cache import FITS
 from meddap_monai.diffusion.adapting.methods.dreambooth import DreamBooth
 from meddap_monai.diffusion.adapting.methods.inversion import TextualInversion
 from meddap_monai.diffusion.adapting.methods.method import Method
 from meddap_monai.diffusion.adapting.methods.registry import METHODS
 from meddap_monai.errors import ConfigurationError
+from meddap_monai.images.framing import FITS
 
 _CHOICES = {
     "fit": FITS,

@@ -21,10 +21,9 @@ from safetensors.torch import load_file, save
 from meddap_monai import store
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
+from meddap_monai.images.framing import frame
 from meddap_monai.images.reading import opening
 from meddap_monai.images.reading.recorded import open_recorded
-
-FITS = ("crop", "stretch", "pad")
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,7 @@ class Framing:
     Attributes:
         height: pixels, a multiple of 8.
         width: pixels, a multiple of 8.
-        fit: "crop" scales the shorter side and cuts the middle (MEDDAP), "stretch" changes the aspect, "pad" keeps
-            the whole image on black.
+        fit: see `meddap_monai.images.framing.frame`.
         flip: also encode the mirrored image.
         crops: number of cuts; 1 is the middle, more are drawn from the seed.
         seed: of the cuts.
@@ -78,26 +76,10 @@ def views(record: Record, framing: Framing) -> torch.Tensor:
 
 
 def _cut(image: Image.Image, framing: Framing, name: str, number: int) -> np.ndarray:
-    height, width = framing.height, framing.width
-    bilinear = Image.Resampling.BILINEAR
-    if framing.fit == "stretch":
-        return np.asarray(image.resize((width, height), bilinear))
-    choose = max if framing.fit == "crop" else min
-    scale = choose(width / image.width, height / image.height)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    size = (max(size[0], width), max(size[1], height)) if framing.fit == "crop" else size
-    image = image.resize(size, bilinear)
-    if framing.fit == "pad":
-        canvas = Image.new("RGB", (width, height))
-        canvas.paste(image, ((width - size[0]) // 2, (height - size[1]) // 2))
-        return np.asarray(canvas)
-    spare = (size[0] - width, size[1] - height)
-    if framing.crops == 1:
-        left, top = spare[0] // 2, spare[1] // 2
-    else:
+    draw = None
+    if framing.crops > 1:
         draw = np.random.default_rng(derive_seed(framing.seed, "adapt/crop", name, number))
-        left, top = (int(draw.integers(0, free + 1)) for free in spare)
-    return np.asarray(image.crop((left, top, left + width, top + height)))
+    return np.asarray(frame(image, framing.height, framing.width, framing.fit, draw))
 
 
 class LatentCache:

@@ -139,7 +139,7 @@ def prepare(
     prior = _prior(pipeline, config, output, latents, size, len(classes) + 1, flag)
     words = ["", *class_prompts.values(), *config.method_.prior_words()]
     trainable = config.method_.prepare(pipeline, config, {name: table.classes.get(name, name) for name in classes})
-    config = _checked_clip_skip(config, pipeline, trainable)
+    config = _checked_clip_skip(config, pipeline)
     prompts = _prompts(pipeline, words, config, cache / "prompts", sha, trainable, device)
     batches = Batches(
         items, config.batch, objective, config.seed, config.caption_dropout,
@@ -179,7 +179,7 @@ def _prior(
     return encode_items(cache, records, {"": row}, config, size, flag, augment=False, prior=True)
 
 
-def _checked_clip_skip(config: AdaptConfig, pipeline: Any, trainable: Trainable) -> AdaptConfig:
+def _checked_clip_skip(config: AdaptConfig, pipeline: Any) -> AdaptConfig:
     layers = pipeline.text_encoder.config.num_hidden_layers
     most = layers - (2 if getattr(pipeline, "text_encoder_2", None) is not None else 1)
     if config.clip_skip and config.clip_skip > most:

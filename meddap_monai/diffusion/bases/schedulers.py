@@ -22,7 +22,6 @@ NAMES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Name -> diffusers class and the settings under which the papers use it (PNDM without Runge-Kutta warm-up)."""
 
-TAKES_ETA = ("ddim", "DDIMScheduler")
 _SMALLEST_ALPHA_BAR = 2.0**-24
 
 

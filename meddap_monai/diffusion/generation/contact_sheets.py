@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from meddap_monai import store
 from meddap_monai.core.records import Record, iter_records
-from meddap_monai.images.framing import fit
+from meddap_monai.images.framing import crop_top
 from meddap_monai.images.reading.opening import image_size
 from meddap_monai.images.reading.recorded import open_recorded
 
@@ -85,7 +85,7 @@ def fingerprint(record: Record, shape: tuple[int, int]) -> np.ndarray:
         shape: (height, width) of the synthetic images; a real one is cropped to that form as a source image is, so
             that a hardly changed source is its own nearest.
     """
-    cut = fit(open_recorded(record).convert("L"), *shape)
+    cut = crop_top(open_recorded(record).convert("L"), *shape)
     small = np.asarray(cut.resize((_THUMBNAIL, _THUMBNAIL)), dtype=np.float32).ravel()
     small = small - small.mean()
     result: np.ndarray = small / max(float(np.linalg.norm(small)), 1e-6)

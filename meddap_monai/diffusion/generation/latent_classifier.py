@@ -24,9 +24,10 @@ from meddap_monai.core.records import class_names, read_records
 from meddap_monai.core.seeds import generator
 from meddap_monai.core.tensors import read_weights
 from meddap_monai.diffusion.bases.base import base_folder, base_hash, load_base
-from meddap_monai.diffusion.pretraining.unet import diffuse
-from meddap_monai.diffusion.pretraining.views import grey_tensor, square
+from meddap_monai.diffusion.bases.noise import Objective
+from meddap_monai.diffusion.pretraining.views import grey_tensor
 from meddap_monai.errors import BadBase, RecordsError, StageError
+from meddap_monai.images.framing import crop_top
 from meddap_monai.images.reading.recorded import open_recorded
 from meddap_monai.training.checkpoint import NAME
 from meddap_monai.training.finite import check_finite
@@ -197,7 +198,7 @@ def _encode(pipeline: Any, records: list[dict[str, Any]]) -> tuple[torch.Tensor,
     side = (sample if isinstance(sample, int) else max(sample)) * pipeline.vae_scale_factor
     pictures = []
     for record in records:
-        pixels = square(open_recorded(record), side)
+        pixels = np.asarray(crop_top(open_recorded(record).convert("L"), side, side))
         pictures += [pixels, pixels[:, ::-1]]
     latents = []
     for start in range(0, len(pictures), 16):
@@ -234,7 +235,7 @@ class LatentClassifierTraining:
             self.model = LatentClassifier(latents.shape[1], classes, config).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.0, weight_decay=config.weight_decay)
         self.share = 1.0 / torch.bincount(labels, minlength=classes).clamp(min=1)[labels].double()
-        self.alphas = scheduler.alphas_cumprod.float()
+        self.objective = Objective(scheduler.config)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -248,9 +249,9 @@ class LatentClassifierTraining:
         chosen = torch.multinomial(self.share, config.batch, replacement=True, generator=draw)
         inputs, times = self.latents[chosen], torch.zeros(config.batch, dtype=torch.long)
         if config.times == "noisy":
-            times = torch.randint(len(self.alphas), (config.batch,), generator=draw)
+            times = torch.randint(self.objective.steps, (config.batch,), generator=draw)
             noise = torch.randn(inputs.shape, generator=draw)
-            inputs, _ = diffuse(inputs, noise, self.alphas[times], "epsilon")
+            inputs, _ = self.objective.diffuse(inputs, noise, times)
         rate = config.learning_rate * schedule("cosine", step, config.steps, min(20, config.steps), FLOOR)
         loss = functional.cross_entropy(self.model(inputs, times), self.labels[chosen])
         check_finite(loss, "latent classifier", step + 1, rate, [self.ids[n // 2] for n in chosen.tolist()])

@@ -16,7 +16,7 @@ from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.plan import PlanRow
 from meddap_monai.diffusion.generation.sampler import Sources
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.images.framing import fit
+from meddap_monai.images.framing import crop_top
 from meddap_monai.images.reading.opening import open_image
 from meddap_monai.images.reading.recorded import open_recorded
 
@@ -75,7 +75,7 @@ class SourceImages:
         path = folder / f"{row.source_id}.png"
         if not path.is_file():
             raise ConfigurationError(f"{path}: no mask for source {row.source_id}; expected a PNG, white = lesion")
-        cut = fit(open_image(path).convert("L"), row.height, row.width)
+        cut = crop_top(open_image(path).convert("L"), row.height, row.width)
         mask = torch.from_numpy((np.asarray(cut) > 127).astype(np.float32))[None]
         if not mask.any():
             raise ConfigurationError(f"{path}: the mask is empty inside the used crop; expected white pixels")
@@ -93,5 +93,5 @@ class SourceImages:
 
 def image_tensor(image: Image.Image, height: int, width: int) -> torch.Tensor:
     """Return ``(3, H, W) float32 [-1, 1]`` of an RGB image."""
-    pixels = np.array(fit(image, height, width), dtype=np.float32)
+    pixels = np.array(crop_top(image, height, width), dtype=np.float32)
     return torch.from_numpy(pixels / 127.5 - 1.0).permute(2, 0, 1)

@@ -15,6 +15,7 @@ from torch.nn import functional
 from meddap_monai.core.configuration import check_choice, check_range
 from meddap_monai.core.distributed import ALONE, Ranks
 from meddap_monai.core.seeds import generator
+from meddap_monai.diffusion.bases.noise import Objective
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.training.ema import update_average
 from meddap_monai.training.finite import check_finite
@@ -188,7 +189,7 @@ class DenoiserTraining:
             raise ConfigurationError(
                 f"pretrain#unet#batch is {config.batch}, expected a multiple of the {ranks.size} processes"
             )
-        self.unet, self.scheduler, self.cache = unet.to(device).train(), scheduler, cache
+        self.unet, self.cache = unet.to(device).train(), cache
         self.config, self.seed, self.ranks = config, seed, ranks
         self.average = copy.deepcopy(unet).eval().requires_grad_(False)
         self.device, self.half = device, half
@@ -198,7 +199,7 @@ class DenoiserTraining:
             (text if "attn2" in name or "add_embedding" in name else rest).append(parameter)
         groups = [{"params": rest, "factor": 1.0}, {"params": text, "factor": config.text_factor}]
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, weight_decay=1e-2, fused=True)
-        self.alphas = scheduler.alphas_cumprod.to(torch.float32)
+        self.objective = Objective(scheduler.config).to(device)
         self.chances = {changed: _chances(cache, config.balance, changed) for changed in (False, True)}
 
     @property
@@ -211,7 +212,7 @@ class DenoiserTraining:
         config, cache = self.config, self.cache
         draw = generator(self.seed, "pretrain/unet", step)
         chosen = self._choose(step, draw)
-        times = torch.randint(len(self.alphas), (config.batch,), generator=draw)
+        times = torch.randint(self.objective.steps, (config.batch,), generator=draw)
         noise = torch.randn((config.batch, *cache.latents.shape[1:]), generator=draw)
         empty = torch.rand(config.batch, generator=draw) < config.empty_prompt
         captions = torch.where(empty, 0, cache.captions[chosen])
@@ -232,11 +233,11 @@ class DenoiserTraining:
         self, chosen: torch.Tensor, times: torch.Tensor, noise: torch.Tensor, captions: torch.Tensor
     ) -> torch.Tensor:
         config, device = self.config, self.device
-        latents, noise = self.cache.latents[chosen].float().to(device), noise.to(device)
+        latents, times = self.cache.latents[chosen].float().to(device), times.to(device)
         text = self.cache.embeddings[captions].to(device)
-        noisy, target = diffuse(latents, noise, self.alphas[times].to(device), config.prediction)
+        noisy, target = self.objective.diffuse(latents, noise.to(device), times)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self.half):
-            predicted = self.unet(noisy, times.to(device), text).sample
+            predicted = self.unet(noisy, times, text).sample
         measure = functional.mse_loss if config.loss == "mse" else functional.l1_loss
         return measure(predicted.float(), target)
 
@@ -248,23 +249,6 @@ class DenoiserTraining:
             swap = torch.rand(config.batch, generator=draw) < config.changed_share
             chosen = torch.where(swap, others, chosen)
         return chosen
-
-
-def diffuse(
-    latents: torch.Tensor, noise: torch.Tensor, alphas: torch.Tensor, prediction: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return noisy latents and what the UNet should say about them.
-
-    Args:
-        latents: (B, C, h, w) clean.
-        noise: standard normal, same shape.
-        alphas: (B,) cumulative alpha of each item's time.
-        prediction: "epsilon" (Ho et al. 2020) or "v_prediction" (Salimans and Ho 2022, v = alpha eps - sigma x).
-    """
-    keep = alphas.sqrt()[:, None, None, None]
-    blur = (1 - alphas).sqrt()[:, None, None, None]
-    noisy = keep * latents + blur * noise
-    return noisy, (noise if prediction == "epsilon" else keep * noise - blur * latents)
 
 
 def _chances(cache: Cache, balance: float, changed: bool) -> torch.Tensor:

@@ -136,15 +136,6 @@ def grey_tensor(pixels: np.ndarray, device: str = "cpu") -> torch.Tensor:
     return torch.from_numpy(pixels).to(device, torch.float32).div(127.5).sub(1)[:, None]
 
 
-def square(image: Image.Image, resolution: int) -> np.ndarray:
-    """Return the plain crop of an image: the whole short side, from the top of a high one, the centre of a wide one.
-
-    Returns:
-        (resolution, resolution) uint8. Breast images keep the lesion and lose the burned-in text below it.
-    """
-    return _cut(image.convert("L"), resolution, ViewsConfig(), None, "none")
-
-
 def _cut(
     image: Image.Image, resolution: int, config: ViewsConfig, draw: np.random.Generator | None, adjective: str
 ) -> np.ndarray:

@@ -178,14 +178,17 @@ def results_markdown(report: Mapping[str, Any]) -> str:
     """Return the main table of each test set in Markdown: arm, then mean and interval of each metric."""
     parts = []
     for name, found in report["sets"].items():
-        head = ["arm", *[WORDS[metric] for metric in MAIN_METRICS]]
-        parts += [f"{found['name']} ({name})", "", f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
-        for arm in arm_names.in_order(report["arms"]):
-            values = found["arms"].get(arm)
-            if values:
-                parts.append(f"| {arm} | " + " | ".join(shown(values[metric]) for metric in MAIN_METRICS) + " |")
-        parts.append("")
+        filled = [(arm, values) for arm in arm_names.in_order(report["arms"]) if (values := found["arms"].get(arm))]
+        lines = [[arm, *(shown(values[metric]) for metric in MAIN_METRICS)] for arm, values in filled]
+        parts += markdown_table(f"{found['name']} ({name})", ["arm"], lines)
     return "\n".join(parts)
+
+
+def markdown_table(title: str, keys: Sequence[str], lines: Sequence[Sequence[Any]]) -> list[str]:
+    """Return the lines of a table in Markdown: a line's keys, then its `MAIN_METRICS`."""
+    head = [*keys, *(WORDS[metric] for metric in MAIN_METRICS)]
+    rows = [f"| {' | '.join(map(str, line))} |" for line in (head, *lines)]
+    return [title, "", rows[0], "|" + " --- |" * len(head), *rows[1:], ""]
 
 
 def number(value: float | None, digits: int = 3) -> str:

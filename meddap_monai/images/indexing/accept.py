@@ -91,8 +91,7 @@ def _read(task: Mapping[str, Any], path: Path, how: Acceptance) -> list[dict[str
     if not kind:
         raise UnreadableImage(f"{path}: is not an image (DICOM, PNG, JPEG, TIFF, BMP or NIfTI)")
     label = clean_label(_label_in_file(path, how.attribute, kind) if how.attribute else task["label"], path)
-    read = _dicom if kind == "dicom" else _plain
-    pixels, numbers, patient, meta = read(path, how, key)
+    pixels, numbers, patient, meta = _dicom(path, how, key) if kind == "dicom" else _plain(path, how)
     if task.get("group"):
         patient = pseudonym(task["group"], key, "patient")
     patient = patient or FILE_GROUP + pseudonym(task["relative"], key, "file")
@@ -138,7 +137,7 @@ def _deidentified(info: UltrasoundInfo) -> bool | str:
     return "unknown" if info.region.kind == "found" else True
 
 
-def _plain(path: Path, how: Acceptance, key: bytes):
+def _plain(path: Path, how: Acceptance):
     if is_marked_synthetic(path):
         raise UnreadableImage(
             f"{path}: is marked as synthetic in its PNG text; synthetic images are never real records"

@@ -5,33 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from scipy.cluster.hierarchy import DisjointSet
 
 BLOCK = 1024
 _SCREEN = 16
 _CONFIRM = 256
 
 
-class Groups:
-    """Sets of names that belong together (union-find); the least name stands for its set."""
-
-    def __init__(self) -> None:
-        self._parent: dict[str, str] = {}
-
-    def find(self, name: str) -> str:
-        """Return the name that stands for the set of `name`."""
-        root = name
-        while (parent := self._parent.get(root, root)) != root:
-            root = parent
-        while (parent := self._parent.get(name, name)) != root:
-            self._parent[name] = root
-            name = parent
-        return root
+class Groups(DisjointSet):
+    """Sets of names that belong together; the least name stands for its set."""
 
     def join(self, first: str, second: str) -> None:
         """Make one set of two."""
-        low, high = sorted((self.find(first), self.find(second)))
-        if low != high:
-            self._parent[high] = low
+        self.add(first)
+        self.add(second)
+        self.merge(first, second)
+
+    def names(self) -> dict[str, str]:
+        """Return, for every name that was joined, the one that stands for its set."""
+        return {name: least for members in self.subsets() for least in [min(members)] for name in members}
 
 
 def near_duplicates(

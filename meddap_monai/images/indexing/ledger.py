@@ -104,7 +104,8 @@ class Ledger:
 
     def name_groups(self, groups: Groups) -> None:
         """Give the images of joined patients their common name."""
-        self.database.create_function("group_of", 1, groups.find)
+        names = groups.names()
+        self.database.create_function("group_of", 1, lambda name: names.get(name, name))
         self.database.execute("UPDATE accepted SET patient = group_of(patient)")
 
     def classes(self) -> list[str]:

@@ -9,15 +9,6 @@ _TOLERANCE = 6
 _PART = 3 * 2**15
 
 
-def expand_422(pairs: np.ndarray) -> np.ndarray:
-    """Uncompressed YBR_FULL_422 (H, W/2, 4), stored Y Y Cb Cr (PS3.3 C.7.6.3.1.2), to RGB (H, W, 3)."""
-    rows, half, _ = pairs.shape
-    full = np.empty((rows, half, 2, 3), np.uint8)
-    full[..., 0] = pairs[..., :2]
-    full[..., 1:] = pairs[..., None, 2:]
-    return ybr_to_rgb(full.reshape(rows, half * 2, 3))
-
-
 def ybr_to_rgb(values: np.ndarray, bits: int = 8) -> np.ndarray:
     """YBR_FULL (..., 3) of `bits` bits to RGB of the same type, rounded (PS3.3 C.7.6.3.1.2)."""
     luma, blue, red = (values[..., channel].astype(np.float32) for channel in range(3))

@@ -9,11 +9,12 @@ import numpy as np
 from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
 from pydicom.pixels.decoders.base import Decoder
+from pydicom.pixels.utils import expand_ybr422
 from pydicom.uid import UID, RLELossless
 
 from meddap_monai.errors import UnreadableImage
 from meddap_monai.images.reading.codestream import Codestream, check_work, read_codestream, without_padding
-from meddap_monai.images.reading.colour import expand_422, ybr_to_rgb
+from meddap_monai.images.reading.colour import ybr_to_rgb
 from meddap_monai.images.reading.elements import UNDEFINED
 from meddap_monai.images.reading.fragments import Fragment, find_frames, is_encapsulated, read_frame
 from meddap_monai.images.reading.header import Header, integer, word
@@ -174,7 +175,8 @@ def _native(header: Header, layout: Layout, number: int) -> np.ndarray:
     if layout.allocated == 16:
         values = values.astype(np.uint16, copy=False)
     if layout.subsampled:
-        return expand_422(values.reshape(layout.rows, layout.columns // 2, 4))
+        full = np.frombuffer(expand_ybr422(values.tobytes(), 8), np.uint8)
+        return ybr_to_rgb(full.reshape(layout.rows, layout.columns, 3))
     values = _stored_bits(values, layout, layout.allocated)
     if layout.samples == 1:
         return values.reshape(layout.rows, layout.columns)

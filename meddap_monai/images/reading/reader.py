@@ -95,7 +95,7 @@ class UltrasoundReader(ImageReader):
             pixels, info = read_ultrasound(path, key=self._key, **how)
             return pixels, _facts(info)
         pixels, spacing, numbers, _ = read_plain(path, frames=how["frames"], colour=how["colour"])
-        return pixels, _plain_facts(pixels, spacing, numbers)
+        return pixels, _plain_facts(spacing, numbers)
 
     def get_data(self, img: tuple[np.ndarray, dict[str, Any]]) -> tuple[np.ndarray, dict[str, Any]]:
         """Return array and meta dictionary of what `read` returned; every meta value collates."""
@@ -132,7 +132,7 @@ def _facts(info: UltrasoundInfo) -> dict[str, Any]:
     }
 
 
-def _plain_facts(pixels: np.ndarray, spacing: tuple[float, float] | None, numbers: tuple[int, ...]) -> dict[str, Any]:
+def _plain_facts(spacing: tuple[float, float] | None, numbers: tuple[int, ...]) -> dict[str, Any]:
     return {
         "spacing": spacing,
         "spacing_mm": np.asarray(spacing or (0.0, 0.0)),

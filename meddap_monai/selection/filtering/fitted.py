@@ -39,7 +39,7 @@ class FittedFilter:
     judged: Judged
     temperature: float
 
-    def measure(self, labels: np.ndarray, classes: Sequence[str]) -> dict[str, object]:
+    def measure(self, labels: np.ndarray) -> dict[str, object]:
         """Return how good the filter is, out of fold: accuracy, balanced accuracy, AUC and the confusion matrix."""
         logits = self.judged.out_of_fold(self.fold).astype(np.float64)
         probabilities = softmax(logits / self.temperature)
@@ -95,7 +95,7 @@ def fit_filter(
         "classes": list(classes),
         "folds": {record["id"]: int(number) for record, number in zip(training, fold, strict=True)},
     }
-    store.write_json(folder / "filter.json", document | {"out_of_fold": fitted.measure(labels, classes)})
+    store.write_json(folder / "filter.json", document | {"out_of_fold": fitted.measure(labels)})
     return fitted
 
 

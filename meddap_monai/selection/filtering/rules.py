@@ -122,7 +122,7 @@ def by_conformal(evidence: Evidence, config: RuleConfig) -> Verdict:
     return Verdict({"conformal": values}, values >= config.alpha, values - strange.mean(axis=0) * 1e-3)
 
 
-def by_centroid(evidence: Evidence, config: RuleConfig) -> Verdict:
+def by_centroid(evidence: Evidence, _: RuleConfig) -> Verdict:
     """Keep what lies nearest to its own class centroid among all (HistoDiffusion, Ye et al. 2023, section 2.3).
 
     Features and centroids are of unit length; distances are averaged over the folds. The margin to the best other

@@ -141,7 +141,7 @@ def _run(config: SelectConfig, output: Path, data: _Inputs, stage: store.Stage) 
         decision = decide(evidence, config.rules, copies, config.copies.action)
         scored = write_outcome(output, data.synthetic, decision, config.rules, config.copies)
         summary = summarise(scored, decision, data.classes)
-        summary["filter"] = fitted.measure(data.labels(data.training), data.classes)
+        summary["filter"] = fitted.measure(data.labels(data.training))
         store.write_json(output / "selection.json", summary)
         progress.update()
         if config.pictures:

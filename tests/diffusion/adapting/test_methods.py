@@ -10,7 +10,7 @@ from adapter_material import clip_text, quick, sd14_unet, sdxl_unet
 from shown import ROOT, blocks
 
 from meddap_monai.diffusion.adapters import adapter as adapters
-from meddap_monai.diffusion.adapters.targets import low_rank_size, target_modules
+from meddap_monai.diffusion.adapters.targets import sizes, target_modules
 from meddap_monai.diffusion.adapting import preparation
 from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.adapting.methods.dreambooth import DreamBooth
@@ -21,6 +21,7 @@ from meddap_monai.diffusion.adapting.methods.uslora import USLoRA
 from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.diffusion.bases.noise import Objective
+from meddap_monai.diffusion.pretraining.unet import DenoiserConfig, build_scheduler
 from meddap_monai.errors import BadBase, ConfigurationError
 
 
@@ -63,7 +64,7 @@ def test_target_sets_of_the_full_size_models(part: str, kind: str, rank: int, mo
     found = target_modules(model, kind)
     assert len(found) == modules
     if parameters is not None:
-        assert low_rank_size(found.values(), rank) == parameters
+        assert rank * sum(sum(sizes(module)) for module in found.values()) == parameters
 
 
 @pytest.mark.slow
@@ -208,10 +209,12 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_objective_agrees_with_diffusers(prediction: str) -> None:
-    from diffusers import DDPMScheduler
+@pytest.mark.parametrize("kind", ["DDPMScheduler", "ours"])
+def test_objective_agrees_with_diffusers(kind: str, prediction: str) -> None:
+    import diffusers
 
-    scheduler = DDPMScheduler(**BETAS, prediction_type=prediction)
+    own = build_scheduler(DenoiserConfig(prediction=prediction, zero_terminal_snr=True))
+    scheduler = own if kind == "ours" else getattr(diffusers, kind)(**BETAS, prediction_type=prediction)
     objective = Objective(scheduler.config)
     draw = torch.Generator().manual_seed(0)
     clean, noise = (torch.randn(3, 4, 2, 2, generator=draw) for _ in range(2))

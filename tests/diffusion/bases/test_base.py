@@ -75,7 +75,7 @@ def test_embedded_is_small_and_describes_itself(embedded: Path) -> None:
     assert set(schema["required"]) <= set(card)
 
 
-def test_embedded_loads_fast_and_separates_classes(embedded: Path) -> None:
+def test_embedded_loads_fast_and_separates_classes() -> None:
     load_base()
     started = time.monotonic()
     pipeline = load_base()

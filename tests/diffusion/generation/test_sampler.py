@@ -131,7 +131,7 @@ class _Mode:
         self.latent_dist = self
         self._mode = answer.latent_dist.mode()
 
-    def sample(self, generator=None) -> torch.Tensor:
+    def sample(self, _=None) -> torch.Tensor:
         return self._mode
 
 
@@ -209,7 +209,7 @@ def test_guidance_rescale_and_eta_act(pipeline) -> None:
 def test_guide_is_called_with_the_batchs_labels(pipeline) -> None:
     seen = []
 
-    def guide(*, latents, timestep, model_output, scheduler, labels):
+    def guide(*, latents, model_output, labels, **_):
         seen.append((tuple(latents.shape), labels.tolist()))
         return torch.zeros_like(model_output)
 

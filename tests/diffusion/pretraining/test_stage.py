@@ -25,8 +25,8 @@ from meddap_monai.diffusion.pretraining.job import PretrainJob
 from meddap_monai.diffusion.pretraining.stage import pretrain
 from meddap_monai.diffusion.pretraining.text_encoder import TextEncoderConfig, TextEncoderTraining, build_text_encoder
 from meddap_monai.diffusion.pretraining.tokenizer import vocabulary_words
-from meddap_monai.diffusion.pretraining.unet import DenoiserConfig, build_denoiser, build_scheduler, diffuse
-from meddap_monai.diffusion.pretraining.views import ViewsConfig, cut_views, square
+from meddap_monai.diffusion.pretraining.unet import DenoiserConfig, build_denoiser
+from meddap_monai.diffusion.pretraining.views import ViewsConfig, cut_views
 from meddap_monai.errors import (
     ConfigurationError,
     ForeignOutput,
@@ -35,6 +35,7 @@ from meddap_monai.errors import (
     RecordsError,
     StageError,
 )
+from meddap_monai.images.framing import crop_top
 from meddap_monai.phantom.simulation import simulate_image
 from tests.pretrain_material import SMALL, weights
 
@@ -179,22 +180,10 @@ def test_a_sentence_that_would_be_cut_is_named(tmp_path: Path) -> None:
 def test_the_plain_crop_is_the_top_square(size: tuple[int, int], corner: tuple[int, int]) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, size[::-1], dtype=np.uint8))
     left, top = corner
-    assert np.array_equal(square(image, 40), np.asarray(image.crop((left, top, left + 40, top + 40))))
+    assert np.array_equal(crop_top(image, 40, 40), np.asarray(image.crop((left, top, left + 40, top + 40))))
 
 
 # ----------------------------------------------------------------------------------------------------------------- UNet
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_targets_are_those_of_diffusers(kind: str) -> None:
-    scheduler = build_scheduler(DenoiserConfig(prediction=kind))
-    draw = torch.Generator().manual_seed(0)
-    clean, noise = torch.randn(2, 3, 4, 4, generator=draw), torch.randn(2, 3, 4, 4, generator=draw)
-    times = torch.tensor([10, 900])
-    noisy, target = diffuse(clean, noise, scheduler.alphas_cumprod[times], kind)
-    assert torch.allclose(noisy, scheduler.add_noise(clean, noise, times), atol=1e-6)
-    expected = noise if kind == "epsilon" else scheduler.get_velocity(clean, noise, times)
-    assert torch.allclose(target, expected, atol=1e-6)
-
-
 def test_published_size_of_histodiffusion() -> None:
     """HistoDiffusion's widths on 64 x 64 x 3 latents; docs/base.md says what differs from the published code."""
     unet = DenoiserConfig(

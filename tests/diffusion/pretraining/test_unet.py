@@ -102,7 +102,7 @@ def test_changed_pictures_join_later_and_rare_groups_are_drawn_more_often() -> N
         shares.append(work.cache.changed[chosen].mean())
     assert shares[0] == 0 and abs(shares[1] - 0.5) < 0.05
     work.cache.groups[1:8] = ["other"] * 7
-    rare = DenoiserTraining(work.unet, work.scheduler, work.cache, config, seed=0, half=False)
+    rare = DenoiserTraining(work.unet, build_scheduler(config), work.cache, config, seed=0, half=False)
     chosen = rare._choose(0, torch.Generator().manual_seed(0))
     assert abs(float((chosen == 0).float().mean()) - 1 / 3) < 0.05
 

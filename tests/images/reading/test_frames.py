@@ -12,7 +12,7 @@ from meddap_monai.images.reading.frames import check_policy, choose_frames, thum
 from meddap_monai.phantom.simulation import dicom_bytes
 
 
-def never(number: int) -> np.ndarray:
+def never(_: int) -> np.ndarray:
     raise AssertionError("decoded without need")
 
 

@@ -70,7 +70,7 @@ STORED = {  # bits announced, bytes of an entry, factor of its value
 }
 
 
-def can_be_written(syntax: str, allocated: int, count: int, first: int, stored: str, vr: str) -> bool:
+def can_be_written(syntax: str, allocated: int, count: int, stored: str, vr: str) -> bool:
     """Whether a file can hold it, and only in one sense."""
     width = STORED[stored][1]
     explicit_short = syntax != raw.IMPLICIT or vr == "OW"
@@ -82,7 +82,7 @@ def can_be_written(syntax: str, allocated: int, count: int, first: int, stored: 
 GRID = [
     case
     for case in product(ORDERS, (8, 16), (1, 2, 255, 256, 4096, 65536), (0, 10, -20), STORED, ("OW", "OB", "US"))
-    if can_be_written(*case)
+    if can_be_written(*case[:3], *case[4:])
 ]
 
 

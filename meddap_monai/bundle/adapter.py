@@ -16,7 +16,7 @@ from meddap_monai.diffusion.adapters.adapter import load_adapter
 from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.adapting.latent_cache import Framing, views
 from meddap_monai.diffusion.adapting.stage import adapt
-from meddap_monai.diffusion.bases.base import load_base
+from meddap_monai.diffusion.bases.base import Base, load_base
 from meddap_monai.diffusion.bases.prompts import load_prompt_table
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.stage import generate
@@ -45,7 +45,7 @@ class PictureDataset(Dataset):
         return {"image": views(record, self.framing)[0], "prompt": prompt, "id": record["id"]}
 
 
-def trainable_unet(base: str | Path, settings: Mapping[str, Any]) -> torch.nn.Module:
+def trainable_unet(base: str | Path | Base, settings: Mapping[str, Any]) -> torch.nn.Module:
     """Return the base's UNet with the trainable layers of the method in it, everything else frozen."""
     pipeline: Any = load_base(base)
     config = build(AdaptConfig, dict(settings), "adapt").filled()
@@ -60,7 +60,7 @@ class AdapterTraining:
         dataset: `PictureDataset` of the training split; its records file is trained on.
         settings: the keys of `AdaptConfig`.
         output: adapter folder.
-        base: see ``load_base``.
+        base: see ``open_base``.
         inferer: how the UNet is called, usually MONAI's ``SimpleInferer``.
         train_handlers: further handlers with ``attach``, such as MONAI's ``StatsHandler``.
         device: of the training.
@@ -73,7 +73,7 @@ class AdapterTraining:
         dataset: PictureDataset,
         settings: Mapping[str, Any],
         output: str | Path,
-        base: str | Path = "embedded",
+        base: str | Path | Base = "embedded",
         inferer: Inferer | None = None,
         train_handlers: Sequence[Any] = (),
         device: torch.device | str = "cpu",
@@ -97,7 +97,7 @@ class AdapterTraining:
         )
 
 
-def adapted_unet(base: str | Path, adapter: str | Path) -> torch.nn.Module:
+def adapted_unet(base: str | Path | Base, adapter: str | Path) -> torch.nn.Module:
     """Return the base's UNet with an adapter in it."""
     pipeline: Any = load_base(base)
     load_adapter(pipeline, adapter)
@@ -111,7 +111,7 @@ class SyntheticGeneration:
         dataset: `PictureDataset` whose records give classes and counts.
         settings: the keys of ``GenerateConfig``.
         output: folder of the stage.
-        base: see ``load_base``.
+        base: see ``open_base``.
         adapters: adapter folders or files.
         device: where to sample.
         overwrite: replace an output of another configuration.
@@ -122,7 +122,7 @@ class SyntheticGeneration:
         dataset: PictureDataset,
         settings: Mapping[str, Any],
         output: str | Path,
-        base: str | Path = "embedded",
+        base: str | Path | Base = "embedded",
         adapters: Sequence[str | Path] = (),
         device: torch.device | str = "cpu",
         overwrite: bool = False,

@@ -14,7 +14,7 @@ from monai.inferers import Inferer
 from meddap_monai.core.configuration import build
 from meddap_monai.core.records import Record, read_records
 from meddap_monai.diffusion.adapting.latent_cache import Framing, views
-from meddap_monai.diffusion.bases.base import load_base
+from meddap_monai.diffusion.bases.base import Base, load_base
 from meddap_monai.diffusion.bases.prompts import load_prompt_table
 from meddap_monai.diffusion.pretraining.config import PretrainConfig
 from meddap_monai.diffusion.pretraining.stage import pretrain
@@ -62,7 +62,7 @@ def new_unet(settings: Mapping[str, Any]) -> torch.nn.Module:
     return unet
 
 
-def base_unet(base: str | Path) -> torch.nn.Module:
+def base_unet(base: str | Path | Base) -> torch.nn.Module:
     """Return the UNet of a base."""
     pipeline: Any = load_base(base)
     return pipeline.unet

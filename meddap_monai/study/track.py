@@ -16,6 +16,7 @@ from meddap_monai.core.distributed import Ranks
 from meddap_monai.core.records import class_names
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.diffusion.adapting.stage import AdaptConfig, adapt
+from meddap_monai.diffusion.bases.base import Base
 from meddap_monai.diffusion.generation.stage import GenerateConfig, generate
 from meddap_monai.diffusion.pretraining.config import PretrainConfig
 from meddap_monai.diffusion.pretraining.stage import pretrain
@@ -72,6 +73,8 @@ class Shared:
     before: Once
     """What all seeds share."""
     ranks: Ranks
+    opened: Callable[[str], Base]
+    """Opens a base, each one once in a study."""
 
 
 @dataclass
@@ -146,18 +149,18 @@ class Track:
             for one in passing
         ]
 
-    def _base(self, study: StudyConfig) -> str:
+    def _base(self, study: StudyConfig) -> Base:
         if study.pretrain is None:
-            return study.base
+            return self.shared.opened(study.base)
         if self.shared.unlabelled is not None:
             return self._shared_base(study.pretrain, self.shared.unlabelled)
         config = dataclasses.replace(study.pretrain, seed=self.seed)
         made = self._stage(
             "pretrain", config, lambda to: pretrain(config, to, records=self.records, overwrite=self.overwrite)
         )
-        return str(made)
+        return self.shared.opened(str(made))
 
-    def _shared_base(self, config: PretrainConfig, records: Path) -> str:
+    def _shared_base(self, config: PretrainConfig, records: Path) -> Base:
         folder = self.folder.parent / "pretrain" / self.variant.name
         made = self.shared.before(
             [config, str(records)],
@@ -165,9 +168,9 @@ class Track:
             lambda to: pretrain(config, to, records=records, overwrite=self.overwrite),
         )
         self.folders.setdefault("pretrain", made.parent)
-        return str(made)
+        return self.shared.opened(str(made))
 
-    def _generate(self, study: StudyConfig, base: str, portion: Portion, portions: int) -> Path:
+    def _generate(self, study: StudyConfig, base: Base, portion: Portion, portions: int) -> Path:
         adapters: list[Path] = []
         if study.adapt is not None:
             base, adapters = self._adapt(study.adapt, base, portion)
@@ -176,7 +179,7 @@ class Track:
             "generate",
             make,
             lambda to: generate(make, to, records=self.records, base=base, adapters=adapters, overwrite=self.overwrite),
-            base,
+            base.name,
             *adapters,
             leaf=portion.name if portions > 1 else "",
         )
@@ -192,17 +195,17 @@ class Track:
             leaf="merged",
         )
 
-    def _adapt(self, config: AdaptConfig, base: str, portion: Portion) -> tuple[str, list[Path]]:
+    def _adapt(self, config: AdaptConfig, base: Base, portion: Portion) -> tuple[Base, list[Path]]:
         config = dataclasses.replace(config, seed=self.seed, classes=portion.classes or config.classes)
         made = self._stage(
             "adapt",
             config,
             lambda to: adapt(config, to, records=portion.learn, base=base, overwrite=self.overwrite),
-            base,
+            base.name,
             portion.learn,
             leaf=portion.name,
         )
-        return (str(made), []) if (made / "unet").is_dir() else (base, [made])
+        return (self.shared.opened(str(made)), []) if (made / "unet").is_dir() else (base, [made])
 
     def _arm(self, study: StudyConfig, arm: str, kept: Path | None) -> Run | None:
         content, augmentation = ARMS[arm]

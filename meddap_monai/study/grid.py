@@ -32,7 +32,7 @@ from meddap_monai.evaluation.report import figures
 from meddap_monai.evaluation.report.page import MAIN_METRICS, results_rows
 from meddap_monai.evaluation.stage import evaluate, read_report
 from meddap_monai.selection.mixing.stage import MixConfig, mix
-from meddap_monai.statistics.weighted import NAMES
+from meddap_monai.statistics.weighted import METRICS
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def grid_markdown(rows: Sequence[dict[str, Any]], metrics: Sequence[str] = MAIN_
         for row in rows:
             if row["test_set"] == test_set and row["classes"] == "all":
                 lines[(row["network"], row["fraction"], row["arm"], row["seeds"])][row["metric"]] = row
-        head = ["network", "share of real data", "arm", "seeds", *[NAMES[name] for name in metrics]]
+        head = ["network", "share of real data", "arm", "seeds", *[METRICS[name].words for name in metrics]]
         parts += [f"{test_set} test set, mean [interval] in per cent", "", f"| {' | '.join(head)} |"]
         parts.append("|" + " --- |" * len(head))
         for key, found in lines.items():
@@ -261,4 +261,4 @@ def learning_curve(rows: Sequence[dict[str, Any]], network: str, test_set: str, 
                 {"x": row["fraction"], "mean": row["mean"], "low": row["low"], "high": row["high"]}
             )
     ordered = {arm: sorted(points, key=lambda point: point["x"]) for arm, points in lines.items()}
-    return figures.lines_plot(ordered, {}, "share of the real training images", NAMES[metric])
+    return figures.lines_plot(ordered, {}, "share of the real training images", METRICS[metric].words)

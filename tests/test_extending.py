@@ -84,7 +84,7 @@ def test_a_reader(run_block: Callable[[str], None], tmp_path: Path) -> None:
     path = tmp_path / "source" / "benign" / "a.pgm"
     path.parent.mkdir(parents=True)
     Image.fromarray(pixels).save(path)
-    with pytest.raises(UnreadableImage, match="is none of raster, nifti"):
+    with pytest.raises(UnreadableImage, match="is none of PNG, JPEG, TIFF, BMP, NIfTI"):
         read_plain(path)
     run_block("FORMATS")
     assert np.array_equal(read_plain(path)[0], pixels[None, None])

@@ -18,6 +18,7 @@ from meddap_monai.images.reading.frames import choose_frames
 from meddap_monai.images.reading.limits import DEFAULT_LIMITS, Limits, check_decoded_size, open_regular
 from meddap_monai.images.reading.marks import nifti_is_marked, other_is_marked, png_is_marked
 from meddap_monai.images.reading.nifti import read_nifti
+from meddap_monai.images.reading.raster import FORMATS as RASTERS
 from meddap_monai.images.reading.raster import naming_faults, open_raster
 
 Read = tuple[np.ndarray, tuple[float, float] | None, tuple[int, ...], int]
@@ -29,12 +30,14 @@ class Format:
     """A kind of file beside DICOM; untrusted, so nothing is allocated before `limits` are held against its claims.
 
     Attributes:
+        words: what refusals call it.
         matches: (file name, its first 352 bytes) -> whether it is of this kind.
         read: (path, frame policy of `frames.check_policy`, limits) -> `Read`; faults are `UnreadableImage`.
         marked: (path, opened file, limits) -> whether it says that it is synthetic.
         suffixes: by which MONAI's ``LoadImage`` may give such files to `UltrasoundReader`.
     """
 
+    words: str
     matches: Callable[[str, bytes], bool]
     read: Callable[[Path | str, str, Limits], Read]
     marked: Callable[[Path | str, BinaryIO, Limits], bool]
@@ -80,7 +83,7 @@ def read_plain(
     """
     kind = sniff(path, limits)
     if kind not in FORMATS:
-        raise UnreadableImage(f"{path}: is none of {', '.join(FORMATS)}")
+        raise UnreadableImage(f"{path}: is none of {', '.join(one.words for one in FORMATS.values())}")
     pixels, spacing, numbers, count = FORMATS[kind].read(path, frames, limits)
     pixels, _ = reduce_colour(np.ascontiguousarray(pixels), colour)
     return np.moveaxis(pixels, -1, 1), spacing, numbers, count
@@ -127,12 +130,14 @@ def _raster_is_marked(path: Path | str, stream: BinaryIO, _: Limits) -> bool:
 
 FORMATS: dict[str, Format] = {
     "raster": Format(
+        ", ".join(RASTERS),
         lambda _, start: start.startswith((b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM")),
         _read_raster,
         _raster_is_marked,
         (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"),
     ),
     "nifti": Format(
+        "NIfTI",
         lambda name, start: start[344:348] in (b"n+1\0", b"ni1\0") or (start[:2] == b"\x1f\x8b" and ".nii" in name),
         _read_nifti,
         nifti_is_marked,

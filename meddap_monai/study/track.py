@@ -32,6 +32,11 @@ DIVIDED = ("pretrain", "adapt", "generate", "classify")
 """Stages whose work several processes divide among themselves."""
 
 
+def stage_folder(result: Path) -> Path:
+    """Return the folder of the stage that returned `result`: the folder itself, or a file or base inside of it."""
+    return result if (result / "stage.json").is_file() else result.parent
+
+
 class Once:
     """Compute equal things once: the same stage with the same configuration and inputs keeps its first folder."""
 
@@ -48,7 +53,7 @@ class Once:
     @property
     def folders(self) -> list[Path]:
         """The stage folders that were made or found done."""
-        return [path if (path / "stage.json").is_file() else path.parent for path in self._made.values()]
+        return [stage_folder(path) for path in self._made.values()]
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ class Track:
         folder = self.folder / name / self.variant.name / leaf
         work = make if name in DIVIDED else lambda to: self.shared.ranks.first(lambda: make(to))
         result = self.shared.once([name, config, [str(item) for item in inputs]], folder, work)
-        self.folders.setdefault(name, result if result.is_dir() else result.parent)
+        self.folders.setdefault(name, stage_folder(result))
         return result
 
     def _synthetic(self, study: StudyConfig) -> Path:

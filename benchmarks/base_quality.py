@@ -35,7 +35,7 @@ from judging import (
 
 from meddap_monai import store
 from meddap_monai.core.records import read_records
-from meddap_monai.diffusion.bases.base import base_card, load_base
+from meddap_monai.diffusion.bases.base import load_base, open_base
 from meddap_monai.diffusion.bases.prompts import PromptTable, load_prompt_table
 from meddap_monai.diffusion.bases.sample_pictures import draw_pictures
 from meddap_monai.diffusion.generation.sampler import ImageSampler
@@ -63,7 +63,7 @@ def main() -> None:
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Return every figure."""
-    card = base_card(given.base)
+    card = open_base(given.base).card
     side = int(card["resolution"])
     tables = [load_prompt_table(name) for name in card["prompts"]]
     train, held = real_sets(given.records, given.simulated_device, side)

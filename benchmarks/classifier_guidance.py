@@ -27,7 +27,7 @@ from PIL import Image
 from meddap_monai import store
 from meddap_monai.core.records import Record, class_names, read_records, split_by_group, write_records
 from meddap_monai.core.seeds import generator
-from meddap_monai.diffusion.bases.base import base_card, base_hash, load_base
+from meddap_monai.diffusion.bases.base import load_base, open_base
 from meddap_monai.diffusion.bases.prompts import load_prompt_table
 from meddap_monai.diffusion.generation.classifier_guidance import VARIANTS, ClassifierGuide
 from meddap_monai.diffusion.generation.latent_classifier import (
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--simulated-device", default="Phantom A", help="meta.device of simulated images, left out")
     given = parser.parse_args()
     pipeline: Any = load_base(given.base)
-    card = base_card(given.base)
+    card = open_base(given.base).card
     guiding, judging = halves(given)
     judge = Judge(read_set(guiding, card["resolution"]), read_set(judging, card["resolution"]))
     names = judge.names
@@ -62,7 +62,7 @@ def main() -> None:
     tables = [load_prompt_table(name) for name in card["prompts"]]
     prompts = [next(table for table in tables if name in table.classes).prompt(name) for name in wanted]
     settings = {key: value for key, value in vars(given).items() if key not in ("records", "output", "scales")}
-    found = earlier(given.output / "comparison.json", settings | {"base": base_hash(given.base)})
+    found = earlier(given.output / "comparison.json", settings | {"base": open_base(given.base).sha256})
     found["found"]["real, the guide's half"] = judge.real
 
     def compare(label: str, **settings: Any) -> None:

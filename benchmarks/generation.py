@@ -35,7 +35,7 @@ from tqdm import tqdm
 from meddap_monai import store
 from meddap_monai.core.records import read_records
 from meddap_monai.diffusion.adapters.adapter import load_adapter
-from meddap_monai.diffusion.bases.base import base_hash, load_base
+from meddap_monai.diffusion.bases.base import load_base, open_base
 from meddap_monai.diffusion.bases.prompts import load_prompt_table
 from meddap_monai.diffusion.bases.schedulers import build_scheduler
 from meddap_monai.diffusion.generation.config import GenerateConfig
@@ -225,7 +225,7 @@ def cached_part(name: str, make: Maker, options: argparse.Namespace, start: int,
     if options.cache is None:
         return np.stack(make(count, 1_000_000 + start, None))
     ours = None if name == PUBLISHED else [options.guidance, options.batch]
-    settings = [name, base_hash(options.base), options.adapter, ours, start, count]
+    settings = [name, open_base(options.base).sha256, options.adapter, ours, start, count]
     path = options.cache / f"{store.hash_configuration(settings)[:16]}.npy"
     if not path.is_file():
         part = np.stack(make(count, 1_000_000 + start, None))

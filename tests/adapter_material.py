@@ -19,7 +19,7 @@ from meddap_monai.diffusion.adapters.injection import LowRank
 from meddap_monai.diffusion.adapters.targets import target_modules
 from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.bases.architectures import build_text_encoder, build_unet
-from meddap_monai.diffusion.bases.base import load_base
+from meddap_monai.diffusion.bases.base import base_of, load_base
 
 QUICK: dict[str, Any] = {
     "steps": 6,
@@ -71,7 +71,7 @@ def card_of(pipeline: Any, method: str = "uslora") -> dict[str, Any]:
     return {
         "method": method,
         "base": "tiny",
-        "base_sha256": adapters.pipeline_hash(pipeline),
+        "base_sha256": base_of(pipeline).sha256,
         "prompts": "breast",
         "prompts_sha256": store.sha256_text(""),
         "steps": 1,

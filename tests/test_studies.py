@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from meddap_monai import store
 from meddap_monai.cli.main import main
 from meddap_monai.core.ids import read_yaml
 from meddap_monai.core.records import iter_records, read_records, write_records
 from meddap_monai.core.resources import find
+from meddap_monai.diffusion.bases.base import open_base
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.store import read_stage
 from meddap_monai.study import draw, read_study, run_study
@@ -169,7 +171,17 @@ def base(request: pytest.FixtureRequest) -> str:
 
 
 def run_smoke(study: str, base: str, folder: Path) -> Path:
-    report = run_study(folder, load_sections([study, "smoke"], [f"base={base}"]))
+    read, hashed = store.sha256_file, Counter[Path]()
+
+    def counting(path: Path | str) -> str:
+        hashed[Path(path)] += 1
+        return read(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "sha256_file", counting)
+        report = run_study(folder, load_sections([study, "smoke"], [f"base={base}"]))
+    weights = Path(open_base(base).source).rglob("*.safetensors")
+    assert max(hashed[path] for path in weights) <= 1, "a study opens each base once"
     for path in folder.rglob("stage.json"):
         assert read_stage(path.parent)["state"] == "done", path
     page = report.read_text()

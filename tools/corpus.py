@@ -23,9 +23,8 @@ from meddap_monai import store
 from meddap_monai.core import resources
 from meddap_monai.core.configuration import build, check_range
 from meddap_monai.core.ids import read_yaml
-from meddap_monai.core.provenance import train_hashes
 from meddap_monai.core.records import Record, pixel_hash, read_records, write_records
-from meddap_monai.diffusion.bases.base import base_card, base_folder, base_hash, load_base
+from meddap_monai.diffusion.bases.base import Base, load_base, open_base
 from meddap_monai.diffusion.pretraining.export import export_base
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.images.indexing.stage import IndexConfig, index
@@ -144,7 +143,9 @@ def _simulate(config: CorpusConfig, folder: Path) -> list[Record]:
     return records
 
 
-def sharpen(config: PretrainConfig, base: str | Path, output: Path, *, records: Path, overwrite: bool = False) -> Path:
+def sharpen(
+    config: PretrainConfig, base: str | Path | Base, output: Path, *, records: Path, overwrite: bool = False
+) -> Path:
     """Train the decoder of a base on (`polish`, then its corner); everything else of it stays as it is.
 
     Args:
@@ -163,12 +164,12 @@ def sharpen(config: PretrainConfig, base: str | Path, output: Path, *, records: 
     """
     from meddap_monai.diffusion.pretraining.job import PretrainJob
 
-    output = Path(output)
-    inputs = {"records": store.sha256_file(records), "base": base_hash(base)}
+    output, base = Path(output), open_base(base)
+    inputs = {"records": store.sha256_file(records), "base": base.sha256}
     with store.open_stage(output, "pretrain", config, inputs, overwrite) as stage:
         if stage.done:
             return output / "base"
-        rows, seen = read_records(records, full=True), train_hashes(base_folder(base))
+        rows, seen = read_records(records, full=True), base.train_hashes
         known = [row if row["meta"].get("simulated") else _as_seen(row, seen) for row in rows]
         write_records(output / "records.jsonl", known)
         pipeline: Any = load_base(base)
@@ -184,9 +185,9 @@ def sharpen(config: PretrainConfig, base: str | Path, output: Path, *, records: 
     return folder
 
 
-def _check_same(config: PretrainConfig, base: str | Path, pipeline: Any) -> None:
+def _check_same(config: PretrainConfig, base: Base, pipeline: Any) -> None:
     """Raise `ConfigurationError` unless a configuration fits a base that `pretrain` made."""
-    card, shape = base_card(base), pipeline.vae.config
+    card, shape = base.card, pipeline.vae.config
     latents = (config.resolution // config.autoencoder.factor, config.autoencoder.latents)
     wanted = {"resolution": config.resolution, "prompts": list(config.prompts), "side and number of latents": latents}
     found = {
@@ -197,8 +198,8 @@ def _check_same(config: PretrainConfig, base: str | Path, pipeline: Any) -> None
     for name, value in wanted.items():
         if found[name] != value:
             raise ConfigurationError(
-                f"{base}: its {name}: {found[name]}, the configuration's: {value}; expected the configuration that the "
-                "base was made with (it stands in base.json)"
+                f"{base.name}: its {name}: {found[name]}, the configuration's: {value}; expected the configuration "
+                "that the base was made with (it stands in base.json)"
             )
 
 

@@ -17,7 +17,7 @@ from meddap_monai.diffusion.adapters.adapter import load_adapter
 from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.adapting.latent_cache import Framing, views
 from meddap_monai.diffusion.adapting.stage import adapt
-from meddap_monai.diffusion.bases.base import load_base
+from meddap_monai.diffusion.bases.base import Base, load_base
 from meddap_monai.diffusion.bases.prompts import load_prompt_table
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.stage import generate
@@ -70,7 +70,7 @@ class PictureDataset(Dataset):
         return {"image": views(record, self.framing)[0], "prompt": prompt, "id": record["id"]}
 
 
-def trainable_unet(base: str | Path, settings: Mapping[str, Any]) -> torch.nn.Module:
+def trainable_unet(base: str | Path | Base, settings: Mapping[str, Any]) -> torch.nn.Module:
     """Return the base's UNet with the trainable layers of the method in it, everything else frozen."""
     pipeline: Any = load_base(base)
     config = build(AdaptConfig, dict(settings), "adapt").filled()
@@ -78,7 +78,7 @@ def trainable_unet(base: str | Path, settings: Mapping[str, Any]) -> torch.nn.Mo
     return pipeline.unet
 
 
-def trained_unet(base: str | Path, adapter: str | Path | None = None) -> torch.nn.Module:
+def trained_unet(base: str | Path | Base, adapter: str | Path | None = None) -> torch.nn.Module:
     """Return the base's UNet, with an adapter in it where one is given."""
     pipeline: Any = load_base(base)
     if adapter is not None:

@@ -13,7 +13,7 @@ from meddap_monai.evaluation.predictions import Predictions
 from meddap_monai.statistics.comparisons import Comparison, holm, permutation_p, verdict, wilcoxon_p
 from meddap_monai.statistics.intervals import PatientDraws, over_seeds
 from meddap_monai.statistics.metrics import confusion, masked, per_class
-from meddap_monai.statistics.weighted import LOWER_IS_BETTER, METRICS, metric_range, weighted_metrics
+from meddap_monai.statistics.weighted import METRICS, weighted_metrics
 
 Table = Mapping[str, Mapping[int, Predictions]]
 """Arm -> seed -> predictions on one test set."""
@@ -74,7 +74,7 @@ def summarise(judged: Judged, confidence: float) -> dict[str, dict[str, dict[str
         result[arm] = {}
         for name, table in metrics.items():
             found, values = over_seeds(table, judged.patients), table[:, 0]
-            low, high = found.interval(confidence, metric_range(name))
+            low, high = found.interval(confidence, METRICS[name].range)
             spread = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
             shown = {"mean": found.mean, "low": low, "high": high, "error": found.error, "sd": spread}
             result[arm][name] = {key: float(value) for key, value in shown.items()} | {"values": values.tolist()}
@@ -90,7 +90,7 @@ def compare(judged: Judged, arm: str, reference: str, metric: str, confidence: f
     def pick(name: str) -> np.ndarray:
         return judged.values[name][metric][[judged.seeds[name].index(number) for number in common]]
 
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    sign = -1.0 if METRICS[metric].lower_is_better else 1.0
     differences = sign * (pick(arm) - pick(reference))
     found = over_seeds(differences, judged.patients)
     low, high = found.interval(confidence)
@@ -141,7 +141,7 @@ def verdicts(
     arms = arm_names.in_order(judged.seeds)
     classical = arm_names.counterpart(arm_names.REFERENCE, "", arms)
     main = arm_names.REFERENCE if classical else arm_names.SECOND_REFERENCE
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    sign = -1.0 if METRICS[metric].lower_is_better else 1.0
     result = []
     for row in rows:
         if row["metric"] != metric or not arm_names.is_candidate(row["arm"]):

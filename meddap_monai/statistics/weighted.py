@@ -7,6 +7,9 @@ scikit-learn's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 
 from meddap_monai.statistics.metrics import ECE_BINS, SPECIFICITY, confidence_bins
@@ -14,40 +17,38 @@ from meddap_monai.statistics.metrics import ECE_BINS, SPECIFICITY, confidence_bi
 BLOCK = 2**14
 """Weights worked on at once; more of them leave the processor's cache."""
 
-LOWER_IS_BETTER = frozenset({"brier", "ece"})
-METRICS = (
-    "auc",
-    "macro_f1",
-    "balanced_accuracy",
-    "accuracy",
-    "sensitivity",
-    "specificity",
-    "precision",
-    "average_precision",
-    "sensitivity_at_90",
-    "brier",
-    "ece",
-)
 
-NAMES = {
-    "auc": "AUC",
-    "macro_f1": "macro F1",
-    "balanced_accuracy": "balanced accuracy",
-    "accuracy": "accuracy",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "precision": "precision",
-    "average_precision": "average precision",
-    "sensitivity_at_90": "sensitivity at 90 % specificity",
-    "brier": "Brier score (lower is better)",
-    "ece": "calibration error (lower is better)",
+@dataclass(frozen=True)
+class Metric:
+    """A metric of predictions.
+
+    Attributes:
+        words: as people call it.
+        value: (probabilities, labels, weights) as in `weighted_metrics` -> ``(B,)``; None for those of one pass.
+        lower_is_better: for the sign of differences.
+        range: least and largest value.
+    """
+
+    words: str
+    value: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
+    lower_is_better: bool = False
+    range: tuple[float, float] = (0.0, 1.0)
+
+
+METRICS = {
+    "auc": Metric("AUC"),
+    "macro_f1": Metric("macro F1"),
+    "balanced_accuracy": Metric("balanced accuracy"),
+    "accuracy": Metric("accuracy"),
+    "sensitivity": Metric("sensitivity"),
+    "specificity": Metric("specificity"),
+    "precision": Metric("precision"),
+    "average_precision": Metric("average precision"),
+    "sensitivity_at_90": Metric("sensitivity at 90 % specificity"),
+    "brier": Metric("Brier score (lower is better)", lower_is_better=True, range=(0.0, 2.0)),
+    "ece": Metric("calibration error (lower is better)", lower_is_better=True),
 }
-"""Metrics as people call them."""
-
-
-def metric_range(metric: str) -> tuple[float, float]:
-    """Return the least and the largest value a metric can have."""
-    return (0.0, 2.0) if metric == "brier" else (0.0, 1.0)
+"""Name in configurations and reports -> metric."""
 
 
 def weighted_metrics(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -74,6 +75,7 @@ def _block(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -
     averaged = {name: _nan_mean([part[name] for part in parts]) for name in parts[0]}
     squared = ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1)
     return {
+        **{name: one.value(probabilities, labels, weights) for name, one in METRICS.items() if one.value},
         **averaged,
         "balanced_accuracy": averaged["sensitivity"],
         "accuracy": weights @ (predicted == labels) / total,

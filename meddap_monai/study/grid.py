@@ -34,7 +34,7 @@ from meddap_monai.evaluation.report import figures
 from meddap_monai.evaluation.report.page import MAIN_METRICS, markdown_table, results_rows
 from meddap_monai.evaluation.stage import evaluate, read_report
 from meddap_monai.selection.mixing.stage import MixConfig, mix
-from meddap_monai.statistics.weighted import NAMES
+from meddap_monai.statistics.weighted import METRICS
 from meddap_monai.study.track import settings_of_arm
 
 
@@ -243,4 +243,4 @@ def learning_curve(rows: Sequence[dict[str, Any]], network: str, test_set: str, 
         if wanted and row["low"] is not None:
             lines[row["arm"]].append({"x": row["fraction"], **row})
     ordered = {arm: sorted(points, key=lambda point: point["x"]) for arm, points in lines.items()}
-    return figures.lines_plot(ordered, {}, "share of the real training images", NAMES[metric])
+    return figures.lines_plot(ordered, {}, "share of the real training images", METRICS[metric].words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from meddap_monai import store
 from meddap_monai.core import provenance
 from meddap_monai.core.distributed import Ranks, join_ranks
 from meddap_monai.core.records import class_names, draw_split, iter_records, write_records
-from meddap_monai.diffusion.bases.base import base_folder
+from meddap_monai.diffusion.bases.base import Base, open_base
 from meddap_monai.evaluation.stage import Run, evaluate
 from meddap_monai.images.indexing.stage import IndexConfig, index
 from meddap_monai.study.config import DrawConfig, StudyConfig, Variant, read_study
@@ -59,21 +60,24 @@ def _run(
         provenance.check_apart(unseen, unlabelled)
     runs: list[Run] = []
     folders: dict[str, Path] = {"index": output / "index"} | ({"unseen": output / "unseen"} if unseen else {})
-    before, onces = Once(), []
+    before, onces, opened = Once(), [], functools.cache(open_base)
     for seed in tqdm(study.seeds, desc="study", unit="seed", leave=True):
         folder = output / f"seed_{seed}"
-        records = _draw(study, folder / "draw", own, seed, overwrite, ranks, unlabelled)
-        shared = Shared(records, overwrite, Once(), unlabelled, before, ranks)
+        records = own
+        if study.draw:
+            small = functools.partial(draw, study.draw, folder / "draw", own, seed, opened(study.base))
+            records = ranks.first(functools.partial(small, overwrite, unlabelled))
+        shared = Shared(records, overwrite, Once(), unlabelled, before, ranks, opened)
         onces.append(shared.once)
         for variant in tqdm(variants.values(), desc=f"seed {seed}", unit="variant", disable=len(variants) < 2):
             track = Track(folder, variant, seed, shared)
             runs += track.run()
             folders.update({name: path for name, path in track.folders.items() if name not in folders})
     there = output / evaluate_in
-    base = base_folder(study.base)
     stages = [output / name for name in ("index", "unseen", "unlabelled")]
     stages += [folder for once in (before, *onces) for folder in once.folders]
-    guards = [base] if isinstance(base, Path) else []  # adapters and filters are held to the draw they belong to
+    guarded = opened(study.base).folder
+    guards = [guarded] if guarded else []  # adapters and filters are held to the draw they belong to
     return ranks.first(
         lambda: evaluate(
             study.evaluate,
@@ -88,13 +92,6 @@ def _run(
     )
 
 
-def _draw(
-    study: StudyConfig, output: Path, own: Path, seed: int, overwrite: bool, ranks: Ranks, unlabelled: Path | None
-) -> Path:
-    config = study.draw
-    return ranks.first(lambda: draw(config, output, own, seed, study.base, overwrite, unlabelled)) if config else own
-
-
 def _index(study: StudyConfig, config: IndexConfig, output: Path, name: str, overwrite: bool) -> Path:
     source = place(config.source, study.simulated, output, name)
     return index(dataclasses.replace(config, source=source), output / name, overwrite=overwrite)
@@ -105,7 +102,7 @@ def draw(
     output: Path,
     records: Path,
     seed: int,
-    base: str,
+    base: str | Path | Base,
     overwrite: bool = False,
     unlabelled: Path | None = None,
 ) -> Path:
@@ -114,7 +111,7 @@ def draw(
     Images that the base was trained on, or will be from `unlabelled`, and other images of those patients may train here
     too, and are left out of val and test.
     """
-    seen = provenance.train_hashes(base_folder(base))
+    seen = open_base(base).train_hashes
     configuration = {"draw": config, "seed": seed, "seen": store.sha256_text("\n".join(sorted(seen)))}
     inputs = {"records": records} | ({"unlabelled": unlabelled} if unlabelled else {})
     with store.open_stage(output, "index", configuration, inputs, overwrite) as stage:

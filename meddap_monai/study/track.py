@@ -16,6 +16,7 @@ from meddap_monai.core.distributed import Ranks
 from meddap_monai.core.records import class_names
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.diffusion.adapting.stage import AdaptConfig, adapt
+from meddap_monai.diffusion.bases.base import Base
 from meddap_monai.diffusion.generation.stage import GenerateConfig, generate
 from meddap_monai.diffusion.pretraining.config import PretrainConfig
 from meddap_monai.diffusion.pretraining.stage import pretrain
@@ -29,6 +30,11 @@ from meddap_monai.study.join import join_generated
 
 DIVIDED = ("pretrain", "adapt", "generate", "classify")
 """Stages whose work several processes divide among themselves."""
+
+
+def stage_folder(result: Path) -> Path:
+    """Return the folder of the stage that returned `result`: the folder itself, or a file or base inside of it."""
+    return result if (result / "stage.json").is_file() else result.parent
 
 
 class Once:
@@ -47,7 +53,7 @@ class Once:
     @property
     def folders(self) -> list[Path]:
         """The stage folders that were made or found done."""
-        return [path if (path / "stage.json").is_file() else path.parent for path in self._made.values()]
+        return [stage_folder(path) for path in self._made.values()]
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,8 @@ class Shared:
     before: Once
     """What all seeds share."""
     ranks: Ranks
+    opened: Callable[[str], Base]
+    """Opens a base, each one once in a study."""
 
 
 @dataclass
@@ -104,7 +112,7 @@ class Track:
         folder = self.folder / name / self.variant.name / leaf
         work = make if name in DIVIDED else lambda to: self.shared.ranks.first(lambda: make(to))
         result = self.shared.once([name, config, [str(item) for item in inputs]], folder, work)
-        self.folders.setdefault(name, result if result.is_dir() else result.parent)
+        self.folders.setdefault(name, stage_folder(result))
         return result
 
     def _synthetic(self, study: StudyConfig) -> Path:
@@ -146,18 +154,18 @@ class Track:
             for one in passing
         ]
 
-    def _base(self, study: StudyConfig) -> str:
+    def _base(self, study: StudyConfig) -> Base:
         if study.pretrain is None:
-            return study.base
+            return self.shared.opened(study.base)
         if self.shared.unlabelled is not None:
             return self._shared_base(study.pretrain, self.shared.unlabelled)
         config = dataclasses.replace(study.pretrain, seed=self.seed)
         made = self._stage(
             "pretrain", config, lambda to: pretrain(config, to, records=self.records, overwrite=self.overwrite)
         )
-        return str(made)
+        return self.shared.opened(str(made))
 
-    def _shared_base(self, config: PretrainConfig, records: Path) -> str:
+    def _shared_base(self, config: PretrainConfig, records: Path) -> Base:
         folder = self.folder.parent / "pretrain" / self.variant.name
         made = self.shared.before(
             [config, str(records)],
@@ -165,9 +173,9 @@ class Track:
             lambda to: pretrain(config, to, records=records, overwrite=self.overwrite),
         )
         self.folders.setdefault("pretrain", made.parent)
-        return str(made)
+        return self.shared.opened(str(made))
 
-    def _generate(self, study: StudyConfig, base: str, portion: Portion, portions: int) -> Path:
+    def _generate(self, study: StudyConfig, base: Base, portion: Portion, portions: int) -> Path:
         adapters: list[Path] = []
         if study.adapt is not None:
             base, adapters = self._adapt(study.adapt, base, portion)
@@ -176,7 +184,7 @@ class Track:
             "generate",
             make,
             lambda to: generate(make, to, records=self.records, base=base, adapters=adapters, overwrite=self.overwrite),
-            base,
+            base.name,
             *adapters,
             leaf=portion.name if portions > 1 else "",
         )
@@ -192,17 +200,17 @@ class Track:
             leaf="merged",
         )
 
-    def _adapt(self, config: AdaptConfig, base: str, portion: Portion) -> tuple[str, list[Path]]:
+    def _adapt(self, config: AdaptConfig, base: Base, portion: Portion) -> tuple[Base, list[Path]]:
         config = dataclasses.replace(config, seed=self.seed, classes=portion.classes or config.classes)
         made = self._stage(
             "adapt",
             config,
             lambda to: adapt(config, to, records=portion.learn, base=base, overwrite=self.overwrite),
-            base,
+            base.name,
             portion.learn,
             leaf=portion.name,
         )
-        return (str(made), []) if (made / "unet").is_dir() else (base, [made])
+        return (self.shared.opened(str(made)), []) if (made / "unet").is_dir() else (base, [made])
 
     def _arm(self, study: StudyConfig, arm: str, kept: Path | None) -> Run | None:
         blend, train = settings_of_arm(arm, self.seed, study.mix, study.classify)

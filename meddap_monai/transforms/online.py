@@ -24,6 +24,7 @@ from meddap_monai.errors import ConfigurationError
 from meddap_monai.images.framing import frame, from_levels, to_levels
 
 if TYPE_CHECKING:
+    from meddap_monai.diffusion.bases.base import Base
     from meddap_monai.diffusion.generation.sampler import ImageSampler
 
 
@@ -32,7 +33,7 @@ class OnlineGenerator:
 
     Args:
         classes: class names in the order of their integer labels.
-        base: see ``load_base``.
+        base: see ``open_base``.
         adapters: adapter folders or files.
         settings: keys of ``GenerateConfig``: ``mode`` (text or image), ``strength``, ``steps``, ``guidance``,
             ``scheduler``, ``prompts``, ``device``, ...
@@ -44,14 +45,15 @@ class OnlineGenerator:
     def __init__(
         self,
         classes: Sequence[str],
-        base: str | Path = "embedded",
+        base: str | Path | Base = "embedded",
         adapters: Sequence[str | Path] = (),
         **settings: Any,
     ) -> None:
+        from meddap_monai.diffusion.bases.base import open_base
         from meddap_monai.diffusion.bases.prompts import load_prompt_table
         from meddap_monai.diffusion.generation.config import GenerateConfig
 
-        self.classes, self.base, self.adapters = list(classes), str(base), [str(path) for path in adapters]
+        self.classes, self.base, self.adapters = list(classes), open_base(base), [str(path) for path in adapters]
         self.config = build(GenerateConfig, settings, "generator")
         check_choice(self.config.mode, ("text", "image"), "generator#mode")
         self.table = load_prompt_table(self.config.prompts)

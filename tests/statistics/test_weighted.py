@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from meddap_monai.statistics.metrics import all_metrics
-from meddap_monai.statistics.weighted import BLOCK, METRICS, NAMES, weighted_metrics
+from meddap_monai.statistics.weighted import BLOCK, METRICS, weighted_metrics
 
 
 def predictions(count: int, classes: int, seed: int, ties: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -46,7 +46,3 @@ def test_a_class_without_weight_is_left_out_of_that_replicate() -> None:
     assert found["auc"][0] == pytest.approx(expected["auc"])
     assert found["balanced_accuracy"][0] == pytest.approx(expected["balanced_accuracy"])
     assert np.isfinite([values[0] for values in found.values()]).all()
-
-
-def test_every_metric_has_a_name_for_people() -> None:
-    assert set(NAMES) == set(METRICS)

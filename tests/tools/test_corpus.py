@@ -12,7 +12,7 @@ from PIL import Image
 from meddap_monai.core import resources
 from meddap_monai.core.configuration import build
 from meddap_monai.core.records import class_names, read_records
-from meddap_monai.diffusion.bases.base import base_card
+from meddap_monai.diffusion.bases.base import open_base
 from meddap_monai.diffusion.pretraining.config import PretrainConfig
 from meddap_monai.store import plain
 from tools.corpus import CorpusConfig, gather
@@ -53,6 +53,6 @@ def test_gathers_rows_of_the_right_role_and_holds_patients_out(tmp_path: Path) -
 
 def test_the_shipped_configuration_is_the_one_in_the_card() -> None:
     settings = yaml.safe_load(resources.find("configs/base.yaml").read_text())["pretrain"]
-    wanted, found = plain(build(PretrainConfig, settings, "pretrain")), base_card()["configuration"]
+    wanted, found = plain(build(PretrainConfig, settings, "pretrain")), open_base().card["configuration"]
     for part in ("views", "autoencoder", "text_encoder", "unet", "polish", "resolution", "prompts", "seed"):
         assert found[part] == wanted[part]

@@ -32,7 +32,7 @@ from meddap_monai.diffusion.adapters.file import (
 )
 from meddap_monai.diffusion.adapters.formats import AdapterWeights, read_layout
 from meddap_monai.diffusion.adapters.targets import COMPONENTS, recognise
-from meddap_monai.diffusion.bases.base import base_hash
+from meddap_monai.diffusion.bases.base import base_of
 from meddap_monai.errors import BadAdapter
 
 MAX_WEIGHT = 100.0
@@ -111,7 +111,7 @@ def _load_own(pipeline: Any, folder: Path, name: str) -> Adapter:
     card = read_card(folder)
     check_base(pipeline, card, folder)
     facts = {"base": str(card["base"]), "card": card, "sha256": card["weights_sha256"]}
-    if card["method"] == "textual_inversion":
+    if card["rank"] is None:
         vectors, _ = read_tensors(folder / EMBEDDINGS)
         return _with_tokens(pipeline, folder, name, vectors, facts)
     weights = read_weights(pipeline, folder / WEIGHTS)
@@ -203,20 +203,12 @@ def _with_tokens(
 
 def check_base(pipeline: Any, card: Mapping[str, Any], where: Path | str) -> None:
     """Raise `BadAdapter` unless `pipeline` is the base that the card names."""
-    found = pipeline_hash(pipeline)
+    found = base_of(pipeline).sha256
     if found != card["base_sha256"]:
         raise BadAdapter(
             f"{where}: trained on the base {card['base']!r} ({str(card['base_sha256'])[:12]}...), the pipeline holds "
             f"{str(pipeline.config.get('_name_or_path'))!r} ({found[:12]}...); load it on its own base"
         )
-
-
-def pipeline_hash(pipeline: Any) -> str:
-    """Return `base_hash` of the folder a pipeline was loaded from, computed once per pipeline."""
-    known = pipeline.__dict__.get("_meddap_base_sha256")
-    if known is None:
-        known = pipeline.__dict__["_meddap_base_sha256"] = base_hash(pipeline.config["_name_or_path"])
-    return known
 
 
 def _free_name(pipeline: Any, path: Path) -> str:

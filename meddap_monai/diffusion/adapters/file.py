@@ -165,7 +165,7 @@ def read_card(folder: Path | str) -> dict[str, Any]:
     wrong = best_match(Draft202012Validator(store.read_json(resources.find("schemas/adapter.json"))).iter_errors(card))
     if wrong is not None:
         raise BadAdapter(f"{folder / CARD}: {wrong.json_path[2:]}: {wrong.message[:200]}; get the whole folder again")
-    file = folder / (EMBEDDINGS if card["method"] == "textual_inversion" else WEIGHTS)
+    file = folder / (EMBEDDINGS if card["rank"] is None else WEIGHTS)
     if not file.is_file():
         raise BadAdapter(f"{file}: missing, expected the weights that {CARD} describes; get the whole folder again")
     found = store.sha256_file(file)

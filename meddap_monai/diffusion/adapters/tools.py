@@ -24,7 +24,7 @@ from meddap_monai.diffusion.adapters.file import (
 from meddap_monai.diffusion.adapters.formats import AdapterWeights, to_diffusers, to_kohya
 from meddap_monai.diffusion.adapters.targets import recognise
 from meddap_monai.diffusion.bases.architectures import NAMES, meta_architecture
-from meddap_monai.diffusion.bases.base import EMBEDDED, base_card, base_folder, base_hash, load_base
+from meddap_monai.diffusion.bases.base import EMBEDDED, Base, load_base, open_base
 from meddap_monai.errors import BadAdapter, BadBase, ForeignOutput
 
 WRITERS = {"diffusers": to_diffusers, "kohya": to_kohya}
@@ -34,7 +34,7 @@ _FACTS = (
 )  # fmt: skip
 
 
-def read_any(path: Path | str, base: str | Path | None = None) -> tuple[AdapterWeights, Any, str]:
+def read_any(path: Path | str, base: str | Path | Base | None = None) -> tuple[AdapterWeights, Any, str]:
     """Read low-rank weights for a base, or for the first architecture that they fit.
 
     Args:
@@ -77,12 +77,12 @@ def _base_of(path: Path | str) -> str:
     return found
 
 
-def inspect_adapter(path: Path | str, base: str | Path | None = None) -> dict[str, Any]:
+def inspect_adapter(path: Path | str, base: str | Path | Base | None = None) -> dict[str, Any]:
     """Return what an adapter is: method, rank, alpha, modules, parameters, their share of the UNet, training facts."""
     path = adapter_path(path)
     card = read_card(path) if (path / CARD).is_file() else {}
     facts: dict[str, Any] = {"path": str(path), "method": card.get("method", "unknown")}
-    if card.get("method") == "textual_inversion":
+    if card and card["rank"] is None:
         vectors, _ = read_tensors(path / EMBEDDINGS)
         facts |= {"words": {word: vector.numel() for word, vector in vectors.items()}}
         facts |= {"parameters": sum(vector.numel() for vector in vectors.values()), "base": card["base"]}
@@ -114,7 +114,7 @@ def _weights_facts(weights: AdapterWeights, model: Any) -> dict[str, Any]:
     }
 
 
-def verify_adapter(path: Path | str, base: str | Path | None = None) -> adapters.Adapter:
+def verify_adapter(path: Path | str, base: str | Path | Base | None = None) -> adapters.Adapter:
     """Load an adapter on its base, which checks everything, and take it out again.
 
     Args:
@@ -132,7 +132,7 @@ def verify_adapter(path: Path | str, base: str | Path | None = None) -> adapters
     return adapter
 
 
-def convert_adapter(path: Path | str, output: Path | str, to: str, base: str | Path | None = None) -> Path:
+def convert_adapter(path: Path | str, output: Path | str, to: str, base: str | Path | Base | None = None) -> Path:
     """Write an adapter's weights in another layout, with the same effect.
 
     Args:
@@ -155,7 +155,10 @@ def convert_adapter(path: Path | str, output: Path | str, to: str, base: str | P
 
 
 def merge_adapters(
-    paths: Sequence[Path | str], output: Path | str, base: str | Path | None = None, weights: Sequence[float] = ()
+    paths: Sequence[Path | str],
+    output: Path | str,
+    base: str | Path | Base | None = None,
+    weights: Sequence[float] = (),
 ) -> Path:
     """Write a base with adapters melted into its weights: an ordinary Stable Diffusion folder.
 
@@ -175,17 +178,17 @@ def merge_adapters(
     weights = list(weights) or [1.0] * len(paths)
     if len(weights) != len(paths):
         raise BadAdapter(f"{len(paths)} adapters but {len(weights)} weights, expected one weight for each")
-    base = base or _base_of(paths[0])
+    base = open_base(base or _base_of(paths[0]))
     pipeline = load_base(base)
     result: Any = load_base(base)
-    card = base_card(base) | _load_all(pipeline, paths, weights, base_card(base))
-    seen = provenance.train_hashes(base_folder(base)).union(*(provenance.train_hashes(adapter_path(p)) for p in paths))
+    card = base.card | _load_all(pipeline, paths, weights, base.card)
+    seen = base.train_hashes.union(*(provenance.train_hashes(adapter_path(p)) for p in paths))
     with adapters.fuse(pipeline):
         for name, part in adapters.parts_of(pipeline).items():
             getattr(result, name).load_state_dict(part.state_dict())
     with store.atomic_folder(output) as temporary:
         result.save_pretrained(temporary, safe_serialization=True)
-        store.write_json(temporary / "base.json", card | {"sha256": base_hash(temporary)})
+        store.write_json(temporary / "base.json", card | {"sha256": open_base(temporary).sha256})
         provenance.write_train_hashes(temporary, [], inherited=seen)
     return output
 

@@ -15,7 +15,7 @@ from meddap_monai.diffusion.adapters.adapter import load_adapter
 from meddap_monai.diffusion.adapters.file import CARD, read_card, save_adapter
 from meddap_monai.diffusion.adapting.preparation import Prepared
 from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
-from meddap_monai.diffusion.bases.base import base_folder, load_base
+from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.diffusion.bases.sample_pictures import grid, save_synthetic
 from meddap_monai.training.handlers import Validation
 
@@ -39,7 +39,6 @@ def finish_adapter(
     sheet = _pictures(prepared, output)
     card = describe(prepared, trainer, best)
     result = trainer.trainable.result(values)
-    inherited = provenance.train_hashes(base_folder(prepared.base["name"]))
     place = output
     if trainer.trainable.full:
         place = output / "base"
@@ -47,7 +46,7 @@ def finish_adapter(
     else:
         save_adapter(output, result, card)
         _prove(prepared, output)
-    provenance.write_train_hashes(place, prepared.training, records, inherited)
+    provenance.write_train_hashes(place, prepared.training, records, prepared.base.train_hashes)
     store.write_atomic(place / "card.md", card_text(store_card(place, card), sheet))
     taught = len(prepared.training)
     return {
@@ -64,8 +63,8 @@ def describe(prepared: Prepared, trainer: AdapterTrainer, best: Validation | Non
     config, step = prepared.config, trainer.state.iteration
     return {
         "method": config.method,
-        "base": prepared.base["name"],
-        "base_sha256": prepared.base["sha256"],
+        "base": prepared.base.name,
+        "base_sha256": prepared.base.sha256,
         "prompts": config.prompts,
         "prompts_sha256": prepared.table.sha256,
         "class_prompts": prepared.class_prompts,
@@ -77,7 +76,7 @@ def describe(prepared: Prepared, trainer: AdapterTrainer, best: Validation | Non
         "micro_batch": trainer.micro_batch or None,
         "learning_rate": config.learning_rate,
         "resolution": prepared.size[0],
-        "prediction_type": prepared.objective.prediction,
+        "prediction_type": prepared.base.prediction_type,
         "precision": config.precision,
         "seed": config.seed,
         "classes": prepared.classes,
@@ -109,21 +108,21 @@ def _pictures(prepared: Prepared, output: Path) -> list[str]:
 
 def _prove(prepared: Prepared, output: Path) -> None:
     """Load the adapter through the same door as everyone, on a fresh base: what is saved must load and act."""
-    pipeline = load_base(prepared.base["name"])
+    pipeline = load_base(prepared.base)
     load_adapter(pipeline, output)
 
 
 def _write_base(prepared: Prepared, folder: Path, card: dict[str, Any]) -> None:
     pipeline = prepared.pipeline
     if pipeline.text_encoder is None:
-        fresh: Any = load_base(prepared.base["name"])
+        fresh: Any = load_base(prepared.base)
         pipeline.text_encoder = fresh.text_encoder
     pipeline.vae.to(prepared.device)
     with store.naming_full_disk(folder):
         pipeline.save_pretrained(folder, safe_serialization=True)
     parts = ("unet", "text_encoder", "vae")
     counts = {part: sum(p.numel() for p in getattr(pipeline, part).parameters()) for part in parts}
-    facts = prepared.base["card"] | {
+    facts = prepared.base.card | {
         "resolution": prepared.size[0],
         "prompts": [prepared.table.name],
         "prompts_sha256": {prepared.table.name: prepared.table.sha256},

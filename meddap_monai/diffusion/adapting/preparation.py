@@ -21,7 +21,7 @@ from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.adapting.latent_cache import Framing, LatentCache, views
 from meddap_monai.diffusion.adapting.trainable import Trainable
 from meddap_monai.diffusion.adapting.training_data import choose_records, encode_items
-from meddap_monai.diffusion.bases.base import base_card, base_hash, load_base
+from meddap_monai.diffusion.bases.base import Base, load_base
 from meddap_monai.diffusion.bases.conditioning import Conditioning, cached_prompts, encode_prompts
 from meddap_monai.diffusion.bases.noise import Objective
 from meddap_monai.diffusion.bases.prompts import PromptTable, load_prompt_table
@@ -38,7 +38,7 @@ class Prepared:
     Attributes:
         config: with the method's defaults filled in.
         pipeline: the base with the trainable layers; its text encoder may be gone.
-        base: name, hash and card of the base.
+        base: what is taught.
         table: prompt table.
         classes: class names in the order of their labels.
         class_prompts: class name -> training prompt.
@@ -56,7 +56,7 @@ class Prepared:
 
     config: AdaptConfig
     pipeline: Any
-    base: dict[str, Any]
+    base: Base
     table: PromptTable
     classes: list[str]
     class_prompts: dict[str, str]
@@ -101,7 +101,7 @@ def prepare(
     config: AdaptConfig,
     output: Path,
     everything: Sequence[Record],
-    base: str | Path,
+    base: Base,
     flag: store.InterruptFlag,
     ranks: Ranks = ALONE,
 ) -> Prepared:
@@ -111,7 +111,7 @@ def prepare(
         config: with the method's defaults filled in.
         output: of the stage; holds the cache unless the configuration names one.
         everything: full records.
-        base: see ``load_base``.
+        base: what is taught.
         flag: an arrived signal ends the encoding.
         ranks: the processes that divide every step.
 
@@ -131,22 +131,21 @@ def prepare(
     size, factor = picture_size(pipeline, config, base)
     objective = Objective(pipeline.scheduler.config, config.snr_gamma, config.noise_offset)
     cache = Path(config.cache) if config.cache else output / "cache"
-    sha = base_hash(base)
     rows = {name: number + 1 for number, name in enumerate(classes)}
-    latents = LatentCache(cache / "latents", pipeline.vae, sha, device)
+    latents = LatentCache(cache / "latents", pipeline.vae, base.sha256, device)
     items = encode_items(latents, training, rows, config, size, flag)
     validating = encode_items(latents, held_out, rows, config, size, flag, augment=False)
     prior = _prior(pipeline, config, output, latents, size, len(classes) + 1, flag)
     words = ["", *class_prompts.values(), *config.method_.prior_words()]
     trainable = config.method_.prepare(pipeline, config, {name: table.classes.get(name, name) for name in classes})
     config = _checked_clip_skip(config, pipeline)
-    prompts = _prompts(pipeline, words, config, cache / "prompts", sha, trainable, device)
+    prompts = _prompts(pipeline, words, config, cache / "prompts", base.sha256, trainable, device)
     batches = Batches(
         items, config.batch, objective, config.seed, config.caption_dropout,
         prior=(prior, config.method_.prior_weight), rank=ranks.rank, world=ranks.size,
     )  # fmt: skip
     prepared = Prepared(
-        config, pipeline, {"name": str(base), "sha256": sha, "card": base_card(base)}, table, classes, class_prompts,
+        config, pipeline, base, table, classes, class_prompts,
         trainable, objective.to(device), batches, validating, prompts, training, size, factor, device,
     )  # fmt: skip
     _settle(prepared, trainable)
@@ -154,16 +153,14 @@ def prepare(
     return prepared
 
 
-def picture_size(pipeline: Any, config: AdaptConfig, base: str | Path) -> tuple[tuple[int, int], int]:
+def picture_size(pipeline: Any, config: AdaptConfig, base: Base) -> tuple[tuple[int, int], int]:
     """Return ((height, width) of the pictures, pixels per latent).
 
     Raises:
         ConfigurationError: the resolution does not fit the base's UNet.
     """
     factor = int(pipeline.vae_scale_factor)
-    sample = pipeline.unet.config.sample_size
-    own = base_card(base).get("resolution") or (sample if isinstance(sample, int) else max(sample)) * factor
-    side = config.resolution or int(own)
+    side = config.resolution or base.resolution
     deep = factor * 2 ** (len(pipeline.unet.config.down_block_types) - 1)
     if side % deep and side % 8:
         raise ConfigurationError(f"adapt#resolution: {side}, expected a multiple of {deep} for this base")

@@ -23,7 +23,7 @@ from meddap_monai.diffusion.adapting.finish import finish_adapter
 from meddap_monai.diffusion.adapting.preparation import Prepared
 from meddap_monai.diffusion.adapting.trainer import AdapterState, AdapterTrainer
 from meddap_monai.diffusion.adapting.validation import FixedValidation, validation_loss
-from meddap_monai.diffusion.bases.base import base_folder, base_hash
+from meddap_monai.diffusion.bases.base import EMBEDDED, Base, open_base
 from meddap_monai.diffusion.bases.sample_pictures import grid
 from meddap_monai.errors import MissingPackage
 from meddap_monai.training.checkpoint import NAME, Stateful, load_checkpoint
@@ -37,7 +37,7 @@ def adapt(
     output: Path | str,
     *,
     records: Path | str,
-    base: str | Path = "embedded",
+    base: str | Path | Base = EMBEDDED,
     overwrite: bool = False,
     handlers: Sequence[Any] = (),
     inferer: Any = None,
@@ -49,7 +49,7 @@ def adapt(
         output: folder of the adapter: ``adapter.safetensors``, ``adapter.json``, ``card.md``, sample pictures,
             ``train_sha256.txt``, ``tensorboard/``.
         records: records file; trains on real images of split train, validates on those of val.
-        base: "embedded", a Stable Diffusion folder or a hub id.
+        base: see ``open_base``.
         overwrite: replace an output of another configuration.
         handlers: further ignite or MONAI handlers; they must not change what is trained.
         inferer: MONAI inferer that calls the UNet; ``SimpleInferer`` by default.
@@ -64,14 +64,14 @@ def adapt(
 
     Under ``torchrun`` every process calls this; the first one writes.
     """
-    output, records = Path(output), Path(records)
-    inputs: dict[str, Any] = {"records": records, "base": base_hash(base)}
+    output, records, base = Path(output), Path(records), open_base(base)
+    inputs: dict[str, Any] = {"records": records, "base": base.sha256}
     gpu = torch.cuda.is_available() and config.device != "cpu"
     with join_ranks(gpu) as ranks, open_stage(ranks, output, "adapt", config, inputs, overwrite) as stage:
         if stage.done:
             return _result(config, output)
         everything = read_records(records, full=True)
-        provenance.check_provenance(base_folder(base), everything)
+        provenance.check_provenance(base.source, everything)
         with store.InterruptFlag() as flag:
             prepared = preparation.prepare(config.filled(), output, everything, base, flag, ranks)
             trainer, validation = _train(prepared, output, flag, ranks, handlers, inferer)

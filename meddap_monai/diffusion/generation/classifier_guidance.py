@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from meddap_monai.core.configuration import check_choice
+from meddap_monai.diffusion.bases.base import Base
 from meddap_monai.diffusion.generation.config import GUIDANCE_VARIANTS
 from meddap_monai.diffusion.generation.latent_classifier import load_latent_classifier
 from meddap_monai.errors import ConfigurationError
@@ -121,7 +122,7 @@ def from_epsilon(eps: torch.Tensor, latents: torch.Tensor, keep: float, blur: fl
     return (latents - blur * eps) / keep
 
 
-def open_guide(settings: Any, base: str | Path, device: str | torch.device = "cpu") -> ClassifierGuide:
+def open_guide(settings: Any, base: str | Path | Base, device: str | torch.device = "cpu") -> ClassifierGuide:
     """Return the guide that generation's ``classifier_guidance`` asks for.
 
     Args:

@@ -19,11 +19,11 @@ from torch.nn import functional
 
 from meddap_monai import store
 from meddap_monai.core.configuration import build, check_choice, check_range
-from meddap_monai.core.provenance import check_provenance, train_hashes, write_train_hashes
+from meddap_monai.core.provenance import check_provenance, write_train_hashes
 from meddap_monai.core.records import class_names, read_records
 from meddap_monai.core.seeds import generator
 from meddap_monai.core.tensors import read_weights
-from meddap_monai.diffusion.bases.base import base_folder, base_hash, load_base
+from meddap_monai.diffusion.bases.base import EMBEDDED, Base, load_base, open_base
 from meddap_monai.diffusion.bases.noise import Objective
 from meddap_monai.diffusion.pretraining.views import grey_tensor
 from meddap_monai.errors import BadBase, RecordsError, StageError
@@ -109,7 +109,7 @@ class LatentClassifier(nn.Module):
 
 
 def train_latent_classifier(
-    config: LatentClassifierConfig, output: Path, *, records: Path, base: str | Path = "embedded"
+    config: LatentClassifierConfig, output: Path, *, records: Path, base: str | Path | Base = EMBEDDED
 ) -> Path:
     """Train a latent classifier on the real images of split train.
 
@@ -129,11 +129,11 @@ def train_latent_classifier(
         NonFiniteLoss: the loss became NaN or infinite.
         Interrupted: SIGINT or SIGTERM; the same call goes on from the checkpoint.
     """
-    output, records = Path(output), Path(records)
+    output, records, base = Path(output), Path(records), open_base(base)
     wanted = {
         "configuration": store.plain(config),
         "records": store.sha256_file(records),
-        "base": base_hash(base),
+        "base": base.sha256,
     }
     with store.lock_folder(output):
         if wanted.items() <= (_card(output) or {}).items():
@@ -145,9 +145,7 @@ def train_latent_classifier(
             raise RecordsError(
                 f"{records}: {len(training)} real training images of fewer than two classes, cannot guide"
             )
-        folder = base_folder(base)
-        if isinstance(folder, Path):
-            check_provenance(folder, everything)
+        check_provenance(base.source, everything)
         pipeline: Any = load_base(base)
         latents, labels = _encode(pipeline, training)
         ids = [item["id"] for item in training]
@@ -156,15 +154,16 @@ def train_latent_classifier(
             train(work, Run("latent_classifier", config.steps, output / NAME, flag, output / "tensorboard"))
         with store.atomic_path(output / "classifier.safetensors") as temporary:
             save_file({name: value.contiguous() for name, value in work.model.state_dict().items()}, str(temporary))
-        inherited = train_hashes(folder) if isinstance(folder, Path) else frozenset()
-        write_train_hashes(output, training, everything, inherited)
+        write_train_hashes(output, training, everything, base.train_hashes)
         document = wanted | {"classes": classes, "latents": latents.shape[1], "images": len(training)}
         store.write_json(output / "classifier.json", document)
         (output / NAME).unlink()
     return output
 
 
-def load_latent_classifier(folder: Path, base: str | Path | None = None) -> tuple[LatentClassifier, dict[str, Any]]:
+def load_latent_classifier(
+    folder: Path, base: str | Path | Base | None = None
+) -> tuple[LatentClassifier, dict[str, Any]]:
     """Load a latent classifier, frozen.
 
     Args:
@@ -178,8 +177,10 @@ def load_latent_classifier(folder: Path, base: str | Path | None = None) -> tupl
     document = _card(Path(folder))
     if document is None:
         raise RecordsError(f"{folder}: holds no classifier.json; train a latent classifier there first")
-    if base is not None and document["base"] != base_hash(base):
-        raise BadBase(f"{folder}: its latent classifier was trained for another base than {base}; train it again")
+    if base is not None and document["base"] != (wanted := open_base(base)).sha256:
+        raise BadBase(
+            f"{folder}: its latent classifier was trained for another base than {wanted.name}; train it again"
+        )
     config = build(LatentClassifierConfig, document["configuration"], f"{folder}/classifier.json")
     model = LatentClassifier(document["latents"], len(document["classes"]), config)
     model.load_state_dict(read_weights(Path(folder) / "classifier.safetensors", StageError))

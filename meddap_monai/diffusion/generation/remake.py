@@ -16,7 +16,7 @@ from meddap_monai import store
 from meddap_monai.core.configuration import build
 from meddap_monai.core.distributed import Ranks
 from meddap_monai.core.records import iter_records
-from meddap_monai.diffusion.bases.base import EMBEDDED
+from meddap_monai.diffusion.bases.base import EMBEDDED, Base, open_base
 from meddap_monai.diffusion.generation import plan
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.shards import PLAN, SHARD_RECORDS, ShardMaker
@@ -46,7 +46,7 @@ def remake_shard(
     destination: Path | str,
     *,
     records: Path | str,
-    base: str | Path = EMBEDDED,
+    base: str | Path | Base = EMBEDDED,
     adapters: Sequence[Path | str] = (),
 ) -> list[Difference]:
     """Make one shard of a finished run again, with the batch that was in use, and compare.
@@ -63,7 +63,7 @@ def remake_shard(
         ForeignOutput: records, base or adapters are not those of the run.
         StageError: there is no such run or shard.
     """
-    generated = Path(generated)
+    generated, base = Path(generated), open_base(base)
     document = store.read_stage(generated)
     config = build(GenerateConfig, document.get("configuration", {}), f"{generated}: configuration")
     request = request_of(config, Path(destination), Path(records), base, adapters)

@@ -17,6 +17,7 @@ from meddap_monai import store
 from meddap_monai.core.devices import is_out_of_memory
 from meddap_monai.core.distributed import Ranks
 from meddap_monai.core.records import Record, iter_records, write_records
+from meddap_monai.diffusion.bases.base import Base
 from meddap_monai.diffusion.generation import marking, plan
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.sampler import ImageSampler
@@ -36,7 +37,7 @@ class Request:
         config: how many of what, and how.
         output: folder of the stage.
         records: records file of the real images.
-        base: name, folder or hub id.
+        base: the opened base.
         adapters: folders or files.
         inputs: name of an input -> hash of its content; the paths play no part.
     """
@@ -44,7 +45,7 @@ class Request:
     config: GenerateConfig
     output: Path
     records: Path
-    base: str | Path
+    base: Base
     adapters: tuple[Path | str, ...]
     inputs: dict[str, str]
 
@@ -61,7 +62,7 @@ class Request:
             for number, (path, weight) in enumerate(zip(self.adapters, weights, strict=True))
         ]
         origin: dict[str, Any] = {
-            "base": Path(self.base).name,
+            "base": Path(self.base.name).name,
             "base_sha256": self.inputs["base"],
             "adapters": adapters,
         }

@@ -24,7 +24,7 @@ from meddap_monai.core.provenance import check_provenance
 from meddap_monai.core.records import class_names, iter_records
 from meddap_monai.diffusion.adapters.adapter import fuse, load_adapter
 from meddap_monai.diffusion.adapters.file import adapter_path, foreign_hash, read_card
-from meddap_monai.diffusion.bases.base import EMBEDDED, base_card, base_folder, base_hash, load_base
+from meddap_monai.diffusion.bases.base import EMBEDDED, Base, load_base, open_base
 from meddap_monai.diffusion.bases.prompts import load_prompt_table
 from meddap_monai.diffusion.generation import contact_sheets, plan, planning
 from meddap_monai.diffusion.generation.classifier_guidance import open_guide
@@ -46,7 +46,7 @@ def generate(
     output: Path | str,
     *,
     records: Path | str,
-    base: str | Path = EMBEDDED,
+    base: str | Path | Base = EMBEDDED,
     adapters: Sequence[Path | str] = (),
     overwrite: bool = False,
 ) -> Path:
@@ -56,7 +56,7 @@ def generate(
         config: how many of what, and how.
         output: folder of the stage: ``plan.csv``, ``shards/``, ``generated.jsonl``, ``sheets/``, ``tensorboard/``.
         records: records file of the real images; its training split gives classes, counts and sources.
-        base: "embedded", a Stable Diffusion folder, or a hub id.
+        base: see ``open_base``.
         adapters: adapter folders or files, fused with the weights of ``config.adapter_weights``.
         overwrite: replace a folder of another configuration instead of refusing it.
 
@@ -67,7 +67,7 @@ def generate(
         Interrupted: SIGINT or SIGTERM; the same call goes on.
         DiskFull: finished shards stay; the same call goes on.
     """
-    job = request_of(config, Path(output), Path(records), base, adapters)
+    job = request_of(config, Path(output), Path(records), open_base(base), adapters)
     with (
         join_ranks() as ranks,
         store.InterruptFlag() as flag,
@@ -79,10 +79,10 @@ def generate(
 
 
 def request_of(
-    config: GenerateConfig, output: Path, records: Path, base: str | Path, adapters: Sequence[Path | str]
+    config: GenerateConfig, output: Path, records: Path, base: Base, adapters: Sequence[Path | str]
 ) -> Request:
     """Return the call as one object, its inputs identified by the hashes of their contents, never by paths."""
-    inputs = {"records": store.sha256_file(records), "base": base_hash(base)}
+    inputs = {"records": store.sha256_file(records), "base": base.sha256}
     inputs |= {f"adapter_{number}": adapter_hash(path) for number, path in enumerate(adapters)}
     guidance = config.classifier_guidance
     if guidance is not None and guidance.classifier is not None:
@@ -117,9 +117,7 @@ def _agreed(ranks: Ranks) -> Iterator[None]:
 
 def _check_inputs(job: Request) -> None:
     """Run the provenance guard on everything trained that makes the images."""
-    trained = [adapter_path(path) for path in job.adapters]
-    folder = base_folder(job.base)
-    trained += [folder] if isinstance(folder, Path) else []
+    trained: list[Path | str] = [job.base.source, *(adapter_path(path) for path in job.adapters)]
     guidance = job.config.classifier_guidance
     trained += [guidance.classifier] if guidance is not None and guidance.classifier is not None else []
     for path in trained:
@@ -154,13 +152,13 @@ def _write_plan(job: Request, size: tuple[int, int]) -> int:
     return plan.write_plan(path, planning.make_plan(job.config, load_prompt_table(job.config.prompts), wanted))
 
 
-def cards(base: str | Path, adapters: Sequence[Path | str]) -> dict[str, Any]:
+def cards(base: Base, adapters: Sequence[Path | str]) -> dict[str, Any]:
     """Return what base and adapters say about their training prompts, later ones over earlier ones.
 
     Returns:
         ``class_prompts`` (class -> sentence) and ``clip_skip`` (layers of the text encoder left out).
     """
-    found = [base_card(base)]
+    found = [base.card]
     folders = [adapter_path(path) for path in adapters]
     found += [read_card(folder) for folder in folders if (folder / "adapter.json").is_file()]
     prompts: dict[str, str] = {}
@@ -173,14 +171,14 @@ def cards(base: str | Path, adapters: Sequence[Path | str]) -> dict[str, Any]:
 @contextlib.contextmanager
 def open_sampler(
     config: GenerateConfig,
-    base: str | Path = EMBEDDED,
+    base: str | Path | Base = EMBEDDED,
     adapters: Sequence[Path | str] = (),
 ) -> Iterator[ImageSampler]:
     """Open a base with its adapters fused, ready to sample; the base's weights are restored afterwards.
 
     Args:
         config: device, dtype, adapter weights, loop settings, classifier guidance.
-        base: see ``load_base``.
+        base: see ``open_base``.
         adapters: adapter folders or files.
 
     Raises:
@@ -191,7 +189,7 @@ def open_sampler(
         raise ConfigurationError(
             f"generate#adapter_weights: {len(weights)} weights for {len(adapters)} adapters, expected one for each"
         )
-    device = choose_device(config.device, "generate#device")
+    base, device = open_base(base), choose_device(config.device, "generate#device")
     pipeline: Any = load_base(base, getattr(torch, config.dtype), device)
     for path, weight in zip(adapters, weights, strict=True):
         load_adapter(pipeline, path, weight)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from meddap_monai.core.configuration import build
-from meddap_monai.diffusion.bases.base import EMBEDDED
+from meddap_monai.diffusion.bases.base import EMBEDDED, Base
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.stage import generate
 from meddap_monai.images.indexing.stage import IndexConfig, index
@@ -19,7 +19,7 @@ def synthesize_folder(
     *,
     index_keys: Mapping[str, Any] | None = None,
     generate_keys: Mapping[str, Any] | None = None,
-    base: str | Path = EMBEDDED,
+    base: str | Path | Base = EMBEDDED,
     adapters: Sequence[Path | str] = (),
     overwrite: bool = False,
 ) -> Path:
@@ -33,7 +33,7 @@ def synthesize_folder(
         output: gets ``index/`` and ``generate/``, whose ``dicom/`` is the result.
         index_keys: keys of ``IndexConfig`` besides `source`.
         generate_keys: keys of ``GenerateConfig`` besides `dicom`.
-        base: see ``load_base``.
+        base: see ``open_base``.
         adapters: adapter folders or files.
         overwrite: replace an output of another configuration instead of refusing it.
 

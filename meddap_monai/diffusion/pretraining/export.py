@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from meddap_monai import store
-from meddap_monai.core.provenance import train_hashes, write_train_hashes
+from meddap_monai.core.provenance import write_train_hashes
 from meddap_monai.core.seeds import derive_seed
-from meddap_monai.diffusion.bases.base import base_card, base_folder, base_hash
+from meddap_monai.diffusion.bases.base import Base, open_base
 from meddap_monai.diffusion.pretraining.job import PretrainJob
 from meddap_monai.diffusion.pretraining.sample_sheet import sample_sheet
 from meddap_monai.diffusion.pretraining.training_curves import Curve, draw_curves, minutes, read_curves
@@ -21,7 +21,7 @@ from meddap_monai.diffusion.pretraining.views import grey_tensor
 from meddap_monai.phantom.simulation import simulate_image
 
 
-def export_base(job: PretrainJob, sharpened: str | Path | None = None) -> Path:
+def export_base(job: PretrainJob, sharpened: Base | None = None) -> Path:
     """Write ``output/base`` from a job whose phases are done; return the folder.
 
     Args:
@@ -29,20 +29,19 @@ def export_base(job: PretrainJob, sharpened: str | Path | None = None) -> Path:
         sharpened: the base whose decoder alone was trained on; what it saw and how it was made stays said.
     """
     folder = job.output / "base"
-    inherited = train_hashes(base_folder(sharpened)) if sharpened else ()
     pipeline = job.pipeline(job.unet)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.to("cpu", torch.float16)
     with store.naming_full_disk(folder):
         pipeline.save_pretrained(folder)
     _open_as_float32(folder / "text_encoder" / "config.json")
-    write_train_hashes(folder, job.training, job.everything, inherited)
+    write_train_hashes(folder, job.training, job.everything, sharpened.train_hashes if sharpened else ())
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.to(job.config.device, torch.float32)
     document = describe(job, pipeline)
     if sharpened:
-        document = _carried_on(base_card(sharpened), document)
-    store.write_json(folder / "base.json", document | {"sha256": base_hash(folder)})
+        document = _carried_on(sharpened.card, document)
+    store.write_json(folder / "base.json", document | {"sha256": open_base(folder).sha256})
     sheet, rows = sample_sheet(pipeline, job.tables, job.config.seed, columns=6, steps=15)
     _save_picture(folder / "samples.png", sheet)
     _save_picture(folder / "reconstructions.png", reconstruction_sheet(job))

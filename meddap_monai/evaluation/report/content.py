@@ -21,7 +21,7 @@ from meddap_monai.evaluation.report.curves import curves_of_arms
 from meddap_monai.evaluation.report.material import class_counts, device_of, read_sections, records_of, sum_stages
 from meddap_monai.evaluation.report.subgroups import subgroup_table
 from meddap_monai.statistics.comparisons import LEAST_SEEDS, RULE
-from meddap_monai.statistics.weighted import NAMES
+from meddap_monai.statistics.weighted import METRICS
 
 SETS = {"own": "own test set", "unseen": "unseen test set"}
 COMPARED = ("auc", "macro_f1", "balanced_accuracy", "accuracy")
@@ -51,7 +51,7 @@ def build_report(
         "question": config.question,
         "rule": RULE.format(
             confidence=config.confidence,
-            metric=NAMES[config.metric],
+            metric=METRICS[config.metric].words,
             reference=reference or arm_names.SECOND_REFERENCE,
             level=config.level,
             least=LEAST_SEEDS,

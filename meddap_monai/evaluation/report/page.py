@@ -15,7 +15,6 @@ from meddap_monai.evaluation.report import figures
 from meddap_monai.evaluation.report.pictures import collect_pictures
 from meddap_monai.statistics.comparisons import HARMS, HELPS, LEAST_SEEDS, NOTHING
 from meddap_monai.statistics.weighted import METRICS
-from meddap_monai.statistics.weighted import NAMES as WORDS
 
 MAIN_METRICS = ("auc", "macro_f1", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "precision")
 
@@ -53,7 +52,7 @@ def render(report: Mapping[str, Any]) -> str:
     template = environment.get_template("page.html.j2")
     return template.render(
         report=report,
-        words=WORDS,
+        words={name: metric.words for name, metric in METRICS.items()},
         metrics=METRICS,
         main_metrics=MAIN_METRICS,
         drawn={name: _draw(report, found) for name, found in report["sets"].items()},
@@ -88,7 +87,7 @@ def _draw(report: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Mark
     ordered = {arm: found["arms"][arm] for arm in report["arms"] if arm in found["arms"]}
     rows = main_rows(report, found)
     drawn = {
-        "values": figures.values_plot(ordered, metric, names, f"{WORDS[metric]} (dots: seeds; bar: interval)"),
+        "values": figures.values_plot(ordered, metric, names, f"{METRICS[metric].words} (dots: seeds; bar: interval)"),
         **_curves(found, list(ordered)),
     }
     if rows:
@@ -96,11 +95,11 @@ def _draw(report: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Mark
         reference = (
             references.pop() if len(references) == 1 else f"{arm_names.base_arm(rows[0]['reference'])} of its variant"
         )
-        label = f"difference in {WORDS[metric]} to {reference} (right of zero is better)"
+        label = f"difference in {METRICS[metric].words} to {reference} (right of zero is better)"
         drawn["differences"] = figures.differences_plot(rows, names, label)
     if any(len(points) > 1 for points in found["learning"].values()):
         ordered_lines = {arm: found["learning"][arm] for arm in arm_names.in_order(found["learning"])}
-        drawn["learning"] = figures.lines_plot(ordered_lines, {}, "real training images", WORDS[metric])
+        drawn["learning"] = figures.lines_plot(ordered_lines, {}, "real training images", METRICS[metric].words)
     return {name: Markup(text) for name, text in drawn.items()}  # noqa: S704 - drawn here, holds no foreign text
 
 
@@ -186,7 +185,7 @@ def results_markdown(report: Mapping[str, Any]) -> str:
 
 def markdown_table(title: str, keys: Sequence[str], lines: Sequence[Sequence[Any]]) -> list[str]:
     """Return the lines of a table in Markdown: a line's keys, then its `MAIN_METRICS`."""
-    head = [*keys, *(WORDS[metric] for metric in MAIN_METRICS)]
+    head = [*keys, *(METRICS[metric].words for metric in MAIN_METRICS)]
     rows = [f"| {' | '.join(map(str, line))} |" for line in (head, *lines)]
     return [title, "", rows[0], "|" + " --- |" * len(head), *rows[1:], ""]
 

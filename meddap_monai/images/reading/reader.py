@@ -19,10 +19,11 @@ from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from meddap_monai.errors import UnreadableImage
 from meddap_monai.images.reading.dicom import UltrasoundInfo, read_ultrasound
-from meddap_monai.images.reading.plain import read_plain, sniff
+from meddap_monai.images.reading.plain import FORMATS, read_plain, sniff
 from meddap_monai.images.reading.pseudonym import load_key
 
-SUFFIXES = (".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".nii", ".nii.gz", "")
+SUFFIXES = (".dcm", ".dicom", ".ima")
+"""Of DICOM files; those of the others stand in `FORMATS`."""
 
 
 class UltrasoundReader(ImageReader):
@@ -74,7 +75,8 @@ class UltrasoundReader(ImageReader):
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
         """Whether every name ends like an image this reader knows, or has no suffix (DICOM often has none)."""
         names = [Path(str(name)).name.lower() for name in ensure_tuple(filename)]
-        return all(name.endswith(SUFFIXES[:-1]) or "." not in name or name.replace(".", "").isdigit() for name in names)
+        known = (*SUFFIXES, *(suffix for kind in FORMATS.values() for suffix in kind.suffixes))
+        return all(name.endswith(known) or "." not in name or name.replace(".", "").isdigit() for name in names)
 
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
         """Read exactly one file.

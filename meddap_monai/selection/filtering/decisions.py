@@ -62,7 +62,7 @@ def decide(evidence: Evidence, rules: RuleConfig, copies: CopyCheck | None, acti
         copies: of the copy check, or None.
         action: of `CopyConfig`.
     """
-    verdicts = {name: RULES[name](evidence, rules) for name in rules.use}
+    verdicts = {name: RULES[name].judge(evidence, rules) for name in rules.use}
     count = len(evidence.labels)
     failed = {name: ~verdict.keep for name, verdict in verdicts.items()}
     if copies is not None and action == "drop":
@@ -120,15 +120,6 @@ def require_every_class(decision: Decision, synthetic: Sequence[Record], where: 
         )
 
 
-_KEYS = {
-    "probability": "threshold",
-    "conformal": "alpha",
-    "agreement": "agreement",
-    "mahalanobis": "guard",
-    "knn": "guard",
-}
-
-
 def _advice(decision: Decision, rows: list[int], reasons: Counter[str]) -> str:
     worst = reasons.most_common(1)[0][0]
     if worst == COPY:
@@ -137,9 +128,9 @@ def _advice(decision: Decision, rows: list[int], reasons: Counter[str]) -> str:
             "strength, or set select#copies#own_source to skip"
         )
     best = max(float(decision.scores[worst][row]) for row in rows) if worst in decision.scores else 0.0
-    if worst in _KEYS:
+    if worst in RULES and (key := RULES[worst].threshold):
         return (
-            f"Its best {worst} is {best:.3f}: lower select#rules#{_KEYS[worst]}, choose other rules, "
+            f"Its best {worst} is {best:.3f}: lower select#rules#{key}, choose other rules, "
             "or train the adapter longer on this class"
         )
     return "Choose other rules, or train the adapter longer on this class"

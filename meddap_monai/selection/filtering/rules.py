@@ -205,13 +205,26 @@ def _guard(name: str, distances: Callable[..., np.ndarray], evidence: Evidence, 
     return Verdict({name: values}, values >= config.guard, -asked.mean(axis=0))
 
 
-RULES: dict[str, Callable[[Evidence, RuleConfig], Verdict]] = {
-    "probability": by_probability,
-    "conformal": by_conformal,
-    "centroid": by_centroid,
-    "agreement": by_agreement,
-    "mahalanobis": by_mahalanobis,
-    "knn": by_neighbours,
+@dataclass(frozen=True)
+class Rule:
+    """A rule of selection.
+
+    Attributes:
+        judge: evidence -> verdict.
+        threshold: field of `RuleConfig` to lower when the rule keeps too little; empty where there is none.
+    """
+
+    judge: Callable[[Evidence, RuleConfig], Verdict]
+    threshold: str = ""
+
+
+RULES = {
+    "probability": Rule(by_probability, "threshold"),
+    "conformal": Rule(by_conformal, "alpha"),
+    "centroid": Rule(by_centroid),
+    "agreement": Rule(by_agreement, "agreement"),
+    "mahalanobis": Rule(by_mahalanobis, "guard"),
+    "knn": Rule(by_neighbours, "guard"),
 }
 """Name in the configuration -> rule."""
 

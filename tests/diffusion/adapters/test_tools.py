@@ -14,7 +14,7 @@ from meddap_monai.diffusion.adapters import adapter as adapters
 from meddap_monai.diffusion.adapters.effect import run_once
 from meddap_monai.diffusion.adapters.file import save_adapter
 from meddap_monai.diffusion.adapters.tools import convert_adapter, inspect_adapter, merge_adapters, verify_adapter
-from meddap_monai.diffusion.bases.base import base_hash, load_base
+from meddap_monai.diffusion.bases.base import load_base, open_base
 from meddap_monai.errors import BadAdapter, BadBase, ConfigurationError, ForeignOutput
 
 BOTH = {"unet": "transformer", "text_encoder": "text"}
@@ -76,7 +76,7 @@ def test_a_merged_base_computes_what_the_adapters_did(folder: Path, tiny_base: P
     assert (merged / "train_sha256.txt").read_text().split() == ["a" * 64, "b" * 64]
     card = json.loads((merged / "base.json").read_text())
     assert [(item["adapter"], item["weight"]) for item in card["merged"]] == [("own", 0.5), ("second", 1.0)]
-    assert (card["sha256"], card["class_prompts"].keys()) == (base_hash(merged), {"benign"})
+    assert (card["sha256"], card["class_prompts"].keys()) == (open_base(merged).sha256, {"benign"})
     with pytest.raises(BadAdapter, match="pipeline holds"):
         adapters.load_adapter(opened, folder)
     with pytest.raises(BadAdapter, match="2 adapters but 1 weights"):

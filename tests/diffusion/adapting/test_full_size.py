@@ -20,7 +20,7 @@ from meddap_monai.diffusion.adapting.methods.uslora import USLoRA
 from meddap_monai.diffusion.adapting.stage import make_optimizer
 from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
 from meddap_monai.diffusion.bases.architectures import build_autoencoder, build_text_encoder, build_unet
-from meddap_monai.diffusion.bases.base import load_base
+from meddap_monai.diffusion.bases.base import Base, load_base
 from meddap_monai.diffusion.bases.conditioning import cached_prompts
 from meddap_monai.diffusion.bases.noise import Objective
 
@@ -39,7 +39,7 @@ def pipeline(tiny_base: Path) -> Any:
     )  # fmt: skip
     for part in parts.values():
         part.requires_grad_(False).eval()
-    full.__dict__["_meddap_base_sha256"] = "0" * 64
+    full.__dict__["_meddap_base"] = Base("full", None)
     return full
 
 

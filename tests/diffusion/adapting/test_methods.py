@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from adapter_material import clip_text, quick, sd14_unet, sdxl_unet
+from jsonschema import Draft202012Validator
 from shown import ROOT, blocks
 
+from meddap_monai.core.resources import find
 from meddap_monai.diffusion.adapters import adapter as adapters
 from meddap_monai.diffusion.adapters.targets import sizes, target_modules
 from meddap_monai.diffusion.adapting import preparation
@@ -163,6 +165,11 @@ def test_the_method_of_the_adapters_page_trains_and_loads(
     adapter = adapters.load_adapter(load_base(tiny_base), folder)
     card = json.loads((folder / "adapter.json").read_text())
     assert (card["method"], card["rank"], adapter.sets) == ("whole_transformers", 8, {"unet": "transformer"})
+
+
+def test_a_card_may_hold_every_method_of_the_registry() -> None:
+    wanted = json.loads(find("schemas/adapter.json").read_text())["properties"]["method"]
+    assert [name for name in METHODS if not Draft202012Validator(wanted).is_valid(name)] == []
 
 
 # ---------------------------------------------------------------------------------------------------------- settings

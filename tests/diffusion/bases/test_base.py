@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from meddap_monai.core import resources
-from meddap_monai.diffusion.bases.base import base_card, base_folder, base_hash, load_base
+from meddap_monai.diffusion.bases.base import load_base, open_base
 from meddap_monai.diffusion.bases.prompts import load_prompt_table
 from meddap_monai.errors import BadBase, MeddapError
 
@@ -32,7 +32,7 @@ def test_missing_parts_are_named(tiny_base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "nowhere"])
 def test_no_such_folder(name: str) -> None:
     with pytest.raises(BadBase, match="missing; expected a folder with"):
-        base_folder(name)
+        open_base(name)
 
 
 def test_a_hub_id_without_network_is_a_clear_error() -> None:
@@ -51,9 +51,9 @@ def test_truncated_weights_are_refused(tiny_base: Path, tmp_path: Path) -> None:
 def test_hash_covers_weights_and_vocabulary_only(tiny_base: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_base, tmp_path / "b")
     (tmp_path / "b" / "base.json").write_text("{}")
-    assert base_hash(tmp_path / "b") == base_hash(tiny_base)
+    assert open_base(tmp_path / "b").sha256 == open_base(tiny_base).sha256
     (tmp_path / "b" / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
-    assert base_hash(tmp_path / "b") != base_hash(tiny_base)
+    assert open_base(tmp_path / "b").sha256 != open_base(tiny_base).sha256
 
 
 # ------------------------------------------------------------------------------------------------------ the shipped one
@@ -65,8 +65,8 @@ def embedded() -> Path:
 def test_embedded_is_small_and_describes_itself(embedded: Path) -> None:
     weights = sum(path.stat().st_size for path in embedded.rglob("*.safetensors"))
     assert weights <= 16 * 2**20
-    card = base_card()
-    assert card["sha256"] == base_hash("embedded")
+    card = open_base().card
+    assert card["sha256"] == open_base("embedded").sha256
     for name in card["prompts"]:
         assert card["prompts_sha256"][name] == load_prompt_table(name).sha256, f"prompts/{name}.yaml changed"
     assert (embedded / "train_sha256.txt").read_text().strip()
@@ -97,7 +97,7 @@ def test_the_default_adapter_fits_the_embedded_base(embedded: Path) -> None:
     from meddap_monai.diffusion.adapters.file import read_card
 
     card = read_card(resources.find("data/adapter"))
-    assert card["base_sha256"] == base_hash("embedded")
+    assert card["base_sha256"] == open_base("embedded").sha256
     assert card["prompts_sha256"] == load_prompt_table("breast").sha256
     assert card["classes"] == ["benign", "malignant", "normal"]
     load_adapter(load_base(), "embedded")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from meddap_monai.core.records import read_records, write_records
-from meddap_monai.diffusion.bases.base import base_card, load_base
+from meddap_monai.diffusion.bases.base import load_base, open_base
 from meddap_monai.diffusion.pretraining import decoder_refinement
 from meddap_monai.diffusion.pretraining.autoencoder import AutoencoderConfig, build_autoencoder, fit_patch_pca
 from meddap_monai.diffusion.pretraining.autoencoder_training import gradient_energy
@@ -149,7 +149,7 @@ def test_sharpening_keeps_what_the_base_says_of_itself(few_records: Path, tmp_pa
     made = sharpen(SHORT, base, tmp_path / "out", records=few)
     for name in ("scheduler/scheduler_config.json", "train_sha256.txt"):
         assert (made / name).read_bytes() == (base / name).read_bytes()
-    before, after = base_card(base), base_card(made)
+    before, after = open_base(base).card, open_base(made).card
     assert after["prediction_type"] == "epsilon" and after["images"] == before["images"] > 3
     assert after["steps"] == before["steps"] | {"polish": 10, "corners": 4}
     assert after["sharpened_from"] == before["sha256"] != after["sha256"]

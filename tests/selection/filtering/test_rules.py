@@ -31,7 +31,7 @@ def evidence(count: int = 60, real: int = 90, classes: int = 3, wrong: int = 10,
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_removes_wrong_labels_and_keeps_right_ones(name: str) -> None:
     found = evidence()
-    verdict = RULES[name](found, RuleConfig(alpha=0.1, guard=0.05))
+    verdict = RULES[name].judge(found, RuleConfig(alpha=0.1, guard=0.05))
     assert verdict.keep.shape == verdict.order.shape == verdict.scores[name].shape == (60,)
     assert not verdict.keep[:10].any()
     assert verdict.keep[10:].mean() >= 0.85
@@ -40,7 +40,7 @@ def test_every_rule_removes_wrong_labels_and_keeps_right_ones(name: str) -> None
 
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_has_finite_scores_where_there_is_one_class(name: str) -> None:
-    verdict = RULES[name](evidence(classes=1, wrong=0), RuleConfig(alpha=0.1, guard=0.05))
+    verdict = RULES[name].judge(evidence(classes=1, wrong=0), RuleConfig(alpha=0.1, guard=0.05))
     assert verdict.keep.mean() >= 0.85
     assert all(np.isfinite(values).all() for values in verdict.scores.values())
 
@@ -51,14 +51,14 @@ def test_guards_remove_what_resembles_no_real_image(name: str) -> None:
     odd = np.zeros_like(found.features)
     odd[..., 7] = 1.0
     strange = Evidence(**(vars(found) | {"features": odd}))
-    assert not RULES[name](strange, RuleConfig(guard=0.05)).keep.any()
+    assert not RULES[name].judge(strange, RuleConfig(guard=0.05)).keep.any()
 
 
 def test_conformal_loses_at_most_alpha_of_exchangeable_images() -> None:
     lost = []
     for seed in range(20):
         found = evidence(count=300, wrong=0, seed=seed)
-        lost.append(1 - RULES["conformal"](found, RuleConfig(alpha=0.2)).keep.mean())
+        lost.append(1 - RULES["conformal"].judge(found, RuleConfig(alpha=0.2)).keep.mean())
     assert 0.03 <= np.mean(lost) <= 0.2
 
 
@@ -75,8 +75,8 @@ def test_probability_needs_the_largest_class_unless_told_otherwise() -> None:
     logits = np.zeros((2, 2, 60, 3), np.float32)
     logits[..., 0] = 0.1
     flat = Evidence(**(vars(found) | {"judged": Judged(logits, found.features)}))
-    strict = RULES["probability"](flat, RuleConfig(threshold=0.2))
-    loose = RULES["probability"](flat, RuleConfig(threshold=0.2, argmax=False))
+    strict = RULES["probability"].judge(flat, RuleConfig(threshold=0.2))
+    loose = RULES["probability"].judge(flat, RuleConfig(threshold=0.2, argmax=False))
     assert strict.keep.tolist() == (found.labels == 0).tolist() and loose.keep.all()
 
 

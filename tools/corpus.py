@@ -15,13 +15,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from PIL import Image
 
 from meddap_monai import store
 from meddap_monai.core import resources
-from meddap_monai.core.configuration import build, check_range
+from meddap_monai.core.configuration import build
+from meddap_monai.core.constraints import Range, settings
 from meddap_monai.core.ids import read_yaml
 from meddap_monai.core.provenance import train_hashes
 from meddap_monai.core.records import Record, pixel_hash, read_records, write_records
@@ -51,6 +52,7 @@ SOURCES = (
 
 
 @dataclass(frozen=True)
+@settings("corpus")
 class CorpusConfig:
     """Where the pictures of a base come from.
 
@@ -66,16 +68,11 @@ class CorpusConfig:
 
     folders: dict[str, Path]
     where: dict[str, dict[str, str]]
-    simulated: int = 48
+    simulated: Annotated[int, Range(0, 1_000_000)] = 48
     first_seed: int = 7_000_000
-    held_out: float = 0.2
+    held_out: Annotated[float, Range(0.0, 0.9)] = 0.2
     seed: int = 0
     workers: int = 1
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_range(self.simulated, 0, 1_000_000, "corpus.simulated")
-        check_range(self.held_out, 0.0, 0.9, "corpus.held_out")
 
 
 def gather(config: CorpusConfig, output: Path, overwrite: bool = False) -> Path:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from meddap_monai import store
 from meddap_monai.classifier.data import frame, normalise, to_float
 from meddap_monai.classifier.scoring import Classifier, load_classifier, softmax
-from meddap_monai.core.configuration import check_choice
+from meddap_monai.core.constraints import Choice, here, settings
 from meddap_monai.errors import ConfigurationError, UnreadableImage
 from meddap_monai.images.reading.dicom import read_ultrasound
 from meddap_monai.images.reading.frames import check_policy
@@ -23,6 +24,7 @@ from meddap_monai.images.reading.plain import read_plain, sniff
 
 
 @dataclass(frozen=True)
+@settings("infer")
 class InferConfig:
     """How files are read and probabilities are made.
 
@@ -35,14 +37,13 @@ class InferConfig:
     """
 
     frames: str = "all"
-    region: str = "b-mode"
+    region: Annotated[str, Choice(("b-mode", "full"))] = "b-mode"
     full_frame: bool = False
     calibrated: bool = True
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        check_policy(self.frames)
-        check_choice(self.region, ("b-mode", "full"), "infer#region")
+        check_policy(self.frames, here("frames"))
 
 
 def infer(config: InferConfig, models: Sequence[Path | str], source: Path | str, output: Path | str) -> Path:

@@ -14,14 +14,14 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from tqdm import tqdm
 
 from meddap_monai import store
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.stage import classify
-from meddap_monai.core.configuration import check_choice, check_range
+from meddap_monai.core.constraints import Choice, Range, settings
 from meddap_monai.core.records import Record, class_names, read_records, write_records
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import ConfigurationError
@@ -45,6 +45,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
+@settings("grid")
 class GridConfig:
     """What is crossed with what.
 
@@ -60,20 +61,18 @@ class GridConfig:
         processes: that train side by side, one thread each.
     """
 
-    arms: tuple[str, ...] = ("real", "real_classical", "real_synthetic", "real_synthetic_classical")
+    arms: tuple[Annotated[str, Choice(TRAINED)], ...] = (
+        "real",
+        "real_classical",
+        "real_synthetic",
+        "real_synthetic_classical",
+    )
     networks: tuple[str, ...] = ("resnet10",)
-    fractions: tuple[float, ...] = (1.0,)
+    fractions: tuple[Annotated[float, Range(0.01, 1.0)], ...] = (1.0,)
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     mix: MixConfig = field(default_factory=MixConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    processes: int = 1
-
-    def __post_init__(self) -> None:
-        for arm in self.arms:
-            check_choice(arm, TRAINED, "grid#arms")
-        for fraction in self.fractions:
-            check_range(fraction, 0.01, 1.0, "grid#fractions")
-        check_range(self.processes, 1, 256, "grid#processes")
+    processes: Annotated[int, Range(1, 256)] = 1
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from meddap_monai.core.configuration import check_choice
+from meddap_monai.core.constraints import check_choice
 from meddap_monai.diffusion.generation.config import GUIDANCE_VARIANTS
 from meddap_monai.diffusion.generation.latent_classifier import load_latent_classifier
 from meddap_monai.errors import ConfigurationError

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -20,13 +21,14 @@ from meddap_monai.classifier.data import normalise, plan_batches, to_float
 from meddap_monai.classifier.engine import Criterion, TrainingStep, build_optimiser, build_trainer
 from meddap_monai.classifier.features import with_penultimate
 from meddap_monai.classifier.networks import build_network
-from meddap_monai.core.configuration import check_range
+from meddap_monai.core.constraints import Range, constructing, here, settings
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import ConfigurationError, RecordsError
 
 
 @dataclass(frozen=True)
+@settings("select#filter")
 class FilterConfig:
     """The classifier that judges synthetic images.
 
@@ -49,19 +51,18 @@ class FilterConfig:
     size: int = 64
     channels: int = 1
     fit: str = "stretch"
-    folds: int = 5
+    folds: Annotated[int, Range(2, 20)] = 5
     steps: int = 300
     batch: int = 24
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
-    views: int = 2
+    views: Annotated[int, Range(1, 4)] = 2
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        """Check ranges."""
-        check_range(self.folds, 2, 20, "select#filter#folds")
-        check_range(self.views, 1, 4, "select#filter#views")
-        self.settings(0)
+        """Check what the classifier's own settings ask for."""
+        with constructing(ClassifyConfig, here()):
+            self.settings(0)
 
     def settings(self, seed: int) -> ClassifyConfig:
         """Return the classifier configuration of one fold."""

@@ -142,10 +142,10 @@ def _simulate(config: CorpusConfig, folder: Path) -> list[Record]:
 
 
 def sharpen(config: PretrainConfig, base: str | Path, output: Path, *, records: Path, overwrite: bool = False) -> Path:
-    """Train the decoder of a base on (`polish`, then its corner); everything else of it stays as it is.
+    """Train the decoder of a base on (`refinement`, then its corner); everything else of it stays as it is.
 
     Args:
-        config: of pre-training, of which ``polish``, ``autoencoder#corner_steps`` and ``views`` count; resolution,
+        config: of pre-training, of which ``refinement``, ``autoencoder#corner_steps`` and ``views`` count; resolution,
             prompts and the shape of the latents must be the base's.
         base: "embedded" or a folder.
         output: stage folder.

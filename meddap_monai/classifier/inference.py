@@ -164,6 +164,6 @@ def predict_frames(model: Classifier, frames: np.ndarray, calibrated: bool = Tru
     """Return ``(F, K)`` probabilities of frames ``(F, C, H, W)`` uint8."""
     config = model.config
     pictures = [picture_of(pixels, config.channels) for pixels in frames]
-    images = torch.stack([frame(picture, config.size, config.fit) for picture in pictures]).to(config.device)
+    images = torch.stack([frame(picture, config.resolution, config.fit) for picture in pictures]).to(config.device)
     logits = model.network.eval()(normalise(to_float(images), config.normalise)).double().cpu().numpy()
     return softmax(logits / (model.temperature if calibrated else 1.0))

@@ -89,6 +89,7 @@ class Count:
 
 
 Share = Annotated[float, Range(0.0, 1.0)]
+Precision = Annotated[str, Choice(("fp32", "bf16", "fp16"))]
 
 
 # --------------------------------------------------------------------------------------------- on construction
@@ -111,7 +112,7 @@ def settings(place: str) -> Callable[[type[T]], type[T]]:
         def check(self: Any) -> None:
             made, where = _PLACE.get()
             with constructing(None, where if made is type(self) else place):
-                for name, hint in _constraints(type(self)).items():
+                for name, hint in _constraints(type(self)).items():  # type: ignore[arg-type]
                     _check(hint, getattr(self, name), here(name))
                 if own:
                     own(self)

@@ -1,7 +1,7 @@
 """The experiment grid: arms x networks x shares of the real data x seeds, resumable, in one process or many.
 
 Every cell is one ``mix`` and one ``classify`` folder that knows itself whether it is done. All cells take the same
-number of optimiser steps. The result is one table as CSV and Markdown, one evaluation per network and share, and
+number of optimizer steps. The result is one table as CSV and Markdown, one evaluation per network and share, and
 learning curves.
 """
 

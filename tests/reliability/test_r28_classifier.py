@@ -63,18 +63,18 @@ def test_memory_and_open_files_stay(images: int, cache: str, tmp_path: Path, mon
 
     def watching(self, engine):
         validate(self, engine)
-        if engine.state.iteration % self.config.val_interval == 0:
+        if engine.state.iteration % self.config.validation_every == 0:
             seen.append((resident_bytes(), open_files()))
 
     monkeypatch.setattr(Validation, "__call__", watching)
     steps = 2 * images // 16
     config = ClassifyConfig(
         network="resnet10_tiny",
-        size=16,
+        resolution=16,
         steps=steps,
         batch=16,
-        val_interval=max(1, steps // 20),
-        checkpoint_interval=max(1, steps // 10),
+        validation_every=max(1, steps // 20),
+        checkpoint_every=max(1, steps // 10),
         augmentation="classical",
         cache=cache,
         pictures=False,

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from meddap_monai.core.constraints import Choice, Multiple, Range, Share, here, settings
+from meddap_monai.core.constraints import Choice, Multiple, Precision, Range, Share, here, settings
 from meddap_monai.diffusion.adapting.latent_cache import FITS
 from meddap_monai.diffusion.adapting.methods.dreambooth import DreamBooth
 from meddap_monai.diffusion.adapting.methods.inversion import TextualInversion
@@ -35,7 +35,7 @@ class AdaptConfig:
         crops: cuts per image, 1 is the middle.
         buckets: aspect-ratio buckets; default by method.
         bucket_step: side step of the buckets in pixels.
-        steps: optimiser steps.
+        steps: optimizer steps.
         batch: images per step over all processes.
         learning_rate: of the UNet's layers (or the new words).
         text_learning_rate: of the text encoder's layers.
@@ -60,7 +60,7 @@ class AdaptConfig:
         patience: stop after this many validations without a new best; 0 never stops early.
         keep: "best" by validation loss, or "last".
         checkpoint_every: steps between checkpoints, at most lost by a kill.
-        samples_every: steps between sample grids in TensorBoard; 0 draws them at the end only.
+        pictures_every: steps between sample grids in TensorBoard; 0 draws them at the end only.
         samples_per_class: pictures per class in grids and card; 0 draws none.
         sample_steps: sampling steps of those pictures.
         guidance: their guidance scale.
@@ -99,7 +99,7 @@ class AdaptConfig:
     caption_dropout: Share = 0.0
     clip_skip: int | None = None
     ema: Annotated[float, Range(0.0, 0.99999)] = 0.0
-    precision: Annotated[str, Choice(("fp32", "bf16", "fp16"))] = "fp32"
+    precision: Precision = "fp32"
     optimizer: Annotated[str, Choice(("adamw", "adamw8bit"))] = "adamw"
     gradient_checkpointing: bool = False
     compile: bool = False
@@ -110,7 +110,7 @@ class AdaptConfig:
     patience: Annotated[int, Range(0, 10_000)] = 0
     keep: Annotated[str, Choice(("best", "last"))] = "best"
     checkpoint_every: Annotated[int, Range(1, 10_000_000)] = 100
-    samples_every: Annotated[int, Range(0, 10_000_000)] = 0
+    pictures_every: Annotated[int, Range(0, 10_000_000)] = 0
     samples_per_class: Annotated[int, Range(0, 64)] = 2
     sample_steps: Annotated[int, Range(1, 1000)] = 15
     guidance: Annotated[float, Range(0.0, 100.0)] = 3.0

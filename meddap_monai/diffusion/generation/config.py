@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from meddap_monai.core.constraints import Choice, Count, Multiple, Range, Share, check_range, here, settings
+from meddap_monai.core.constraints import Choice, Count, Multiple, Precision, Range, Share, check_range, here, settings
 from meddap_monai.diffusion.bases.schedulers import check_scheduler
 from meddap_monai.diffusion.generation.latent_classifier import LatentClassifierConfig
 from meddap_monai.errors import ConfigurationError
@@ -14,7 +14,6 @@ from meddap_monai.errors import ConfigurationError
 MODES = ("text", "image", "inpaint")
 REGIONS = ("lesion", "background")
 GUIDANCE_VARIANTS = ("noisy", "clean", "published")
-DTYPES = ("float32", "bfloat16", "float16")
 Number = Annotated[int, Range(0, 10_000_000)]
 Amount = Annotated[float, Range(0, 1e7)]
 Strength = Annotated[float, Range(0.01, 1.0)]
@@ -100,7 +99,7 @@ class GenerateConfig:
     """Last text-encoder layers left out, 1 for FU-LoRA; none: as the adapter was trained."""
     batch: Annotated[int, Range(1, 4096)] = 8
     shard_size: Annotated[int, Range(1, 65536)] = 64
-    dtype: Annotated[str, Choice(DTYPES)] = "float32"
+    precision: Precision = "fp32"
     device: str = "auto"
     compile: bool = False
     """Compile the UNet, once per shape of a batch: minutes on a CPU, so for long runs."""

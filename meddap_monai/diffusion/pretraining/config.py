@@ -14,8 +14,8 @@ from meddap_monai.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
-@settings("pretrain#polish")
-class PolishConfig:
+@settings("pretrain#refinement")
+class RefinementConfig:
     """How a decoder is made sharper once the UNet is trained.
 
     Attributes:
@@ -30,11 +30,11 @@ class PolishConfig:
         gradient: weight of the loss on image gradients (encoded latents).
         spectrum: weight of the loss on the logarithm of the spectrum (encoded latents).
         energy: weight of the distance of log power spectra from the captions' means (drawn latents).
-        rival_rate: peak learning rate of the discriminator.
+        discriminator_learning_rate: peak learning rate of the discriminator.
         adversarial: share of the reconstruction gradient that the discriminator's reaches after a fifth of the steps;
             in the first tenth the discriminator learns alone.
         latent_noise: largest standard deviation of noise added to encoded latents.
-        average: decay of the moving average of the weights.
+        ema: decay of the moving average of the weights.
     """
 
     steps: Annotated[int, Range(0, 100_000_000)] = 0
@@ -45,13 +45,13 @@ class PolishConfig:
     batch_drawn: Annotated[int, Range(1, 4096)] = 2
     crop: int = 64
     learning_rate: float = 3e-4
-    rival_rate: float = 1e-3
+    discriminator_learning_rate: float = 1e-3
     gradient: float = 0.5
     spectrum: float = 0.05
     energy: float = 0.2
     adversarial: float = 0.5
     latent_noise: float = 0.15
-    average: Share = 0.995
+    ema: Share = 0.995
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class PretrainConfig:
         autoencoder: shape and training of the autoencoder.
         text_encoder: shape and training of the text encoder.
         unet: shape and training of the UNet.
-        polish: further training of the decoder, on what the UNet draws.
+        refinement: further training of the decoder, on what the UNet draws.
         device: "cpu" or "cuda".
-        half: compute the UNet in bfloat16 autocast.
+        precision: "fp32", or "bf16": the UNet computes in bfloat16 autocast.
         checkpoint_every: steps between checkpoints.
-        picture_every: steps between pictures in TensorBoard.
+        pictures_every: steps between pictures in TensorBoard.
         sources: lines for the card: data, licence, citation.
     """
 
@@ -82,16 +82,16 @@ class PretrainConfig:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     unet: DenoiserConfig = field(default_factory=DenoiserConfig)
-    polish: PolishConfig = field(default_factory=PolishConfig)
+    refinement: RefinementConfig = field(default_factory=RefinementConfig)
     device: Annotated[str, Choice(("cpu", "cuda"))] = "cpu"
-    half: bool = True
+    precision: Annotated[str, Choice(("fp32", "bf16"))] = "bf16"
     checkpoint_every: Annotated[int, Range(1, 1_000_000_000)] = 250
-    picture_every: int = 500
+    pictures_every: int = 500
     sources: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check what only the whole configuration can tell."""
-        self.autoencoder.check_crop(self.polish.crop, here("polish", "crop"))
+        self.autoencoder.check_crop(self.refinement.crop, here("refinement", "crop"))
         factor = self.autoencoder.factor * 2 ** (len(self.unet.channels) - 1)
         if self.resolution % factor:
             raise ConfigurationError(

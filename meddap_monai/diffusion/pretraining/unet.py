@@ -47,7 +47,7 @@ class DenoiserConfig:
         learning_rate: peak.
         warmup: steps of linear warm-up.
         text_factor: multiplies the rate of cross-attention and of the pooled-text path.
-        average: decay of the exponential moving average of the weights, which is what is kept.
+        ema: decay of the exponential moving average of the weights, which is what is kept.
         empty_prompt: chance of the empty prompt, for classifier-free guidance.
         changed_from: share of the steps after which pictures changed by adjectives join.
         changed_share: their share from then on.
@@ -70,7 +70,7 @@ class DenoiserConfig:
     learning_rate: float = 5e-4
     warmup: int = 100
     text_factor: float = 2.0
-    average: Share = 0.999
+    ema: Share = 0.999
     empty_prompt: Share = 0.1
     changed_from: float = 0.5
     changed_share: float = 0.4
@@ -222,7 +222,7 @@ class DenoiserTraining:
         set_rate(self.optimizer, rate)
         norm = nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         self.optimizer.step()
-        update_average(self.average.parameters(), self.unet.parameters(), config.average, step)
+        update_average(self.average.parameters(), self.unet.parameters(), config.ema, step)
         return {"loss": float(loss.item()), "gradient norm": float(norm), "rate": rate}
 
     def _loss(

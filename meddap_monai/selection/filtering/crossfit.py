@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.data import normalise, plan_batches, to_float
-from meddap_monai.classifier.engine import Criterion, TrainingStep, build_optimiser, build_trainer
+from meddap_monai.classifier.engine import Criterion, TrainingStep, build_optimizer, build_trainer
 from meddap_monai.classifier.features import with_penultimate
 from meddap_monai.classifier.networks import build_network
 from meddap_monai.core.constraints import Range, constructing, here, settings
@@ -34,12 +34,12 @@ class FilterConfig:
 
     Attributes:
         network: a name of `meddap_monai.classifier.networks.NETWORKS`.
-        size: side in pixels at which images are judged.
+        resolution: side in pixels at which images are judged.
         channels: 1 for grey, 3 for colour.
         fit: how an image becomes a square, see `ClassifyConfig`; synthetic images are square and real ones often are
             not, so "pad" would show the network which is which.
         folds: networks, each leaving out one part of the patients.
-        steps: optimiser steps per network.
+        steps: optimizer steps per network.
         batch: images per step.
         learning_rate: of AdamW, annealed to 0 by a cosine.
         weight_decay: of AdamW.
@@ -48,7 +48,7 @@ class FilterConfig:
     """
 
     network: str = "resnet10_tiny"
-    size: int = 64
+    resolution: int = 64
     channels: int = 1
     fit: str = "stretch"
     folds: Annotated[int, Range(2, 20)] = 5
@@ -68,7 +68,7 @@ class FilterConfig:
         """Return the classifier configuration of one fold."""
         return ClassifyConfig(
             network=self.network,
-            size=self.size,
+            resolution=self.resolution,
             channels=self.channels,
             fit=self.fit,
             steps=self.steps,
@@ -175,10 +175,10 @@ def train_fold(
     settings = config.settings(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "select/weights"))
-        network = build_network(config.network, classes, config.channels, config.size).to(config.device)
+        network = build_network(config.network, classes, config.channels, config.resolution).to(config.device)
         step = TrainingStep(settings, Criterion(settings), classes)
         batches = list(_batches(records, images, plan_batches(records, settings)))
-        trainer = build_trainer(settings, network, build_optimiser(settings, network), batches, step, ())
+        trainer = build_trainer(settings, network, build_optimizer(settings, network), batches, step, ())
         trainer.run()
     return network.eval()
 

@@ -157,8 +157,8 @@ def _run(config: SelectConfig, output: Path, data: _Inputs, stage: store.Stage) 
 def _read(config: SelectConfig, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
     """Return what the filter sees, (N, C, S, S) uint8, and the copy check's thumbnails, (N, 64, 64) float32."""
     judged = config.filter
-    squares = read_squares(records, judged.size, judged.channels, judged.fit, config.threads)
-    if judged.fit == "stretch" and judged.size >= THUMBNAIL:
+    squares = read_squares(records, judged.resolution, judged.channels, judged.fit, config.threads)
+    if judged.fit == "stretch" and judged.resolution >= THUMBNAIL:
         return squares, to_thumbnails(squares, THUMBNAIL)
     return squares, to_thumbnails(read_squares(records, THUMBNAIL, threads=config.threads), THUMBNAIL)
 

@@ -19,7 +19,7 @@ from meddap_monai.diffusion.bases.prompts import load_prompt_table
 from meddap_monai.diffusion.pretraining.appearance import LOOKS, apply_look
 from meddap_monai.diffusion.pretraining.autoencoder import AutoencoderConfig, build_autoencoder, fit_patch_pca
 from meddap_monai.diffusion.pretraining.autoencoder_training import AutoencoderTraining, reconstruction_losses
-from meddap_monai.diffusion.pretraining.config import PolishConfig, PretrainConfig
+from meddap_monai.diffusion.pretraining.config import PretrainConfig, RefinementConfig
 from meddap_monai.diffusion.pretraining.corner_repair import SIZE, CornerTraining
 from meddap_monai.diffusion.pretraining.job import PretrainJob
 from meddap_monai.diffusion.pretraining.stage import pretrain
@@ -332,8 +332,8 @@ def test_no_training_images(make_records, tmp_path: Path) -> None:
 def test_crops_and_latents_must_fit_the_patches() -> None:
     with pytest.raises(ConfigurationError, match=r"autoencoder\.crop is 60, expected a multiple of 8"):
         AutoencoderConfig(crop=60)
-    with pytest.raises(ConfigurationError, match=r"polish\.crop is 12, expected a multiple of 8"):
-        PretrainConfig(polish=PolishConfig(crop=12))
+    with pytest.raises(ConfigurationError, match=r"pretrain#refinement#crop is 12, expected a multiple of 8"):
+        PretrainConfig(refinement=RefinementConfig(crop=12))
     with pytest.raises(ConfigurationError, match=r"autoencoder\.latents is 5, expected at most 4"):
         AutoencoderConfig(channels=(32, 32), latents=5, groups=4)
 

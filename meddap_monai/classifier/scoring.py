@@ -133,7 +133,7 @@ def load_classifier(folder: Path | str, device: str = "cpu") -> Classifier:
         if config.head != "none":
             network: nn.Module = restore_head(config, len(classes), document["head"])
         else:
-            network = build_network(config.network, len(classes), config.channels, config.size)
+            network = build_network(config.network, len(classes), config.channels, config.resolution)
             network.load_state_dict(document["network"])
         check_finite(network.state_dict(), path, StageError)
     except StageError:

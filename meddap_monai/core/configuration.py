@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,24 @@ from meddap_monai.core.constraints import constructing, unknown
 from meddap_monai.errors import ConfigurationError
 
 T = TypeVar("T")
+
+RENAMED = {
+    "amp": "precision",
+    "average": "ema",
+    "checkpoint_interval": "checkpoint_every",
+    "choose": "keep",
+    "dtype": "precision",
+    "half": "precision",
+    "num_workers": "workers",
+    "optimiser": "optimizer",
+    "picture_every": "pictures_every",
+    "polish": "refinement",
+    "rival_rate": "discriminator_learning_rate",
+    "samples_every": "pictures_every",
+    "size": "resolution",
+    "val_interval": "validation_every",
+}
+"""Keys of before -> the one word for it now (docs/configuration.md)."""
 
 
 def build(cls: type[T], mapping: Mapping[str, Any] | T, where: str) -> T:
@@ -56,11 +75,20 @@ def is_empty(value: Any) -> bool:
 
 
 def check_keys(keys: Iterable[str], valid: Iterable[str], where: str) -> None:
-    """Raise when a key is not valid, naming the nearest valid one."""
+    """Raise when a key is not valid, naming its new name, or the nearest valid one."""
     known = list(valid)
     for key in keys:
         if key not in known:
+            check_renamed(key, known, where)
             raise ConfigurationError(f"{where}: {unknown('key', str(key), known)}")
+
+
+def check_renamed(key: str, valid: Container[str], where: str) -> None:
+    """Raise when a key had another name before, naming the valid one of now."""
+    new = RENAMED.get(key)
+    if new in valid:
+        place = f"{where}#" if re.fullmatch(r"[\w#]+", where) else f"{where}: "
+        raise ConfigurationError(f"{place}{key} is now {place if place[-1] == '#' else ''}{new}")
 
 
 def check_mapping(value: Any, where: str) -> Mapping[str, Any]:

@@ -45,7 +45,7 @@ class ClassifierGuide:
         variant: str = "noisy",
         labels: torch.Tensor | None = None,
     ) -> None:
-        check_choice(variant, VARIANTS, "classifier_guidance.variant")
+        check_choice(variant, VARIANTS, "generate#classifier_guidance#variant")
         self.classifier, self.scale, self.start, self.end = classifier.eval(), scale, start, end
         self.variant, self.labels = variant, labels
 

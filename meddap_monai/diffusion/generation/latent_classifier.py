@@ -58,8 +58,8 @@ class LatentClassifierConfig:
     heads: Annotated[int, Range(1, 256)] = 4
     steps: Annotated[int, Range(1, 10_000_000)] = 400
     batch: Annotated[int, Range(1, 65536)] = 32
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
+    learning_rate: Annotated[float, Range(0.0, 10.0)] = 1e-3
+    weight_decay: Annotated[float, Range(0.0, 10.0)] = 0.05
     seed: int = 0
 
 

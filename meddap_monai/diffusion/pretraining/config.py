@@ -44,8 +44,8 @@ class RefinementConfig:
     batch: Annotated[int, Range(1, 4096)] = 8
     batch_drawn: Annotated[int, Range(1, 4096)] = 2
     crop: int = 64
-    learning_rate: float = 3e-4
-    discriminator_learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Range(0.0, 10.0)] = 3e-4
+    discriminator_learning_rate: Annotated[float, Range(0.0, 10.0)] = 1e-3
     gradient: float = 0.5
     spectrum: float = 0.05
     energy: float = 0.2
@@ -86,7 +86,7 @@ class PretrainConfig:
     device: Annotated[str, Choice(("cpu", "cuda"))] = "cpu"
     precision: Annotated[str, Choice(("fp32", "bf16"))] = "bf16"
     checkpoint_every: Annotated[int, Range(1, 1_000_000_000)] = 250
-    pictures_every: int = 500
+    pictures_every: Annotated[int, Range(1, 1_000_000_000)] = 500
     sources: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -44,10 +44,10 @@ class TextEncoderConfig:
 
     width: Annotated[int, Range(8, 4096)] = 128
     layers: Annotated[int, Range(1, 48)] = 2
-    heads: int = 4
+    heads: Annotated[int, Range(1, 256)] = 4
     steps: Annotated[int, Range(0, 10_000_000)] = 1200
     batch: Annotated[int, Range(1, 65536)] = 48
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Range(0.0, 10.0)] = 1e-3
 
 
 @dataclass(frozen=True)

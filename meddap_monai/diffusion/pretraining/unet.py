@@ -54,11 +54,11 @@ class DenoiserConfig:
         balance: a group of n pictures is drawn in proportion to n ** balance.
     """
 
-    channels: Annotated[tuple[int, ...], Count(2, 8)] = (96, 160)
+    channels: Annotated[tuple[Annotated[int, Range(1, 65536)], ...], Count(2, 8)] = (96, 160)
     attention: tuple[bool, ...] = (False, True)
-    layers: int = 1
-    heads: int = 4
-    groups: int = 16
+    layers: Annotated[int, Range(1, 16)] = 1
+    heads: Annotated[int, Range(1, 256)] = 4
+    groups: Annotated[int, Range(1, 1024)] = 16
     pooled_text: bool = True
     prediction: Annotated[str, Choice(("v_prediction", "epsilon"))] = "v_prediction"
     beta_start: float = 0.00085
@@ -67,13 +67,13 @@ class DenoiserConfig:
     loss: Annotated[str, Choice(("mse", "l1"))] = "mse"
     steps: Annotated[int, Range(0, 100_000_000)] = 7000
     batch: Annotated[int, Range(1, 65536)] = 16
-    learning_rate: float = 5e-4
-    warmup: int = 100
+    learning_rate: Annotated[float, Range(0.0, 10.0)] = 5e-4
+    warmup: Annotated[int, Range(0, 100_000_000)] = 100
     text_factor: float = 2.0
     ema: Share = 0.999
     empty_prompt: Share = 0.1
-    changed_from: float = 0.5
-    changed_share: float = 0.4
+    changed_from: Share = 0.5
+    changed_share: Share = 0.4
     balance: float = 0.4
 
     def __post_init__(self) -> None:

@@ -41,11 +41,6 @@ class ViewsConfig:
     captions: Annotated[str, Choice(("prompts", "none"))] = "prompts"
     device_template: dict[str, int] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if self.captions not in ("prompts", "none"):
-            raise ConfigurationError(f"views.captions is {self.captions!r}, expected 'prompts' or 'none'")
-
 
 @dataclass(frozen=True)
 class Views:

@@ -56,7 +56,7 @@ def small(name: str, folder: Path, records: Path, base: Path) -> dict[str, Any]:
         return shared | {f"adapt#{key}": value for key, value in adapt.items()}
     if name == "ultrasound_classifier":
         shared |= {"output_dir": str(folder / "curves"), "ckpt_dir": str(folder / "models"), "epochs": 1, "batch": 4}
-        return shared | {"resolution": 32, "validation_every": 1}
+        return shared | {"resolution": 32, "val_interval": 1}
     if name == "ultrasound_ldm":
         return shared | {"output_dir": str(folder / "base")} | SMALL_LDM
     return {

@@ -89,8 +89,8 @@ def test_an_old_key_of_a_command_names_the_new_one(
 
 def test_an_old_key_of_a_bundle_names_the_new_one() -> None:
     known = read_yaml(BUNDLES / "ultrasound_classifier" / "configs" / "train.yaml")
-    with pytest.raises(ConfigurationError, match="val_interval is now validation_every"):
-        check_id("val_interval", known, "command line")
+    with pytest.raises(ConfigurationError, match="^command line: size is now resolution"):
+        check_id("size", known, "command line")
     study = read_yaml(STUDY)
     with pytest.raises(ConfigurationError, match="^pretrain#polish is now pretrain#refinement"):
         check_id("pretrain#polish#steps", study, "command line", ("pretrain",))

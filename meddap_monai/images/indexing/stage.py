@@ -111,7 +111,7 @@ class IndexConfig:
         shares = self.fractions.values()
         if not set(self.fractions) <= set(SPLITS) or not abs(sum(shares) - 1) <= 1e-6 or min(shares) < 0:
             raise ConfigurationError(
-                f"{here('fractions')} is {dict(self.fractions)}, expected shares of splits, 0 to 1, that sum to 1"
+                f"{here('fractions')} is {dict(self.fractions)}, expected shares of splits that sum to 1, each 0 to 1"
             )
         if self.draw is not None and (set(self.draw) != {"train", "val"} or min(self.draw.values()) < 0):
             raise ConfigurationError(

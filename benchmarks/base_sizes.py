@@ -89,7 +89,7 @@ def configuration(size: dict[str, Any], given: Namespace) -> PretrainConfig:
     settings["autoencoder"] |= {"steps": given.decoder_steps}
     settings["unet"] |= {"steps": given.unet_steps * 16**2 // area, "changed_share": 0.0}
     settings["views"] |= {"changed": 0}
-    settings |= {"resolution": size["resolution"], "polish": {}, "seed": given.seed}
+    settings |= {"resolution": size["resolution"], "refinement": {}, "seed": given.seed}
     return build(PretrainConfig, settings, "pretrain")
 
 

@@ -40,7 +40,7 @@ from PIL import Image
 
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.data import make_dataset, make_loader, plan_batches
-from meddap_monai.classifier.engine import Criterion, TrainingStep, build_optimiser, build_trainer
+from meddap_monai.classifier.engine import Criterion, TrainingStep, build_optimizer, build_trainer
 from meddap_monai.classifier.stage import initial_network
 from meddap_monai.phantom.simulation import CLASSES, simulate_image
 from meddap_monai.store import versions
@@ -66,7 +66,7 @@ def plain_trainer(rows: list[dict[str, Any]], config: ClassifyConfig, epochs: in
             LoadImaged("image", reader="PILReader"),
             EnsureChannelFirstd("image"),
             ScaleIntensityd("image"),
-            Resized("image", (config.size, config.size)),
+            Resized("image", (config.resolution, config.resolution)),
             RandAffined("image", prob=1.0, rotate_range=0.26, scale_range=0.1, padding_mode="zeros"),
             RandFlipd("image", prob=0.5, spatial_axis=0),
             RandAdjustContrastd("image", prob=1.0, gamma=(0.7, 1.4)),
@@ -81,7 +81,7 @@ def plain_trainer(rows: list[dict[str, Any]], config: ClassifyConfig, epochs: in
         max_epochs=epochs + 1,
         train_data_loader=loader,
         network=network,
-        optimizer=build_optimiser(config, network),
+        optimizer=build_optimizer(config, network),
         loss_function=torch.nn.CrossEntropyLoss(),
     )
 
@@ -90,7 +90,7 @@ def our_trainer(rows: list[dict[str, Any]], config: ClassifyConfig) -> Supervise
     network = initial_network(config, len(CLASSES))
     loader = make_loader(make_dataset(rows, config), plan_batches(rows, config).tolist())
     step = TrainingStep(config, Criterion(config), len(CLASSES))
-    return build_trainer(config, network, build_optimiser(config, network), loader, step, [])
+    return build_trainer(config, network, build_optimizer(config, network), loader, step, [])
 
 
 def epoch_seconds(trainer: SupervisedTrainer, steps: int) -> list[float]:
@@ -113,7 +113,9 @@ def main() -> None:
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     steps = chosen.images // 16
-    config = ClassifyConfig(network=chosen.network, size=chosen.size, steps=steps, augmentation="classical", batch=16)
+    config = ClassifyConfig(
+        network=chosen.network, resolution=chosen.size, steps=steps, augmentation="classical", batch=16
+    )
     config = replace(config, steps=steps * (chosen.epochs + 1))
     times: dict[str, list[float]] = {"plain": [], "ours": []}
     with tempfile.TemporaryDirectory() as folder:

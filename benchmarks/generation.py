@@ -51,14 +51,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ours, float32": {},
     "ours, float32, guidance in 0 to 0.8": {"guidance_interval": (0.0, 0.8)},
     "ours, float32, 10 steps": {"steps": 10},
-    "ours, bfloat16": {"dtype": "bfloat16"},
+    "ours, bfloat16": {"precision": "bf16"},
     "ours, bfloat16, 10 steps, guidance in 0 to 0.8": {
-        "dtype": "bfloat16",
+        "precision": "bf16",
         "steps": 10,
         "guidance_interval": (0.0, 0.8),
     },
     "ours, float32, compiled": {"compile": True},
-    "ours, bfloat16, compiled": {"compile": True, "dtype": "bfloat16"},
+    "ours, bfloat16, compiled": {"compile": True, "precision": "bf16"},
 }
 PUBLISHED = "published loop"
 PART = 16

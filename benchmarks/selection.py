@@ -209,7 +209,7 @@ def busi(options: argparse.Namespace) -> dict[str, Any]:
         training = [record for record in drawn if record["split"] == "train"]
         asked = [record for record in drawn if record["split"] == "test"]
         config = FilterConfig(network=options.network)
-        images, others = (read_squares(part, config.size) for part in (training, asked))
+        images, others = (read_squares(part, config.resolution) for part in (training, asked))
         runs.append(detect(config, training, images, others, np.array([record["label"] for record in asked]), draw))
     return report_detection(runs)
 

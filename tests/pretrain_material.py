@@ -21,8 +21,8 @@ SMALL = PretrainConfig(
     text_encoder=TextEncoderConfig(width=32, layers=1, steps=6, batch=8),
     unet=DenoiserConfig(channels=(16, 32), heads=2, groups=8, steps=6, batch=4, warmup=2),
     checkpoint_every=2,
-    picture_every=100,
-    half=False,
+    pictures_every=100,
+    precision="fp32",
 )
 
 

@@ -56,7 +56,7 @@ def small(name: str, folder: Path, records: Path, base: Path) -> dict[str, Any]:
         return shared | {f"adapt#{key}": value for key, value in adapt.items()}
     if name == "ultrasound_classifier":
         shared |= {"output_dir": str(folder / "curves"), "ckpt_dir": str(folder / "models"), "epochs": 1, "batch": 4}
-        return shared | {"size": 32, "val_interval": 1}
+        return shared | {"resolution": 32, "val_interval": 1}
     if name == "ultrasound_ldm":
         return shared | {"output_dir": str(folder / "base")} | SMALL_LDM
     return {
@@ -71,11 +71,11 @@ def small(name: str, folder: Path, records: Path, base: Path) -> dict[str, Any]:
         "generate#steps": 2,
         "generate#ratio": 1.0,
         "select#rules#alpha": 0.0,
-        "select#filter": {"network": "resnet10_tiny", "size": 32, "steps": 4, "folds": 2, "views": 1},
+        "select#filter": {"network": "resnet10_tiny", "resolution": 32, "steps": 4, "folds": 2, "views": 1},
         "select#pictures": False,
         "select#copies#action": "report",
         "classify#network": "resnet10_tiny",
-        "classify#size": 32,
+        "classify#resolution": 32,
         "classify#steps": 4,
         "classify#batch": 8,
         "classify#pictures": False,

@@ -37,7 +37,7 @@ KEYS: dict[str, dict] = {
     "generate": {"steps": 2},
     "select": {},
     "mix": {"arm": "mixed"},
-    "classify": {"steps": 4, "size": 32},
+    "classify": {"steps": 4, "resolution": 32},
     "evaluate": {},
 }
 

@@ -64,7 +64,7 @@ def test_published_settings_reach_the_stages() -> None:
     assert (one.adapt.flip, one.adapt.learning_rate, one.adapt.weight_decay, one.adapt.precision) == (
         True, 1e-4, 1e-2, "fp16"
     )  # fmt: skip
-    assert (one.classify.optimiser, one.classify.learning_rate, one.classify.batch, one.classify.size) == (
+    assert (one.classify.optimizer, one.classify.learning_rate, one.classify.batch, one.classify.resolution) == (
         "adam", 1e-3, 32, 224
     )  # fmt: skip
     assert (one.seeds[0], one.evaluate.metric, one.adapt.steps) == (42, "accuracy", 50_000)
@@ -75,7 +75,7 @@ def test_published_settings_reach_the_stages() -> None:
     assert (one.generate.counts, one.draw.train, one.cluster.nearest) == (1000, 230, 20)
     assert (one.adapt.batch, one.adapt.steps, one.adapt.clip_skip, one.adapt.flip) == (2, 10_000, 1, False)
     assert (one.adapt.learning_rate, one.adapt.text_learning_rate, one.adapt.optimizer) == (1e-4, 5e-5, "adamw8bit")
-    assert (one.classify.optimiser, one.classify.learning_rate, one.seeds[0]) == ("sgd", 1e-3, 1234)
+    assert (one.classify.optimizer, one.classify.learning_rate, one.seeds[0]) == ("sgd", 1e-3, 1234)
     assert one.evaluate.embedding == "tsne"
     _, histo = read_study(load_sections(["histodiffusion"]))
     assert [one.config.mix.ratio for one in histo.values()] == [0.5, 1.0, 2.0, 3.0]
@@ -118,7 +118,7 @@ def test_a_grid_spans_variants_and_a_diagonal_takes_each_value_once() -> None:
         (["grid={'classify#network': []}"], "got no values"),
         (["grid={'classify#netwrok': [a]}"], "did you mean 'network'"),
         (["grid={'generate#ratio': {a: 1, 'a ': 2}}"], "name the values"),
-        (["variants={x: {'clasify#size': 32}}"], "did you mean 'classify'"),
+        (["variants={x: {'clasify#resolution': 32}}"], "did you mean 'classify'"),
         (["combine=diagonl"], "did you mean 'diagonal'"),
         (["adapters=per_cluster"], "needs clusters"),
     ],

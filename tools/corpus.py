@@ -15,13 +15,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from PIL import Image
 
 from meddap_monai import store
 from meddap_monai.core import resources
-from meddap_monai.core.configuration import build, check_range
+from meddap_monai.core.configuration import build
+from meddap_monai.core.constraints import Range, settings
 from meddap_monai.core.ids import read_yaml
 from meddap_monai.core.records import Record, pixel_hash, read_records, write_records
 from meddap_monai.diffusion.bases.base import Base, load_base, open_base
@@ -50,6 +51,7 @@ SOURCES = (
 
 
 @dataclass(frozen=True)
+@settings("corpus")
 class CorpusConfig:
     """Where the pictures of a base come from.
 
@@ -65,16 +67,11 @@ class CorpusConfig:
 
     folders: dict[str, Path]
     where: dict[str, dict[str, str]]
-    simulated: int = 48
+    simulated: Annotated[int, Range(0, 1_000_000)] = 48
     first_seed: int = 7_000_000
-    held_out: float = 0.2
+    held_out: Annotated[float, Range(0.0, 0.9)] = 0.2
     seed: int = 0
     workers: int = 1
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_range(self.simulated, 0, 1_000_000, "corpus.simulated")
-        check_range(self.held_out, 0.0, 0.9, "corpus.held_out")
 
 
 def gather(config: CorpusConfig, output: Path, overwrite: bool = False) -> Path:
@@ -146,10 +143,10 @@ def _simulate(config: CorpusConfig, folder: Path) -> list[Record]:
 def sharpen(
     config: PretrainConfig, base: str | Path | Base, output: Path, *, records: Path, overwrite: bool = False
 ) -> Path:
-    """Train the decoder of a base on (`polish`, then its corner); everything else of it stays as it is.
+    """Train the decoder of a base on (`refinement`, then its corner); everything else of it stays as it is.
 
     Args:
-        config: of pre-training, of which ``polish``, ``autoencoder#corner_steps`` and ``views`` count; resolution,
+        config: of pre-training, of which ``refinement``, ``autoencoder#corner_steps`` and ``views`` count; resolution,
             prompts and the shape of the latents must be the base's.
         base: "embedded" or a folder.
         output: stage folder.

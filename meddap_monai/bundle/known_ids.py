@@ -9,7 +9,7 @@ from collections.abc import Container, Mapping
 from pydoc import locate
 from typing import Any
 
-from meddap_monai.core.configuration import check_keys, is_empty
+from meddap_monai.core.configuration import check_keys, check_renamed, is_empty
 from meddap_monai.core.ids import COMPONENT_KEYS, split
 from meddap_monai.errors import ConfigurationError
 
@@ -62,8 +62,9 @@ def _check_reach(parts: list[str], known: Mapping[str, Any], where: str) -> None
     """Raise when MONAI could not write the id: it only writes below mappings and lists that are there."""
     level: Any = known
     for depth, part in enumerate(parts[:-1]):
-        level = level.get(part) if isinstance(level, Mapping) else None
+        above, level = level, level.get(part) if isinstance(level, Mapping) else None
         if not isinstance(level, (Mapping, list)):
+            check_renamed(part, above, "#".join(parts[:depth]))
             whole = "#".join(parts[: depth + 1])
             raise ConfigurationError(
                 f"{where}: {'#'.join(parts)}: {whole} is {level!r}, and MONAI sets ids only below a mapping that is "

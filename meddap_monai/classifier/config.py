@@ -4,47 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
-from meddap_monai.core.configuration import check_choice, check_range
+from meddap_monai.core.constraints import Choice, Precision, Range, Share, here, settings
 from meddap_monai.errors import ConfigurationError
 
 HEADS = ("none", "logistic", "svc", "mlp")
 EXTRACTOR_HOG = "hog"
-_CHOICES = {
-    "fit": ("pad", "stretch", "crop"),
-    "normalise": ("image", "range"),
-    "optimiser": ("adamw", "adam", "sgd"),
-    "schedule": ("cosine", "constant"),
-    "augmentation": ("none", "classical"),
-    "augmentation_of": ("all", "real", "synthetic"),
-    "class_weights": ("none", "balanced"),
-    "loss": ("cross_entropy", "focal"),
-    "cache": ("memory", "disk", "none"),
-    "choose": ("best", "last"),
-    "head": HEADS,
-}
-_RANGES = {
-    "channels": (1, 3),
-    "size": (16, 1024),
-    "steps": (1, 10_000_000),
-    "batch": (1, 65_536),
-    "learning_rate": (1e-8, 10.0),
-    "weight_decay": (0.0, 1.0),
-    "real_weight": (0.0, 1e6),
-    "synthetic_weight": (0.0, 1e6),
-    "real_loss_weight": (0.0, 1e6),
-    "synthetic_loss_weight": (0.0, 1e6),
-    "focal_gamma": (0.0, 10.0),
-    "label_smoothing": (0.0, 0.5),
-    "mixup": (0.0, 10.0),
-    "val_interval": (1, 10_000_000),
-    "checkpoint_interval": (1, 10_000_000),
-    "patience": (0, 1_000_000),
-    "num_workers": (0, 64),
-}
 
 
 @dataclass(frozen=True)
+@settings("classify")
 class ClassifyConfig:
     """One classifier: network, images, optimisation, mixing of real and synthetic images.
 
@@ -56,14 +26,14 @@ class ClassifyConfig:
         weights: local state dict (``.pt`` or ``.safetensors``) to start from, never downloaded; None starts at random.
         head: ``none`` trains the network; else a classical head is fitted on its frozen features.
         channels: 1 (grey) or 3.
-        size: side of the square that the network sees, in pixels.
+        resolution: side of the square that the network sees, in pixels.
         fit: ``pad`` keeps the aspect ratio with black borders, ``stretch`` fills the square, ``crop`` cuts the centre.
         normalise: ``image`` gives each image mean 0 and deviation 1, ``range`` maps 0..255 to -1..1.
-        steps: optimiser steps, equal for all arms.
+        steps: optimizer steps, equal for all arms.
         batch: images per step over all processes.
         learning_rate: at the first step; `schedule` takes it from there.
-        weight_decay: of the optimiser.
-        optimiser: ``adamw``, ``adam`` or ``sgd`` (momentum 0.9).
+        weight_decay: of the optimizer.
+        optimizer: ``adamw``, ``adam`` or ``sgd`` (momentum 0.9).
         schedule: ``cosine`` to zero, or ``constant``.
         augmentation: ``classical`` = rotation, zoom, flip, contrast, noise (`meddap_monai.classifier.augment`).
         augmentation_of: which source is augmented.
@@ -77,14 +47,14 @@ class ClassifyConfig:
         focal_gamma: focusing parameter of the focal loss.
         label_smoothing: share of the target spread over all classes.
         mixup: alpha of the Beta distribution (Zhang et al. 2018); 0 switches it off.
-        amp: automatic mixed precision in training: float16 with a scaled loss on CUDA, bfloat16 on a CPU.
+        precision: of training: "fp32", "bf16" or "fp16" (GPU only, with a scaled loss); weights stay in float32.
         compile: ``torch.compile`` the network.
         cache: ``memory`` decodes once (MONAI ``CacheDataset``), ``disk`` ``PersistentDataset``, ``none`` each time.
-        num_workers: loader processes; the result does not depend on it.
-        val_interval: steps between validations.
-        checkpoint_interval: steps between checkpoints; at most these are lost by a kill.
+        workers: loader processes; the result does not depend on it.
+        validation_every: steps between validations.
+        checkpoint_every: steps between checkpoints; at most these are lost by a kill.
         patience: validations without a better AUC after which training stops; 0 never stops early.
-        choose: keep the weights ``best`` by validation AUC or the ``last`` ones.
+        keep: keep the weights ``best`` by validation AUC or the ``last`` ones.
         pictures: TensorBoard pictures at the end (errors, curves, calibration, Grad-CAM, projector).
         device: torch device.
         seed: initial weights, batch order, augmentation.
@@ -92,54 +62,50 @@ class ClassifyConfig:
 
     network: str = "resnet10"
     weights: Path | None = None
-    head: str = "none"
-    channels: int = 1
-    size: int = 64
-    fit: str = "pad"
-    normalise: str = "image"
-    steps: int = 400
-    batch: int = 16
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    optimiser: str = "adamw"
-    schedule: str = "cosine"
-    augmentation: str = "none"
-    augmentation_of: str = "all"
-    real_weight: float = 1.0
-    synthetic_weight: float = 1.0
-    real_loss_weight: float = 1.0
-    synthetic_loss_weight: float = 1.0
-    class_weights: str = "none"
+    head: Annotated[str, Choice(HEADS)] = "none"
+    channels: Annotated[int, Range(1, 3)] = 1
+    resolution: Annotated[int, Range(16, 1024)] = 64
+    fit: Annotated[str, Choice(("pad", "stretch", "crop"))] = "pad"
+    normalise: Annotated[str, Choice(("image", "range"))] = "image"
+    steps: Annotated[int, Range(1, 10_000_000)] = 400
+    batch: Annotated[int, Range(1, 65_536)] = 16
+    learning_rate: Annotated[float, Range(1e-8, 10.0)] = 1e-3
+    weight_decay: Share = 1e-4
+    optimizer: Annotated[str, Choice(("adamw", "adam", "sgd"))] = "adamw"
+    schedule: Annotated[str, Choice(("cosine", "constant"))] = "cosine"
+    augmentation: Annotated[str, Choice(("none", "classical"))] = "none"
+    augmentation_of: Annotated[str, Choice(("all", "real", "synthetic"))] = "all"
+    real_weight: Annotated[float, Range(0.0, 1e6)] = 1.0
+    synthetic_weight: Annotated[float, Range(0.0, 1e6)] = 1.0
+    real_loss_weight: Annotated[float, Range(0.0, 1e6)] = 1.0
+    synthetic_loss_weight: Annotated[float, Range(0.0, 1e6)] = 1.0
+    class_weights: Annotated[str, Choice(("none", "balanced"))] = "none"
     balance_classes: bool = False
-    loss: str = "cross_entropy"
-    focal_gamma: float = 2.0
-    label_smoothing: float = 0.0
-    mixup: float = 0.0
-    amp: bool = False
+    loss: Annotated[str, Choice(("cross_entropy", "focal"))] = "cross_entropy"
+    focal_gamma: Annotated[float, Range(0.0, 10.0)] = 2.0
+    label_smoothing: Annotated[float, Range(0.0, 0.5)] = 0.0
+    mixup: Annotated[float, Range(0.0, 10.0)] = 0.0
+    precision: Precision = "fp32"
     compile: bool = False
-    cache: str = "memory"
-    num_workers: int = 0
-    val_interval: int = 50
-    checkpoint_interval: int = 100
-    patience: int = 0
-    choose: str = "best"
+    cache: Annotated[str, Choice(("memory", "disk", "none"))] = "memory"
+    workers: Annotated[int, Range(0, 64)] = 0
+    validation_every: Annotated[int, Range(1, 10_000_000)] = 50
+    checkpoint_every: Annotated[int, Range(1, 10_000_000)] = 100
+    patience: Annotated[int, Range(0, 1_000_000)] = 0
+    keep: Annotated[str, Choice(("best", "last"))] = "best"
     pictures: bool = True
     device: str = "cpu"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            check_choice(getattr(self, name), choices, f"classify#{name}")
-        for name, (low, high) in _RANGES.items():
-            check_range(getattr(self, name), low, high, f"classify#{name}")
         if self.channels == 2:
-            raise ConfigurationError("classify#channels: got 2, expected 1 (grey) or 3")
+            raise ConfigurationError(f"{here('channels')}: got 2, expected 1 (grey) or 3")
         if self.network == EXTRACTOR_HOG and self.head == "none":
-            raise ConfigurationError("classify#head: network 'hog' has nothing to train; set head to 'logistic'")
+            raise ConfigurationError(f"{here('head')}: network 'hog' has nothing to train; set head to 'logistic'")
         if self.real_weight == 0 and self.synthetic_weight == 0:
-            raise ConfigurationError("classify#real_weight: both sampling weights are 0; expected one above 0")
+            raise ConfigurationError(f"{here('real_weight')}: both sampling weights are 0; expected one above 0")
 
 
 def identity(config: ClassifyConfig) -> ClassifyConfig:
     """Return the configuration without what does not change the result."""
-    return replace(config, num_workers=0, cache="memory", pictures=True, device="cpu")
+    return replace(config, workers=0, cache="memory", pictures=True, device="cpu")

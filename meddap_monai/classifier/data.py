@@ -78,7 +78,7 @@ def make_dataset(rows: Sequence[Record], config: ClassifyConfig, cache_folder: P
         }
         for row in rows
     ]
-    transform = _ByName([LoadFramed("image", config.size, config.channels, config.fit)])
+    transform = _ByName([LoadFramed("image", config.resolution, config.channels, config.fit)])
     if config.cache == "memory":
         return CacheDataset(items, transform, progress=False, num_workers=1)
     if config.cache == "disk":

@@ -18,8 +18,10 @@ from torch import nn
 from meddap_monai.classifier.augment import apply_classical, draw_classical
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.data import normalise, to_float
+from meddap_monai.core.devices import PRECISIONS
 from meddap_monai.core.distributed import ALONE, Ranks
 from meddap_monai.core.seeds import derive_seed, generator
+from meddap_monai.errors import ConfigurationError
 from meddap_monai.statistics.metrics import macro_auc
 from meddap_monai.training.finite import check_finite
 from meddap_monai.training.schedules import schedule, set_rate
@@ -57,18 +59,18 @@ def balanced_weights(labels: Sequence[int], classes: int) -> torch.Tensor:
     return torch.tensor(len(labels) / (classes * counts), dtype=torch.float32)
 
 
-def build_optimiser(config: ClassifyConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimiser of a configuration."""
+def build_optimizer(config: ClassifyConfig, network: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimizer of a configuration."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-    if config.optimiser == "sgd":
+    if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, momentum=0.9, **options)
-    kind = torch.optim.Adam if config.optimiser == "adam" else torch.optim.AdamW
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
     return kind(parameters, **options)
 
 
 class TrainingStep:
-    """One optimiser step; given to MONAI's `SupervisedTrainer` as ``iteration_update``.
+    """One optimizer step; given to MONAI's `SupervisedTrainer` as ``iteration_update``.
 
     All randomness (dropout, augmentation, mixup) derives from the run seed and the step number, so a resumed run needs
     no generator state. When memory runs out the batch is cut in halves whose gradients add up to the whole batch's.
@@ -153,7 +155,9 @@ class TrainingStep:
         collected = []
         for start in range(0, len(images), size):
             part = slice(start, start + size)
-            with torch.autocast(images.device.type, enabled=self.config.amp):
+            with torch.autocast(
+                images.device.type, PRECISIONS[self.config.precision], enabled=self.config.precision != "fp32"
+            ):
                 losses = self.criterion(engine.inferer(images[part], engine.network), targets[part])
             share = (losses * factors[part]).sum() / len(images)
             (engine.scaler.scale(share) if engine.scaler is not None else share).backward()
@@ -221,7 +225,7 @@ def auc_then_loss(values: dict[str, float]) -> tuple[float, ...]:
 def build_trainer(
     config: ClassifyConfig,
     network: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     loader: Any,
     step: TrainingStep,
     handlers: Sequence[Any],
@@ -229,18 +233,20 @@ def build_trainer(
 ) -> SupervisedTrainer:
     """Return MONAI's trainer, set to go on after `first_step` steps; one Ignite epoch is the whole run."""
     device = torch.device(config.device)
+    if config.precision == "fp16" and device.type == "cpu":
+        raise ConfigurationError("classify#precision: fp16 needs a GPU; use bf16 or fp32")
     trainer = SupervisedTrainer(
         device=device,
         max_epochs=1,
         epoch_length=config.steps,
         train_data_loader=loader,
         network=network,
-        optimizer=optimiser,
+        optimizer=optimizer,
         loss_function=step.criterion,
         inferer=SimpleInferer(),
         iteration_update=step,
         train_handlers=list(handlers),
-        amp=config.amp and device.type == "cuda",
+        amp=config.precision == "fp16",
         decollate=False,
     )
     trainer.state.iteration = first_step

@@ -90,7 +90,7 @@ def build_extractor(config: ClassifyConfig, classes: int) -> nn.Module:
         return Hog()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "classify/weights"))
-        network = build_network(config.network, classes, config.channels, config.size, config.weights)
+        network = build_network(config.network, classes, config.channels, config.resolution, config.weights)
     return Penultimate(network.eval()).requires_grad_(False)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from meddap_monai import store
 from meddap_monai.classifier.data import normalise, to_float
 from meddap_monai.classifier.scoring import Classifier, load_classifier, softmax
-from meddap_monai.core.configuration import check_choice
+from meddap_monai.core.constraints import Choice, here, settings
 from meddap_monai.errors import ConfigurationError, UnreadableImage
 from meddap_monai.images.framing import to_square
 from meddap_monai.images.indexing.masks import pair_of
@@ -25,6 +26,7 @@ from meddap_monai.images.reading.plain import read_plain, sniff
 
 
 @dataclass(frozen=True)
+@settings("infer")
 class InferConfig:
     """How files are read and probabilities are made.
 
@@ -39,17 +41,15 @@ class InferConfig:
     """
 
     frames: str = "all"
-    region: str = "b-mode"
+    region: Annotated[str, Choice(("b-mode", "full"))] = "b-mode"
     full_frame: bool = False
-    masks: str = "reject"
+    masks: Annotated[str, Choice(("reject", "keep"))] = "reject"
     follow_links: bool = False
     calibrated: bool = True
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        check_policy(self.frames)
-        check_choice(self.region, ("b-mode", "full"), "infer#region")
-        check_choice(self.masks, ("reject", "keep"), "infer#masks")
+        check_policy(self.frames, here("frames"))
 
 
 def infer(config: InferConfig, models: Sequence[Path | str], source: Path | str, output: Path | str) -> Path:
@@ -178,6 +178,6 @@ def predict_frames(model: Classifier, frames: np.ndarray, calibrated: bool = Tru
     """Return ``(F, K)`` probabilities of frames ``(F, C, H, W)`` uint8."""
     config = model.config
     pictures = [picture_of(pixels, config.channels) for pixels in frames]
-    images = torch.stack([to_square(picture, config.size, config.fit) for picture in pictures]).to(config.device)
+    images = torch.stack([to_square(picture, config.resolution, config.fit) for picture in pictures]).to(config.device)
     logits = model.network.eval()(normalise(to_float(images), config.normalise)).double().cpu().numpy()
     return softmax(logits / (model.temperature if calibrated else 1.0))

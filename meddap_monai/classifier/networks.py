@@ -66,7 +66,7 @@ class _Logits(nn.Module):
 def _vit(patch: int, hidden: int, depth: int, heads: int) -> Callable[[int, int, int], nn.Module]:
     def build(classes: int, channels: int, size: int) -> nn.Module:
         if size % patch:
-            raise ConfigurationError(f"classify#size: got {size}, expected a multiple of {patch} for this ViT")
+            raise ConfigurationError(f"classify#resolution: got {size}, expected a multiple of {patch} for this ViT")
         network = nets.ViT(
             in_channels=channels,
             img_size=(size, size),

@@ -54,7 +54,7 @@ class Classifier:
     @property
     def decoding(self) -> tuple[int, int, str]:
         """What `pixels` depends on; classifiers of equal decoding can share them."""
-        return self.config.size, self.config.channels, self.config.fit
+        return self.config.resolution, self.config.channels, self.config.fit
 
     def logits_of_pixels(self, pixels: torch.Tensor, batch: int = 64) -> np.ndarray:
         """Return ``(N, K)`` float64 logits of decoded images ``(N, C, size, size)`` uint8."""
@@ -67,7 +67,7 @@ class Classifier:
 
 def uncached(config: ClassifyConfig) -> ClassifyConfig:
     """Return the configuration for a single pass over images."""
-    return replace(config, cache="none", num_workers=0)
+    return replace(config, cache="none", workers=0)
 
 
 def one_pass(rows: Sequence[Record], config: ClassifyConfig, batch: int = 64) -> DataLoader:
@@ -133,7 +133,7 @@ def load_classifier(folder: Path | str, device: str = "cpu") -> Classifier:
         if config.head != "none":
             network: nn.Module = restore_head(config, len(classes), document["head"])
         else:
-            network = build_network(config.network, len(classes), config.channels, config.size)
+            network = build_network(config.network, len(classes), config.channels, config.resolution)
             network.load_state_dict(document["network"])
         check_finite(network.state_dict(), path, StageError)
     except StageError:

@@ -22,7 +22,7 @@ from meddap_monai.classifier.engine import (
     auc_then_loss,
     balanced_weights,
     build_evaluator,
-    build_optimiser,
+    build_optimizer,
     build_trainer,
     measure,
     share_network,
@@ -93,36 +93,36 @@ def initial_network(config: ClassifyConfig, classes: int) -> nn.Module:
     """Return the network with the initial weights of this seed; the same in every arm."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "classify/weights"))
-        network = build_network(config.network, classes, config.channels, config.size, config.weights)
+        network = build_network(config.network, classes, config.channels, config.resolution, config.weights)
     return network.to(config.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _train_network(config: ClassifyConfig, output: Path, material: Material, ranks: Ranks) -> dict[str, Any]:
     classes, path = len(material.classes), output / NAME
     network = initial_network(config, classes)
-    optimiser = build_optimiser(config, network)
+    optimizer = build_optimizer(config, network)
     labels = [row["label"] for row in material.training]
     weights = balanced_weights(labels, classes) if config.class_weights == "balanced" else None
     step = TrainingStep(config, Criterion(config, weights).to(config.device), classes, ranks)
     held = make_dataset(material.validation, config, output / "cache")
     evaluator = build_evaluator(config, network, make_loader(held, in_order(len(held), 64)))
     validation = Validation(
-        lambda _: measure(evaluator), auc_then_loss, network.state_dict, config.val_interval, config.patience
+        lambda _: measure(evaluator), auc_then_loss, network.state_dict, config.validation_every, config.patience
     )
-    to_save: dict[str, Stateful] = {"network": network, "optimiser": optimiser, "validation": validation}
+    to_save: dict[str, Stateful] = {"network": network, "optimizer": optimizer, "validation": validation}
     to_save["scaler"] = scaler = ScalerState()
     done = load_checkpoint(path, to_save)
     over = validation.stopped or done >= config.steps
     started, first = time.monotonic(), ranks.rank == 0
     with store.InterruptFlag() as flag, Curves(output / "tensorboard" if first else None, done) as curves:
         validation.curves = curves
-        saving = Checkpoints(path, to_save, config.checkpoint_interval, flag, ranks)
+        saving = Checkpoints(path, to_save, config.checkpoint_every, flag, ranks)
         handlers = [validation, curves, ProgressBar("classify", quiet=not first), scaler, saving]
         plan = ranks.shares(plan_batches(material.training, config)[done:], "classify#batch")
         training = make_dataset(material.training, config, output / "cache")
-        loader = make_loader(training, plan.tolist(), config.num_workers)
+        loader = make_loader(training, plan.tolist(), config.workers)
         shared = share_network(network, ranks, compiled=config.compile)
-        trainer = build_trainer(config, shared, optimiser, loader, step, handlers, done)
+        trainer = build_trainer(config, shared, optimizer, loader, step, handlers, done)
         if not over:
             trainer.run()
         reached = trainer.state.iteration
@@ -131,7 +131,7 @@ def _train_network(config: ClassifyConfig, output: Path, material: Material, ran
     if not first:
         return {}
     speed = (reached - done) / max(time.monotonic() - started, 1e-9)
-    if config.choose == "best":
+    if config.keep == "best":
         network.load_state_dict(validation.best)
     results = _finish(config, output, material, network, validation, reached)
     path.unlink(missing_ok=True)
@@ -149,7 +149,7 @@ def _finish(
     scoring.write_model(output, config, material.classes, temperature, network=cpu_state(network))
     probabilities = scoring.softmax(logits)
     results = {
-        "step": reached if config.choose == "last" else validation.best_step,
+        "step": reached if config.keep == "last" else validation.best_step,
         "steps": reached,
         "temperature": temperature,
         "validation": all_metrics(probabilities, labels),

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import math
+import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from meddap_monai.core.constraints import constructing, unknown
 from meddap_monai.errors import ConfigurationError
 
 T = TypeVar("T")
+
+RENAMED = {
+    "amp": "precision",
+    "average": "ema",
+    "checkpoint_interval": "checkpoint_every",
+    "choose": "keep",
+    "dtype": "precision",
+    "half": "precision",
+    "num_workers": "workers",
+    "optimiser": "optimizer",
+    "picture_every": "pictures_every",
+    "polish": "refinement",
+    "rival_rate": "discriminator_learning_rate",
+    "samples_every": "pictures_every",
+    "size": "resolution",
+    "val_interval": "validation_every",
+}
+"""Keys of before -> the one word for it now (docs/configuration.md)."""
 
 
 def build(cls: type[T], mapping: Mapping[str, Any] | T, where: str) -> T:
@@ -45,7 +64,9 @@ def build(cls: type[T], mapping: Mapping[str, Any] | T, where: str) -> T:
         raise ConfigurationError(f"{where}: the key {missing[0]!r} is missing; set {where}#{missing[0]}")
     unset = {name for name, value in mapping.items() if _is_section(hints[name]) and is_empty(value)} - set(needed)
     given = {key: value for key, value in mapping.items() if key not in unset}
-    return cls(**{key: _convert(hints[key], value, f"{where}#{key}") for key, value in given.items()})
+    values = {key: _convert(hints[key], value, f"{where}#{key}") for key, value in given.items()}
+    with constructing(cls, where):
+        return cls(**values)
 
 
 def is_empty(value: Any) -> bool:
@@ -54,24 +75,20 @@ def is_empty(value: Any) -> bool:
 
 
 def check_keys(keys: Iterable[str], valid: Iterable[str], where: str) -> None:
-    """Raise when a key is not valid, naming the nearest valid one."""
+    """Raise when a key is not valid, naming its new name, or the nearest valid one."""
     known = list(valid)
     for key in keys:
         if key not in known:
+            check_renamed(key, known, where)
             raise ConfigurationError(f"{where}: {unknown('key', str(key), known)}")
 
 
-def check_choice(value: str, choices: Iterable[str], where: str) -> None:
-    """Raise when a value is none of the choices, naming the nearest."""
-    known = list(choices)
-    if value not in known:
-        raise ConfigurationError(f"{where}: {unknown('value', str(value), known)}")
-
-
-def check_range(value: float, low: float, high: float, where: str) -> None:
-    """Raise when a number is outside ``[low, high]``."""
-    if not low <= value <= high:
-        raise ConfigurationError(f"{where}: got {value}, expected a number from {low} to {high}")
+def check_renamed(key: str, valid: Container[str], where: str) -> None:
+    """Raise when a key had another name before, naming the valid one of now."""
+    new = RENAMED.get(key)
+    if new in valid:
+        place = f"{where}#" if re.fullmatch(r"[\w#]+", where) else f"{where}: "
+        raise ConfigurationError(f"{place}{key} is now {place if place[-1] == '#' else ''}{new}")
 
 
 def check_mapping(value: Any, where: str) -> Mapping[str, Any]:
@@ -79,13 +96,6 @@ def check_mapping(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigurationError(f"{where}: got {value!r}, expected a mapping of keys to values")
     return value
-
-
-def unknown(kind: str, got: str, known: list[str]) -> str:
-    """Return the sentence about an unknown name, with the nearest known one."""
-    near = difflib.get_close_matches(got, [str(item) for item in known], n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(sorted(map(str, known)))}"
-    return f"unknown {kind} {got!r}; {hint}"
 
 
 # ------------------------------------------------------------------------------------------------------------ types

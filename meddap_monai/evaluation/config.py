@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from meddap_monai.core.configuration import check_choice, check_range
+from meddap_monai.core.constraints import Choice, Range, settings
 from meddap_monai.statistics.weighted import METRICS
 
 
 @dataclass(frozen=True)
+@settings("evaluate")
 class EvaluateConfig:
     """How the arms are judged.
 
@@ -29,23 +31,15 @@ class EvaluateConfig:
     """
 
     question: str = "Does training with synthetic images help the classifier?"
-    metric: str = "auc"
-    confidence: float = 0.95
-    level: float = 0.05
-    samples: int = 1000
+    metric: Annotated[str, Choice(METRICS)] = "auc"
+    confidence: Annotated[float, Range(0.5, 0.999)] = 0.95
+    level: Annotated[float, Range(1e-6, 0.5)] = 0.05
+    samples: Annotated[int, Range(20, 1_000_000)] = 1000
     hog: bool = True
     generative: bool = True
-    embedding: str = "none"
-    pictures: int = 6
+    embedding: Annotated[str, Choice(("none", "tsne"))] = "none"
+    pictures: Annotated[int, Range(0, 24)] = 6
     title: str = "Synthetic ultrasound for training: what it did"
     command: str = ""
     device: str = "cpu"
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_choice(self.metric, METRICS, "evaluate#metric")
-        check_choice(self.embedding, ("none", "tsne"), "evaluate#embedding")
-        check_range(self.confidence, 0.5, 0.999, "evaluate#confidence")
-        check_range(self.level, 1e-6, 0.5, "evaluate#level")
-        check_range(self.samples, 20, 1_000_000, "evaluate#samples")
-        check_range(self.pictures, 0, 24, "evaluate#pictures")

@@ -64,7 +64,7 @@ def draw_maps(
         names = [name for name, part in few.items() for _ in part]
         for name, row, place in zip(names, rows, places, strict=True):
             points[name].setdefault(row["class_name"], []).append([round(float(value), 2) for value in place])
-        extractor = f"input of the last layer of {model.config.network}, {model.config.size} px"
+        extractor = f"input of the last layer of {model.config.network}, {model.config.resolution} px"
         maps.append({"arm": run.arm, "seed": run.seed, "extractor": extractor, "points": points})
     return maps
 

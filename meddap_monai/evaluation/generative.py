@@ -242,5 +242,5 @@ def measure(
     if min(len(reference), len(other)) < 2:
         return None
     sets = {"real images of other patients": other} | synthetic
-    extractor = f"input of the last layer of {model.config.network} ({name}), {model.config.size} px"
+    extractor = f"input of the last layer of {model.config.network} ({name}), {model.config.resolution} px"
     return {"extractor": extractor, "rows": set_distances(model, sets, reference, seed)}

@@ -97,7 +97,7 @@ def _hog_runs(output: Path, runs: Sequence[Run]) -> list[Run]:
     made = []
     for seed, records in sorted(found.items()):
         ask = ClassifyConfig(  # real images only, also where the records of a run are a hybrid
-            network="hog", head="logistic", size=128, seed=seed, synthetic_loss_weight=0.0, pictures=False
+            network="hog", head="logistic", resolution=128, seed=seed, synthetic_loss_weight=0.0, pictures=False
         )
         folder = output / "hog" / f"seed_{seed}"
         made.append(Run(arm_names.HOG, seed, classify(ask, folder, records=records), records))

@@ -17,12 +17,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from PIL import Image
 
 from meddap_monai import store
-from meddap_monai.core.configuration import check_range
+from meddap_monai.core.constraints import Range, settings
 from meddap_monai.core.records import Record, read_records
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import ConfigurationError, ForeignOutput, RecordsError
@@ -43,6 +43,7 @@ _READER = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 
 @dataclass(frozen=True)
+@settings("review")
 class ReadingConfig:
     """What is read.
 
@@ -51,12 +52,8 @@ class ReadingConfig:
         seed: of the draw; readers of one folder share it.
     """
 
-    images: int = 60
+    images: Annotated[int, Range(2, 10_000)] = 60
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        check_range(self.images, 2, 10_000, "review#images")
 
 
 def draw_items(config: ReadingConfig, real: Sequence[Record], synthetic: Sequence[Record]) -> list[Record]:

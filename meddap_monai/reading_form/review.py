@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from meddap_monai import store
-from meddap_monai.core.configuration import check_range
+from meddap_monai.core.constraints import check_range
 from meddap_monai.errors import ConfigurationError, RecordsError
 from meddap_monai.reading_form.reading import Reading, ReadingConfig
 from meddap_monai.reading_form.reading_table import print_table, summarise_reading

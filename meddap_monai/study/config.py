@@ -8,18 +8,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from meddap_monai.classifier.stage import ClassifyConfig
-from meddap_monai.core.configuration import (
-    build,
-    check_choice,
-    check_keys,
-    check_mapping,
-    field_types,
-    is_empty,
-    options,
-)
+from meddap_monai.core.configuration import build, check_keys, check_mapping, field_types, is_empty, options
+from meddap_monai.core.constraints import Choice, Count, here, settings
 from meddap_monai.core.ids import look_up, set_value, split, type_of
 from meddap_monai.diffusion.adapting.stage import AdaptConfig
 from meddap_monai.diffusion.generation.stage import GenerateConfig
@@ -45,6 +38,7 @@ class DrawConfig:
 
 
 @dataclass(frozen=True)
+@settings("study")
 class StudyConfig:
     """Everything a study needs; each stage's own keys are those of its configuration class."""
 
@@ -55,13 +49,13 @@ class StudyConfig:
     one split as a whole unless it names another."""
     draw: DrawConfig | None = field(default_factory=DrawConfig)
     """None: keep the splits of `index`."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    arms: tuple[str, ...] = tuple(ARMS)
+    seeds: Annotated[tuple[int, ...], Count()] = (0, 1, 2)
+    arms: tuple[Annotated[str, Choice(ARMS)], ...] = tuple(ARMS)
     base: str = "embedded"
     cluster: ClusterConfig | None = None
     pretrain: PretrainConfig | None = None
     adapt: AdaptConfig | None = field(default_factory=AdaptConfig)
-    adapters: str = "one"
+    adapters: Annotated[str, Choice(("one", "per_class", "per_cluster"))] = "one"
     """one: for all classes; per_class: one each; per_cluster: one for each cluster that `cluster` chose."""
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
@@ -72,7 +66,7 @@ class StudyConfig:
     """Name -> overrides by full id (``generate#ratio: 2``); what several variants share is computed once."""
     grid: Mapping[str, Any] = field(default_factory=dict)
     """Full id -> values, as a list or as name -> value; with `variants` they span the variants that are run."""
-    combine: str = "product"
+    combine: Annotated[str, Choice(("product", "diagonal"))] = "product"
     """product: every value with every other; diagonal: as many as the longest list, each value at least once."""
     limits: Mapping[str, Any] = field(default_factory=dict)
     """Full id -> value, the last word over variants and grid, and only where the section is in use; see `limit`."""
@@ -81,14 +75,8 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         """Check what no single stage can."""
-        if not self.seeds:
-            raise ConfigurationError("study#seeds: got none, expected at least one seed")
-        for arm in self.arms:
-            check_choice(arm, ARMS, "study#arms")
-        check_choice(self.combine, ("product", "diagonal"), "study#combine")
-        check_choice(self.adapters, ("one", "per_class", "per_cluster"), "study#adapters")
         if self.adapters == "per_cluster" and self.cluster is None:
-            raise ConfigurationError("study#adapters: per_cluster needs clusters; give cluster a mapping")
+            raise ConfigurationError(f"{here('adapters')}: per_cluster needs clusters; give cluster a mapping")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The experiment grid: arms x networks x shares of the real data x seeds, resumable, in one process or many.
 
 Every cell is one ``mix`` and one ``classify`` folder that knows itself whether it is done. All cells take the same
-number of optimiser steps. The result is one table as CSV and Markdown, one evaluation per network and share, and
+number of optimizer steps. The result is one table as CSV and Markdown, one evaluation per network and share, and
 learning curves.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from tqdm import tqdm
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from meddap_monai import store
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.stage import classify
-from meddap_monai.core.configuration import check_choice, check_range
+from meddap_monai.core.constraints import Choice, Range, settings
 from meddap_monai.core.records import Record, class_names, read_records, write_records
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import ConfigurationError
@@ -48,6 +48,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
+@settings("grid")
 class GridConfig:
     """What is crossed with what.
 
@@ -63,20 +64,18 @@ class GridConfig:
         processes: that train side by side, one thread each.
     """
 
-    arms: tuple[str, ...] = ("real", "real_classical", "real_synthetic", "real_synthetic_classical")
+    arms: tuple[Annotated[str, Choice(TRAINED)], ...] = (
+        "real",
+        "real_classical",
+        "real_synthetic",
+        "real_synthetic_classical",
+    )
     networks: tuple[str, ...] = ("resnet10",)
-    fractions: tuple[float, ...] = (1.0,)
+    fractions: tuple[Annotated[float, Range(0.01, 1.0)], ...] = (1.0,)
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     mix: MixConfig = field(default_factory=MixConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    processes: int = 1
-
-    def __post_init__(self) -> None:
-        for arm in self.arms:
-            check_choice(arm, TRAINED, "grid#arms")
-        for fraction in self.fractions:
-            check_range(fraction, 0.01, 1.0, "grid#fractions")
-        check_range(self.processes, 1, 256, "grid#processes")
+    processes: Annotated[int, Range(1, 256)] = 1
 
 
 @dataclass(frozen=True)

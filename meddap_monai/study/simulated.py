@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from meddap_monai import store
-from meddap_monai.core.configuration import check_range
+from meddap_monai.core.constraints import Range, settings
 from meddap_monai.errors import ForeignOutput
 from meddap_monai.phantom.simulation import write_phantom_pictures, write_phantom_study
 
@@ -15,18 +15,14 @@ SIMULATED = "simulated"
 
 
 @dataclass(frozen=True)
+@settings("simulated")
 class SimulatedConfig:
     """How many simulated images stand in for a data set whose source is ``simulated``."""
 
-    patients_per_class: int = 12
-    images_per_patient: int = 2
+    patients_per_class: Annotated[int, Range(1, 10_000)] = 12
+    images_per_patient: Annotated[int, Range(1, 100)] = 2
     colour: bool = False
     """Colour PNG files (a fixed palette over the simulated echo) instead of grey DICOM files."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_range(self.patients_per_class, 1, 10_000, "simulated#patients_per_class")
-        check_range(self.images_per_patient, 1, 100, "simulated#images_per_patient")
 
 
 _WHO = {"index": (0, "own"), "unseen": (1, "unseen"), "unlabelled": (2, "own")}

@@ -18,7 +18,8 @@ import torch
 from monai.engines import PrepareBatch, default_prepare_batch
 from PIL import Image
 
-from meddap_monai.core.configuration import build, check_choice
+from meddap_monai.core.configuration import build
+from meddap_monai.core.constraints import check_choice
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.images.framing import frame, from_levels, to_levels

@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, SpatialCrop, Transform
 from monai.utils import ImageMetaKey, TransformBackends, convert_to_dst_type, convert_to_tensor
 
-from meddap_monai.core.configuration import check_choice
+from meddap_monai.core.constraints import check_choice
 from meddap_monai.errors import UnreadableImage
 from meddap_monai.images.reading.reader import UltrasoundReader
 from meddap_monai.images.reading.regions import find_region

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from meddap_monai.classifier.config import ClassifyConfig
-from meddap_monai.classifier.engine import Criterion, TrainingStep, balanced_weights, build_optimiser, build_trainer
+from meddap_monai.classifier.engine import Criterion, TrainingStep, balanced_weights, build_optimizer, build_trainer
 from meddap_monai.classifier.stage import initial_network
 
-CONFIG = ClassifyConfig(network="vit_tiny", size=16, batch=8, steps=1, optimiser="sgd", learning_rate=0.1)
+CONFIG = ClassifyConfig(network="vit_tiny", resolution=16, batch=8, steps=1, optimizer="sgd", learning_rate=0.1)
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, -0.3], [-2.0, 1.0, 3.0]])
 LABELS = torch.tensor([0, 2, 1])
 TARGETS = nn.functional.one_hot(LABELS, 3).float()
@@ -53,7 +53,7 @@ def test_a_source_without_weight_teaches_nothing() -> None:
 def _after_one_step(config: ClassifyConfig, batch: dict[str, Any]) -> list[torch.Tensor]:
     network = initial_network(config, 3)
     step = TrainingStep(config, Criterion(config), 3)
-    build_trainer(config, network, build_optimiser(config, network), [batch], step, []).run()
+    build_trainer(config, network, build_optimizer(config, network), [batch], step, []).run()
     return [parameter.detach().clone() for parameter in network.parameters()]
 
 

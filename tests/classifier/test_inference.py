@@ -25,8 +25,12 @@ from meddap_monai.phantom.simulation import write_phantom_study
 def models(make_records: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     records = make_records({"train": 4, "val": 2, "test": 2}, size=32)
     folder = tmp_path_factory.mktemp("models")
-    config = ClassifyConfig(network="resnet10_tiny", size=32, steps=4, batch=4, val_interval=2, pictures=False)
-    other = ClassifyConfig(network="vit_tiny", size=16, steps=4, batch=4, val_interval=2, pictures=False, seed=1)
+    config = ClassifyConfig(
+        network="resnet10_tiny", resolution=32, steps=4, batch=4, validation_every=2, pictures=False
+    )
+    other = ClassifyConfig(
+        network="vit_tiny", resolution=16, steps=4, batch=4, validation_every=2, pictures=False, seed=1
+    )
     return [
         classify(config, folder / "a", records=records),
         classify(other, folder / "b", records=records),

@@ -111,11 +111,11 @@ def test_networks_of_the_extra_vision_train_and_load(name: str, channels: int, t
     pytest.importorskip(name.partition(":")[0], reason="needs the extra `vision` (pip install meddap-monai[vision])")
     records = make_records({"train": 4, "val": 2, "test": 2}, size=64)
     config = ClassifyConfig(
-        network=name, channels=channels, size=64, steps=2, batch=4, val_interval=1, augmentation="classical"
+        network=name, channels=channels, resolution=64, steps=2, batch=4, validation_every=1, augmentation="classical"
     )
     model = load_classifier(classify(config, tmp_path / "model", records=records))
     found = model.probabilities(read_records(records, split="test"))
     assert found.shape == (6, 3) and np.isfinite(found).all()
-    head = ClassifyConfig(network=name, channels=channels, size=64, head="svc", pictures=False)
+    head = ClassifyConfig(network=name, channels=channels, resolution=64, head="svc", pictures=False)
     fitted = load_classifier(classify(head, tmp_path / "head", records=records))
     assert np.isfinite(fitted.probabilities(read_records(records, split="test"))).all()

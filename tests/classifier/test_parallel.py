@@ -19,15 +19,15 @@ from tests.reliability.forked import read_logs, run_pair
 
 CONFIG = ClassifyConfig(
     network="vit_tiny",
-    size=16,
+    resolution=16,
     steps=6,
     batch=8,
-    val_interval=3,
+    validation_every=3,
     normalise="range",
-    choose="last",
+    keep="last",
     pictures=False,
     learning_rate=1e-2,
-    optimiser="sgd",
+    optimizer="sgd",
 )
 
 

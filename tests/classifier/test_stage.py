@@ -29,11 +29,11 @@ from meddap_monai.training.checkpoint import NAME as CHECKPOINT
 
 TINY = ClassifyConfig(
     network="resnet10_tiny",
-    size=32,
+    resolution=32,
     steps=24,
     batch=8,
-    val_interval=8,
-    checkpoint_interval=4,
+    validation_every=8,
+    checkpoint_every=4,
     augmentation="classical",
     pictures=False,
 )
@@ -94,7 +94,7 @@ def test_the_chosen_weights_are_the_best_by_validation_auc(simulated_records: Pa
 
 def test_same_configuration_twice_gives_equal_files(simulated_records: Path, tmp_path: Path) -> None:
     first = classify(TINY, tmp_path / "a", records=simulated_records)
-    second = classify(replace(TINY, cache="none", num_workers=2), tmp_path / "b", records=simulated_records)
+    second = classify(replace(TINY, cache="none", workers=2), tmp_path / "b", records=simulated_records)
     for name in ("model.pt", "metrics.json", "train_sha256.txt"):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
     before = (first / "model.pt").stat().st_mtime_ns
@@ -162,7 +162,7 @@ def test_out_of_memory_halves_the_batch_and_is_recorded(
 
 
 def test_smaller_chunks_give_the_same_gradient() -> None:
-    config = replace(TINY, network="vit_tiny", batch=8, augmentation="none", learning_rate=0.1, optimiser="sgd")
+    config = replace(TINY, network="vit_tiny", batch=8, augmentation="none", learning_rate=0.1, optimizer="sgd")
     batch = {
         "image": torch.randint(0, 255, (8, 1, 32, 32), dtype=torch.uint8),
         "label": torch.arange(8) % 3,
@@ -175,18 +175,18 @@ def test_smaller_chunks_give_the_same_gradient() -> None:
 
 
 def _one_step(config: ClassifyConfig, batch: dict[str, Any], chunk: int) -> list[torch.Tensor]:
-    from meddap_monai.classifier.engine import Criterion, build_optimiser, build_trainer
+    from meddap_monai.classifier.engine import Criterion, build_optimizer, build_trainer
 
     network = initial_network(config, 3)
     step = TrainingStep(config, Criterion(config), 3)
     step.chunk = chunk
-    trainer = build_trainer(replace(config, steps=1), network, build_optimiser(config, network), [batch], step, [])
+    trainer = build_trainer(replace(config, steps=1), network, build_optimizer(config, network), [batch], step, [])
     trainer.run()
     return [parameter.detach().clone() for parameter in network.parameters()]
 
 
 def test_early_stopping_ends_before_the_last_step(simulated_records: Path, tmp_path: Path) -> None:
-    config = replace(TINY, steps=400, val_interval=2, patience=2, learning_rate=1e-8, augmentation="none")
+    config = replace(TINY, steps=400, validation_every=2, patience=2, learning_rate=1e-8, augmentation="none")
     folder = classify(config, tmp_path / "model", records=simulated_records)
     assert json.loads((folder / "metrics.json").read_text())["steps"] < 400
 
@@ -196,7 +196,7 @@ def test_early_stopping_ends_before_the_last_step(simulated_records: Path, tmp_p
     [
         {"loss": "focal", "class_weights": "balanced"},
         {"label_smoothing": 0.1, "mixup": 0.4},
-        {"optimiser": "sgd", "schedule": "constant", "choose": "last"},
+        {"optimizer": "sgd", "schedule": "constant", "keep": "last"},
         {"balance_classes": True, "synthetic_weight": 0.5, "synthetic_loss_weight": 0.2, "augmentation_of": "real"},
         {"channels": 3, "fit": "crop", "normalise": "range", "cache": "disk"},
     ],
@@ -204,7 +204,7 @@ def test_early_stopping_ends_before_the_last_step(simulated_records: Path, tmp_p
 )
 def test_options_train_and_load(simulated_records: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     records = rewritten(simulated_records, tmp_path / "hybrid", lambda rows: synthetic_copies(rows, 9))
-    folder = classify(replace(TINY, steps=4, val_interval=2, **options), tmp_path / "model", records=records)
+    folder = classify(replace(TINY, steps=4, validation_every=2, **options), tmp_path / "model", records=records)
     stage = store.read_stage(folder)
     assert stage["counts"]["train_synthetic"] == 9
     test = read_records(records, split="test")[:4]
@@ -219,12 +219,12 @@ def test_caches_and_workers_do_not_change_the_weights(simulated_records: Path, t
     ways: dict[str, dict[str, Any]] = {
         "memory": {},
         "disk": {"cache": "disk"},
-        "disk with workers": {"cache": "disk", "num_workers": 2},
+        "disk with workers": {"cache": "disk", "workers": 2},
         "none": {"cache": "none"},
     }
     found = {
         name: store.sha256_file(
-            classify(replace(TINY, steps=6, val_interval=3, **way), tmp_path / name, records=simulated_records)
+            classify(replace(TINY, steps=6, validation_every=3, **way), tmp_path / name, records=simulated_records)
             / "model.pt"
         )
         for name, way in ways.items()
@@ -245,12 +245,12 @@ def test_mixed_precision_on_a_cpu_trains_in_bfloat16_and_keeps_full_weights(
     handle = torch.nn.modules.module.register_module_forward_hook(look)
     try:
         for name in ("first", "second"):
-            config = replace(TINY, steps=6, val_interval=3, amp=True)
+            config = replace(TINY, steps=6, validation_every=3, precision="bf16")
             classify(config, tmp_path / name, records=simulated_records)
     finally:
         handle.remove()
     assert seen == {torch.bfloat16}
-    plain = classify(replace(TINY, steps=6, val_interval=3), tmp_path / "plain", records=simulated_records)
+    plain = classify(replace(TINY, steps=6, validation_every=3), tmp_path / "plain", records=simulated_records)
     mixed, whole = weights_of(tmp_path / "first"), weights_of(plain)
     assert {tensor.dtype for tensor in mixed.values() if tensor.is_floating_point()} == {torch.float32}
     assert (tmp_path / "first" / "model.pt").read_bytes() == (tmp_path / "second" / "model.pt").read_bytes()
@@ -263,7 +263,7 @@ def test_mixed_precision_on_a_cpu_trains_in_bfloat16_and_keeps_full_weights(
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_a_compiled_network_learns_the_same(simulated_records: Path, tmp_path: Path) -> None:
-    config = replace(TINY, steps=6, val_interval=3, optimiser="sgd", augmentation="none")
+    config = replace(TINY, steps=6, validation_every=3, optimizer="sgd", augmentation="none")
     plain = weights_of(classify(config, tmp_path / "plain", records=simulated_records))
     compiled = weights_of(classify(replace(config, compile=True), tmp_path / "compiled", records=simulated_records))
     assert set(plain) == set(compiled), "no name of the compiled wrapper in the file"

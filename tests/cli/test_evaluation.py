@@ -26,7 +26,7 @@ def test_infer_writes_a_table_of_an_ensemble(records: Path, tmp_path: Path) -> N
     models = []
     for seed in (0, 1):
         config = ClassifyConfig(
-            network="resnet10_tiny", size=16, steps=2, batch=4, val_interval=1, pictures=False, seed=seed
+            network="resnet10_tiny", resolution=16, steps=2, batch=4, validation_every=1, pictures=False, seed=seed
         )
         models.append(str(classify(config, tmp_path / str(seed), records=records)))
     Image.fromarray(np.full((40, 40), 90, dtype=np.uint8)).save(tmp_path / "one.png")
@@ -40,7 +40,7 @@ def test_infer_writes_a_table_of_an_ensemble(records: Path, tmp_path: Path) -> N
 
 def test_grid_writes_its_table(records: Path, tmp_path: Path) -> None:
     words = ["grid", "--draws", f"0:{records}", "--output", str(tmp_path / "grid"), "arms=[real]"]
-    words += ["networks=[resnet10_tiny]", "fractions=[0.5, 1]", "classify#steps=2", "classify#size=16"]
+    words += ["networks=[resnet10_tiny]", "fractions=[0.5, 1]", "classify#steps=2", "classify#resolution=16"]
     words += ["classify#batch=4", "classify#pictures=false", "evaluate#samples=20", "evaluate#hog=false"]
     assert main(words) == 0
     with (tmp_path / "grid" / "grid.csv").open(newline="") as stream:

@@ -24,7 +24,7 @@ from meddap_monai.study.sections import load_sections
         (["study", "generat#steps=2"], "unknown key 'generat'; did you mean 'generate'?"),
         (["study", "generate#stepps=2"], "study#generate: unknown key 'stepps'; did you mean 'steps'?"),
         (["study", "adapt=3"], "study#adapt: got 3, expected a mapping"),
-        (["study", "arms=[reel]"], "study#arms: unknown value 'reel'; did you mean 'real'?"),
+        (["study", "arms=[reel]"], "study#arms#0: unknown value 'reel'; did you mean 'real'?"),
         (["study", "seeds=[]"], "study#seeds: got none"),
         (["study", "steps"], "'steps': expected ID=VALUE"),
         (["study", "--config", "demmo.yaml"], "configs/demmo.yaml: not in the installed package"),

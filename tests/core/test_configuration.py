@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from meddap_monai.core.configuration import build, check_choice, check_range
+from meddap_monai.core.configuration import build
 from meddap_monai.errors import ConfigurationError
 
 
@@ -68,10 +68,3 @@ def test_values_arrive_with_their_types() -> None:
 def test_what_is_wrong_is_named(mapping: Any, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         build(Outer, mapping, "outer")
-
-
-def test_choices_and_ranges() -> None:
-    with pytest.raises(ConfigurationError, match="generate#scheduler: unknown value 'dpmm'; did you mean 'dpm'"):
-        check_choice("dpmm", ["dpm", "euler"], "generate#scheduler")
-    with pytest.raises(ConfigurationError, match="strength: got 2, expected a number from 0 to 1"):
-        check_range(2, 0, 1, "strength")

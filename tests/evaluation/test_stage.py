@@ -79,10 +79,10 @@ def runs(records: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
         for seed in (0, 1):
             config = ClassifyConfig(
                 network="resnet10_tiny",
-                size=32,
+                resolution=32,
                 steps=6,
                 batch=4,
-                val_interval=3,
+                validation_every=3,
                 augmentation=augmentation,
                 pictures=False,
                 seed=seed,

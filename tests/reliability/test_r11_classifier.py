@@ -24,11 +24,11 @@ from tests.reliability.writers import before, race
 
 CONFIG = ClassifyConfig(
     network="resnet10_tiny",
-    size=32,
+    resolution=32,
     steps=120,
     batch=4,
-    val_interval=20,
-    checkpoint_interval=5,
+    validation_every=20,
+    checkpoint_every=5,
     augmentation="classical",
     pictures=False,
 )
@@ -73,7 +73,7 @@ def killed_and_resumed(records: Path, folder: Path, kills: int, seed: int) -> No
             return
         assert code == -signal.SIGKILL
         step = reached(folder)
-        assert step % CONFIG.checkpoint_interval == 0
+        assert step % CONFIG.checkpoint_every == 0
         assert step > last, "work was lost beyond one checkpoint interval"
         last = step
     classify(CONFIG, folder, records=records)

@@ -15,7 +15,7 @@ import torch
 
 from meddap_monai import store
 from meddap_monai.diffusion.pretraining.autoencoder import AutoencoderConfig
-from meddap_monai.diffusion.pretraining.config import PolishConfig, PretrainConfig
+from meddap_monai.diffusion.pretraining.config import PretrainConfig, RefinementConfig
 from meddap_monai.diffusion.pretraining.stage import pretrain
 from meddap_monai.diffusion.pretraining.text_encoder import TextEncoderConfig
 from meddap_monai.diffusion.pretraining.unet import DenoiserConfig
@@ -32,14 +32,14 @@ CONFIG = PretrainConfig(
     ),
     text_encoder=TextEncoderConfig(width=32, layers=1, steps=16, batch=8),
     unet=DenoiserConfig(channels=(16, 32), heads=2, groups=8, steps=16, batch=4, warmup=2),
-    polish=PolishConfig(steps=8, drawn=4, sampling_steps=2, batch=2, crop=16),
+    refinement=RefinementConfig(steps=8, drawn=4, sampling_steps=2, batch=2, crop=16),
     checkpoint_every=3,
-    picture_every=1000,
-    half=False,
+    pictures_every=1000,
+    precision="fp32",
 )
 
 
-PHASES = ("text", "autoencoder", "unet", "polish", "corners")
+PHASES = ("text", "autoencoder", "unet", "refinement", "corners")
 
 
 @pytest.fixture(scope="module")

@@ -70,11 +70,11 @@ def test_memory_and_open_files_stay(images: int, cache: str, tmp_path: Path, mon
     steps = 2 * images // 16
     config = ClassifyConfig(
         network="resnet10_tiny",
-        size=16,
+        resolution=16,
         steps=steps,
         batch=16,
-        val_interval=max(1, steps // 20),
-        checkpoint_interval=max(1, steps // 10),
+        validation_every=max(1, steps // 20),
+        checkpoint_every=max(1, steps // 10),
         augmentation="classical",
         cache=cache,
         pictures=False,

@@ -15,7 +15,7 @@ from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation.stage import EvaluateConfig
 from meddap_monai.study.grid import Draw, GridConfig, plan_cells, run_grid, shrink
 
-CLASSIFY = ClassifyConfig(network="resnet10_tiny", size=16, steps=2, batch=4, val_interval=1, pictures=False)
+CLASSIFY = ClassifyConfig(network="resnet10_tiny", resolution=16, steps=2, batch=4, validation_every=1, pictures=False)
 CONFIG = GridConfig(
     arms=("real", "real_classical", "real_synthetic", "duplicated"),
     networks=("resnet10_tiny", "vit_tiny"),

@@ -54,5 +54,5 @@ def test_gathers_rows_of_the_right_role_and_holds_patients_out(tmp_path: Path) -
 def test_the_shipped_configuration_is_the_one_in_the_card() -> None:
     settings = yaml.safe_load(resources.find("configs/base.yaml").read_text())["pretrain"]
     wanted, found = plain(build(PretrainConfig, settings, "pretrain")), open_base().card["configuration"]
-    for part in ("views", "autoencoder", "text_encoder", "unet", "polish", "resolution", "prompts", "seed"):
+    for part in ("views", "autoencoder", "text_encoder", "unet", "refinement", "resolution", "prompts", "seed"):
         assert found[part] == wanted[part]

@@ -44,10 +44,10 @@ SMALLEST: dict[str, Any] = {
     "unet#groups": 8,
     "unet#steps": 30,
     "unet#batch": 4,
-    "polish#steps": 2,
-    "polish#drawn": 4,
+    "refinement#steps": 2,
+    "refinement#drawn": 4,
     "checkpoint_every": 2,
-    "picture_every": 100,
+    "pictures_every": 100,
 }
 """What shrinks ``configs/base.yaml`` to seconds."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from meddap_monai import store
 from meddap_monai.core import provenance
-from meddap_monai.core.configuration import check_choice
+from meddap_monai.core.constraints import check_choice
 from meddap_monai.diffusion.adapters import adapter as adapters
 from meddap_monai.diffusion.adapters.file import (
     CARD,

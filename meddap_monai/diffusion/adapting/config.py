@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from meddap_monai.core.configuration import check_choice, check_range
+from meddap_monai.core.constraints import Choice, Multiple, Precision, Range, Share, here, settings
 from meddap_monai.diffusion.adapting.methods.dreambooth import DreamBooth
 from meddap_monai.diffusion.adapting.methods.inversion import TextualInversion
 from meddap_monai.diffusion.adapting.methods.method import Method
@@ -13,41 +14,9 @@ from meddap_monai.diffusion.adapting.methods.registry import METHODS
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.images.framing import FITS
 
-_CHOICES = {
-    "fit": FITS,
-    "schedule": ("constant", "cosine"),
-    "precision": ("fp32", "bf16", "fp16"),
-    "optimizer": ("adamw", "adamw8bit"),
-    "keep": ("best", "last"),
-}
-_RANGES = {
-    "steps": (1, 10_000_000),
-    "batch": (1, 4096),
-    "learning_rate": (0.0, 10.0),
-    "text_learning_rate": (0.0, 10.0),
-    "warmup": (0, 10_000_000),
-    "weight_decay": (0.0, 10.0),
-    "grad_clip": (0.0, 1e6),
-    "accumulate": (1, 4096),
-    "noise_offset": (0.0, 1.0),
-    "caption_dropout": (0.0, 1.0),
-    "ema": (0.0, 0.99999),
-    "crops": (1, 64),
-    "bucket_step": (8, 512),
-    "validation_every": (0, 10_000_000),
-    "validation_images": (1, 100_000),
-    "validation_times": (1, 1000),
-    "patience": (0, 10_000),
-    "checkpoint_every": (1, 10_000_000),
-    "samples_every": (0, 10_000_000),
-    "samples_per_class": (0, 64),
-    "sample_steps": (1, 1000),
-    "guidance": (0.0, 100.0),
-    "log_every": (1, 10_000),
-}
-
 
 @dataclass(frozen=True)
+@settings("adapt")
 class AdaptConfig:
     """Settings of ``adapt``; the defaults of a method fill what is None.
 
@@ -66,7 +35,7 @@ class AdaptConfig:
         crops: cuts per image, 1 is the middle.
         buckets: aspect-ratio buckets; default by method.
         bucket_step: side step of the buckets in pixels.
-        steps: optimiser steps.
+        steps: optimizer steps.
         batch: images per step over all processes.
         learning_rate: of the UNet's layers (or the new words).
         text_learning_rate: of the text encoder's layers.
@@ -91,7 +60,7 @@ class AdaptConfig:
         patience: stop after this many validations without a new best; 0 never stops early.
         keep: "best" by validation loss, or "last".
         checkpoint_every: steps between checkpoints, at most lost by a kill.
-        samples_every: steps between sample grids in TensorBoard; 0 draws them at the end only.
+        pictures_every: steps between sample grids in TensorBoard; 0 draws them at the end only.
         samples_per_class: pictures per class in grids and card; 0 draws none.
         sample_steps: sampling steps of those pictures.
         guidance: their guidance scale.
@@ -102,74 +71,63 @@ class AdaptConfig:
         inversion: settings of that method.
     """
 
-    method: str = "uslora"
-    rank: int | None = None
-    alpha: float | None = None
+    method: Annotated[str, Choice(METHODS)] = "uslora"
+    rank: Annotated[int, Range(1, 1024)] | None = None
+    alpha: Annotated[float, Range(1e-6, 1e6)] | None = None
     prompts: str = "breast"
     adjective: str = "none"
     template: int = 0
     classes: tuple[str, ...] = ()
     only: dict[str, str] = field(default_factory=dict)
-    resolution: int | None = None
-    fit: str = "crop"
+    resolution: Annotated[int, Range(8, 8192), Multiple(8)] | None = None
+    fit: Annotated[str, Choice(FITS)] = "crop"
     flip: bool | None = None
-    crops: int = 1
+    crops: Annotated[int, Range(1, 64)] = 1
     buckets: bool | None = None
-    bucket_step: int = 64
-    steps: int = 1000
-    batch: int = 4
-    learning_rate: float = 1e-4
-    text_learning_rate: float = 5e-5
-    schedule: str = "constant"
-    warmup: int = 0
-    weight_decay: float = 1e-2
-    grad_clip: float = 1.0
-    accumulate: int = 1
+    bucket_step: Annotated[int, Range(8, 512), Multiple(8)] = 64
+    steps: Annotated[int, Range(1, 10_000_000)] = 1000
+    batch: Annotated[int, Range(1, 4096)] = 4
+    learning_rate: Annotated[float, Range(0.0, 10.0)] = 1e-4
+    text_learning_rate: Annotated[float, Range(0.0, 10.0)] = 5e-5
+    schedule: Annotated[str, Choice(("constant", "cosine"))] = "constant"
+    warmup: Annotated[int, Range(0, 10_000_000)] = 0
+    weight_decay: Annotated[float, Range(0.0, 10.0)] = 1e-2
+    grad_clip: Annotated[float, Range(0.0, 1e6)] = 1.0
+    accumulate: Annotated[int, Range(1, 4096)] = 1
     snr_gamma: float | None = None
-    noise_offset: float = 0.0
-    caption_dropout: float = 0.0
+    noise_offset: Share = 0.0
+    caption_dropout: Share = 0.0
     clip_skip: int | None = None
-    ema: float = 0.0
-    precision: str = "fp32"
-    optimizer: str = "adamw"
+    ema: Annotated[float, Range(0.0, 0.99999)] = 0.0
+    precision: Precision = "fp32"
+    optimizer: Annotated[str, Choice(("adamw", "adamw8bit"))] = "adamw"
     gradient_checkpointing: bool = False
     compile: bool = False
     device: str = "auto"
-    validation_every: int = 100
-    validation_images: int = 64
-    validation_times: int = 4
-    patience: int = 0
-    keep: str = "best"
-    checkpoint_every: int = 100
-    samples_every: int = 0
-    samples_per_class: int = 2
-    sample_steps: int = 15
-    guidance: float = 3.0
-    log_every: int = 10
+    validation_every: Annotated[int, Range(0, 10_000_000)] = 100
+    validation_images: Annotated[int, Range(1, 100_000)] = 64
+    validation_times: Annotated[int, Range(1, 1000)] = 4
+    patience: Annotated[int, Range(0, 10_000)] = 0
+    keep: Annotated[str, Choice(("best", "last"))] = "best"
+    checkpoint_every: Annotated[int, Range(1, 10_000_000)] = 100
+    pictures_every: Annotated[int, Range(0, 10_000_000)] = 0
+    samples_per_class: Annotated[int, Range(0, 64)] = 2
+    sample_steps: Annotated[int, Range(1, 1000)] = 15
+    guidance: Annotated[float, Range(0.0, 100.0)] = 3.0
+    log_every: Annotated[int, Range(1, 10_000)] = 10
     seed: int = 0
     cache: str | None = None
     dreambooth: DreamBooth = field(default_factory=DreamBooth)
     inversion: TextualInversion = field(default_factory=TextualInversion)
 
     def __post_init__(self) -> None:
-        check_choice(self.method, tuple(METHODS), "adapt#method")
-        for name, choices in _CHOICES.items():
-            check_choice(getattr(self, name), choices, f"adapt#{name}")
-        for name, (low, high) in _RANGES.items():
-            check_range(getattr(self, name), low, high, f"adapt#{name}")
-        if self.rank is not None:
-            check_range(self.rank, 1, 1024, "adapt#rank")
-        if self.alpha is not None:
-            check_range(self.alpha, 1e-6, 1e6, "adapt#alpha")
-        if self.resolution is not None and (self.resolution < 8 or self.resolution % 8):
-            raise ConfigurationError(f"adapt#resolution: got {self.resolution}, expected a multiple of 8, 8 or more")
-        if self.bucket_step % 8:
-            raise ConfigurationError(f"adapt#bucket_step: got {self.bucket_step}, expected a multiple of 8")
         if self.patience and not self.validation_every:
-            raise ConfigurationError("adapt#patience: early stopping needs validation; set adapt#validation_every")
+            raise ConfigurationError(
+                f"{here('patience')}: early stopping needs validation; set {here('validation_every')}"
+            )
         if self.accumulate > self.batch:
             raise ConfigurationError(
-                f"adapt#accumulate: got {self.accumulate}, expected at most the batch {self.batch}"
+                f"{here('accumulate')}: got {self.accumulate}, expected at most the batch {self.batch}"
             )
 
     def filled(self) -> AdaptConfig:

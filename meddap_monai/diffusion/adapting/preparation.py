@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from meddap_monai import store
-from meddap_monai.core.devices import choose_device
+from meddap_monai.core.devices import PRECISIONS, choose_device
 from meddap_monai.core.distributed import ALONE, Ranks
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
@@ -27,8 +27,6 @@ from meddap_monai.diffusion.bases.noise import Objective
 from meddap_monai.diffusion.bases.prompts import PromptTable, load_prompt_table
 from meddap_monai.diffusion.bases.sample_pictures import draw_pictures
 from meddap_monai.errors import ConfigurationError
-
-_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -127,7 +125,7 @@ def prepare(
     }
     if config.batch % ranks.size:
         raise ConfigurationError(f"adapt#batch: {config.batch} is no multiple of the {ranks.size} processes")
-    pipeline: Any = load_base(base, dtype=_TYPES[config.precision] if device.type != "cpu" else None, device=device)
+    pipeline: Any = load_base(base, dtype=PRECISIONS[config.precision] if device.type != "cpu" else None, device=device)
     size, factor = picture_size(pipeline, config, base)
     objective = Objective(pipeline.scheduler.config, config.snr_gamma, config.noise_offset)
     cache = Path(config.cache) if config.cache else output / "cache"

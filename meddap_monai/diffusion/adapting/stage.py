@@ -128,8 +128,8 @@ def _train(
                 curves.write(validation.measure(trainer), 0, "validation")
             validation.curves = curves
             validation.attach(trainer)
-        if first and config.samples_every and config.samples_per_class:
-            Pictures(lambda writer, step: _draw(prepared, trainer, writer, step), curves, config.samples_every).attach(
+        if first and config.pictures_every and config.samples_per_class:
+            Pictures(lambda writer, step: _draw(prepared, trainer, writer, step), curves, config.pictures_every).attach(
                 trainer
             )
         for handler in handlers:

@@ -40,7 +40,7 @@ class Trainable:
     full: bool = False
 
     def groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Return the optimiser's parameter groups, one per learning rate."""
+        """Return the optimizer's parameter groups, one per learning rate."""
         rates = sorted(set(self.rates.values()))
         return [
             {

@@ -1,4 +1,4 @@
-"""The training loop of adapters: one optimiser step on cached latents; everything else is a handler."""
+"""The training loop of adapters: one optimizer step on cached latents; everything else is a handler."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from monai.inferers import Inferer, SimpleInferer
 from monai.utils.enums import CommonKeys
 
+from meddap_monai.core.devices import PRECISIONS
 from meddap_monai.core.distributed import ALONE, Ranks
 from meddap_monai.diffusion.adapting.batches import Batch, Batches
 from meddap_monai.diffusion.adapting.config import AdaptConfig
@@ -21,13 +22,11 @@ from meddap_monai.training.finite import check_finite
 from meddap_monai.training.schedules import schedule, set_rate
 from meddap_monai.training.step_trainer import StepTrainer, within_memory
 
-_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 class AdapterTrainer(StepTrainer):
     """Train adapter parameters on cached latents.
 
-    ``state.iteration`` counts optimiser steps, also across a resume. ``state.output`` holds ``loss``,
+    ``state.iteration`` counts optimizer steps, also across a resume. ``state.output`` holds ``loss``,
     ``gradient_norm`` and a ``learning_rate_<n>`` per parameter group; ``state.ids`` are the images of the step.
 
     Args:
@@ -108,7 +107,7 @@ class AdapterTrainer(StepTrainer):
         """Return the mixed-precision context of the run."""
         if self.config.precision == "fp32":
             return contextlib.nullcontext()
-        return torch.autocast(self.state.device.type, _TYPES[self.config.precision])
+        return torch.autocast(self.state.device.type, PRECISIONS[self.config.precision])
 
     def _update(self) -> float:
         parameters = list(self.trainable.parameters.values())

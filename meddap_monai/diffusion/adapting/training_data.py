@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from meddap_monai import store
-from meddap_monai.core.configuration import unknown
+from meddap_monai.core.constraints import unknown
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.diffusion.adapting.batches import Item

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from meddap_monai.core.configuration import unknown
+from meddap_monai.core.constraints import unknown
 from meddap_monai.errors import ConfigurationError
 
 NAMES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -59,7 +59,7 @@ def build_scheduler(name: str, base: Any, timestep_spacing: str | None = None) -
     return cls.from_config(config, **settings)
 
 
-def check_scheduler(name: str) -> None:
+def check_scheduler(name: str, where: str = "generate#scheduler") -> None:
     """Raise when a scheduler's name is not known, naming the nearest one."""
     if name in NAMES:
         return
@@ -67,7 +67,7 @@ def check_scheduler(name: str) -> None:
     from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
     if name not in [item.name for item in KarrasDiffusionSchedulers] or not hasattr(diffusers, name):
-        raise ConfigurationError(f"generate#scheduler: {unknown('scheduler', name, list(NAMES))}")
+        raise ConfigurationError(f"{where}: {unknown('scheduler', name, list(NAMES))}")
 
 
 def _rescaled_betas(base: Any) -> list[float]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from meddap_monai.core.configuration import check_choice
+from meddap_monai.core.constraints import check_choice
 from meddap_monai.diffusion.bases.base import Base
 from meddap_monai.diffusion.generation.config import GUIDANCE_VARIANTS
 from meddap_monai.diffusion.generation.latent_classifier import load_latent_classifier
@@ -46,7 +46,7 @@ class ClassifierGuide:
         variant: str = "noisy",
         labels: torch.Tensor | None = None,
     ) -> None:
-        check_choice(variant, VARIANTS, "classifier_guidance.variant")
+        check_choice(variant, VARIANTS, "generate#classifier_guidance#variant")
         self.classifier, self.scale, self.start, self.end = classifier.eval(), scale, start, end
         self.variant, self.labels = variant, labels
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from torch import nn
 from torch.nn import functional
 
 from meddap_monai import store
-from meddap_monai.core.configuration import build, check_choice, check_range
+from meddap_monai.core.configuration import build
+from meddap_monai.core.constraints import Choice, Count, Range, settings
 from meddap_monai.core.provenance import check_provenance, write_train_hashes
 from meddap_monai.core.records import class_names, read_records
 from meddap_monai.core.seeds import generator
@@ -38,6 +39,7 @@ TIMES = ("noisy", "clean")
 
 
 @dataclass(frozen=True)
+@settings("generate#classifier_guidance#training")
 class LatentClassifierConfig:
     """Shape and training of a latent classifier.
 
@@ -52,20 +54,14 @@ class LatentClassifierConfig:
         seed: of weights, batches, noise and times.
     """
 
-    times: str = "noisy"
-    channels: tuple[int, ...] = (64, 96, 128)
-    heads: int = 4
-    steps: int = 400
-    batch: int = 32
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
+    times: Annotated[str, Choice(TIMES)] = "noisy"
+    channels: Annotated[tuple[Annotated[int, Range(1, 4096)], ...], Count(1, 8)] = (64, 96, 128)
+    heads: Annotated[int, Range(1, 256)] = 4
+    steps: Annotated[int, Range(1, 10_000_000)] = 400
+    batch: Annotated[int, Range(1, 65536)] = 32
+    learning_rate: Annotated[float, Range(0.0, 10.0)] = 1e-3
+    weight_decay: Annotated[float, Range(0.0, 10.0)] = 0.05
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_choice(self.times, TIMES, "latent_classifier.times")
-        check_range(self.steps, 1, 10_000_000, "latent_classifier.steps")
-        check_range(self.batch, 1, 65536, "latent_classifier.batch")
 
 
 class LatentClassifier(nn.Module):

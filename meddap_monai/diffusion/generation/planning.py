@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from meddap_monai.core.configuration import check_choice, check_keys, check_range
+from meddap_monai.core.configuration import check_keys
+from meddap_monai.core.constraints import check_choice, check_range
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.diffusion.bases.prompts import PromptTable

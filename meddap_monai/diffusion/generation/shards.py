@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from meddap_monai import store
-from meddap_monai.core.devices import is_out_of_memory
+from meddap_monai.core.devices import PRECISIONS, is_out_of_memory
 from meddap_monai.core.distributed import Ranks
 from meddap_monai.core.records import Record, iter_records, write_records
 from meddap_monai.diffusion.bases.base import Base
@@ -154,7 +154,7 @@ class ShardMaker:
         made = self.request.origin() | {
             "shard": number,
             "batch": self.batch,
-            "dtype": self.request.config.dtype,
+            "dtype": str(PRECISIONS[self.request.config.precision]).removeprefix("torch."),
             "device": device_name(self.sampler.device),
             "threads": torch.get_num_threads(),
             "sliced": self.sliced,

@@ -15,10 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from meddap_monai import store
-from meddap_monai.core.devices import choose_device
+from meddap_monai.core.devices import PRECISIONS, choose_device
 from meddap_monai.core.distributed import Ranks, join_ranks, open_stage
 from meddap_monai.core.provenance import check_provenance
 from meddap_monai.core.records import class_names, iter_records
@@ -177,7 +175,7 @@ def open_sampler(
     """Open a base with its adapters fused, ready to sample; the base's weights are restored afterwards.
 
     Args:
-        config: device, dtype, adapter weights, loop settings, classifier guidance.
+        config: device, precision, adapter weights, loop settings, classifier guidance.
         base: see ``open_base``.
         adapters: adapter folders or files.
 
@@ -190,7 +188,7 @@ def open_sampler(
             f"generate#adapter_weights: {len(weights)} weights for {len(adapters)} adapters, expected one for each"
         )
     base, device = open_base(base), choose_device(config.device, "generate#device")
-    pipeline: Any = load_base(base, getattr(torch, config.dtype), device)
+    pipeline: Any = load_base(base, PRECISIONS[config.precision], device)
     for path, weight in zip(adapters, weights, strict=True):
         load_adapter(pipeline, path, weight)
     given = {field.name: getattr(config, field.name) for field in dataclasses.fields(LoopSettings)}

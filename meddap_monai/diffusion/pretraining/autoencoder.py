@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from meddap_monai.core.configuration import check_range
+from meddap_monai.core.constraints import Choice, Count, Range, Share, here, settings
 from meddap_monai.errors import ConfigurationError
 
 _SHIFT = 32.0
@@ -26,6 +26,7 @@ _STAY_LINEAR = 64.0
 
 
 @dataclass(frozen=True)
+@settings("pretrain#autoencoder")
 class AutoencoderConfig:
     """Shape and training of the autoencoder.
 
@@ -50,36 +51,28 @@ class AutoencoderConfig:
         latent_noise: largest standard deviation of noise added to latents while the decoder trains.
     """
 
-    encoder: str = "patch_pca"
-    channels: tuple[int, ...] = (16, 32, 64, 64)
-    latents: int = 16
-    whitening: float = 0.25
-    layers: int = 1
-    groups: int = 8
+    encoder: Annotated[str, Choice(("patch_pca", "learned"))] = "patch_pca"
+    channels: Annotated[tuple[Annotated[int, Range(1, 4096)], ...], Count(2, 6)] = (16, 32, 64, 64)
+    latents: Annotated[int, Range(1, 256)] = 16
+    whitening: Share = 0.25
+    layers: Annotated[int, Range(1, 16)] = 1
+    groups: Annotated[int, Range(1, 1024)] = 8
     attention: bool = False
-    steps: int = 8000
-    corner_steps: int = 0
-    batch: int = 8
+    steps: Annotated[int, Range(0, 100_000_000)] = 8000
+    corner_steps: Annotated[int, Range(0, 1_000_000)] = 0
+    batch: Annotated[int, Range(1, 4096)] = 8
     crop: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Range(0.0, 10.0)] = 1e-3
     gradient: float = 0.5
     spectrum: float = 0.05
     adversarial: float = 0.4
-    adversarial_from: float = 0.4
+    adversarial_from: Share = 0.4
     kl: float = 1e-6
     latent_noise: float = 0.15
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        if self.encoder not in ("patch_pca", "learned"):
-            raise ConfigurationError(f"autoencoder.encoder is {self.encoder!r}, expected 'patch_pca' or 'learned'")
-        check_range(len(self.channels), 2, 6, "autoencoder.channels (how many)")
-        check_range(self.latents, 1, 256, "autoencoder.latents")
-        check_range(self.steps, 0, 100_000_000, "autoencoder.steps")
-        check_range(self.corner_steps, 0, 1_000_000, "autoencoder.corner_steps")
-        check_range(self.batch, 1, 4096, "autoencoder.batch")
-        check_range(self.adversarial_from, 0.0, 1.0, "autoencoder.adversarial_from")
-        self.check_crop(self.crop, "autoencoder.crop")
+        """Check crop and widths."""
+        self.check_crop(self.crop, here("crop"))
         if self.encoder == "patch_pca":
             self._check_linear()
 
@@ -87,21 +80,19 @@ class AutoencoderConfig:
         for level, width in enumerate(self.channels[:-2]):
             if width < 4 ** (level + 1):
                 raise ConfigurationError(
-                    f"autoencoder.channels[{level}] is {width}, expected at least {4 ** (level + 1)} for 'patch_pca'"
+                    f"{here('channels', str(level))} is {width}, expected at least {4 ** (level + 1)} for 'patch_pca'"
                 )
         if self.channels[-2] != self.channels[-1]:
-            raise ConfigurationError(
-                f"autoencoder.channels is {self.channels}; 'patch_pca' needs two equal last widths"
-            )
+            raise ConfigurationError(f"{here('channels')} is {self.channels}; 'patch_pca' needs two equal last widths")
         if self.latents > self.factor**2:
             raise ConfigurationError(
-                f"autoencoder.latents is {self.latents}, expected at most {self.factor**2}, the pixels of a patch"
+                f"{here('latents')} is {self.latents}, expected at most {self.factor**2}, the pixels of a patch"
             )
         room = self.channels[-1] // self.groups - 2
         if room < 2 * -(-self.latents // self.groups):
             raise ConfigurationError(
-                f"autoencoder.channels[-1] is {self.channels[-1]}, too narrow for {self.latents} latents, each twice, "
-                f"and two constants in each of {self.groups} groups"
+                f"{here('channels')}: the last is {self.channels[-1]}, too narrow for {self.latents} latents, each "
+                f"twice, and two constants in each of {self.groups} groups"
             )
 
     def check_crop(self, crop: int, name: str) -> None:

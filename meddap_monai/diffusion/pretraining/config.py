@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from meddap_monai.core.configuration import check_choice, check_range
+from meddap_monai.core.constraints import Choice, Range, Share, here, settings
 from meddap_monai.diffusion.pretraining.autoencoder import AutoencoderConfig
 from meddap_monai.diffusion.pretraining.text_encoder import TextEncoderConfig
 from meddap_monai.diffusion.pretraining.unet import DenoiserConfig
@@ -13,7 +14,8 @@ from meddap_monai.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
-class PolishConfig:
+@settings("pretrain#refinement")
+class RefinementConfig:
     """How a decoder is made sharper once the UNet is trained.
 
     Attributes:
@@ -28,40 +30,32 @@ class PolishConfig:
         gradient: weight of the loss on image gradients (encoded latents).
         spectrum: weight of the loss on the logarithm of the spectrum (encoded latents).
         energy: weight of the distance of log power spectra from the captions' means (drawn latents).
-        rival_rate: peak learning rate of the discriminator.
+        discriminator_learning_rate: peak learning rate of the discriminator.
         adversarial: share of the reconstruction gradient that the discriminator's reaches after a fifth of the steps;
             in the first tenth the discriminator learns alone.
         latent_noise: largest standard deviation of noise added to encoded latents.
-        average: decay of the moving average of the weights.
+        ema: decay of the moving average of the weights.
     """
 
-    steps: int = 0
-    drawn: int = 512
-    sampling_steps: int = 15
+    steps: Annotated[int, Range(0, 100_000_000)] = 0
+    drawn: Annotated[int, Range(1, 10_000_000)] = 512
+    sampling_steps: Annotated[int, Range(1, 1000)] = 15
     guidance: float = 2.5
-    batch: int = 8
-    batch_drawn: int = 2
+    batch: Annotated[int, Range(1, 4096)] = 8
+    batch_drawn: Annotated[int, Range(1, 4096)] = 2
     crop: int = 64
-    learning_rate: float = 3e-4
-    rival_rate: float = 1e-3
+    learning_rate: Annotated[float, Range(0.0, 10.0)] = 3e-4
+    discriminator_learning_rate: Annotated[float, Range(0.0, 10.0)] = 1e-3
     gradient: float = 0.5
     spectrum: float = 0.05
     energy: float = 0.2
     adversarial: float = 0.5
     latent_noise: float = 0.15
-    average: float = 0.995
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_range(self.steps, 0, 100_000_000, "polish.steps")
-        check_range(self.drawn, 1, 10_000_000, "polish.drawn")
-        check_range(self.sampling_steps, 1, 1000, "polish.sampling_steps")
-        check_range(self.batch, 1, 4096, "polish.batch")
-        check_range(self.batch_drawn, 1, 4096, "polish.batch_drawn")
-        check_range(self.average, 0.0, 1.0, "polish.average")
+    ema: Share = 0.995
 
 
 @dataclass(frozen=True)
+@settings("pretrain")
 class PretrainConfig:
     """What to train and for how long.
 
@@ -73,37 +67,34 @@ class PretrainConfig:
         autoencoder: shape and training of the autoencoder.
         text_encoder: shape and training of the text encoder.
         unet: shape and training of the UNet.
-        polish: further training of the decoder, on what the UNet draws.
+        refinement: further training of the decoder, on what the UNet draws.
         device: "cpu" or "cuda".
-        half: compute the UNet in bfloat16 autocast.
+        precision: "fp32", or "bf16": the UNet computes in bfloat16 autocast.
         checkpoint_every: steps between checkpoints.
-        picture_every: steps between pictures in TensorBoard.
+        pictures_every: steps between pictures in TensorBoard.
         sources: lines for the card: data, licence, citation.
     """
 
     seed: int = 0
-    resolution: int = 128
+    resolution: Annotated[int, Range(8, 2048)] = 128
     prompts: tuple[str, ...] = ("breast", "fetal")
     views: ViewsConfig = field(default_factory=ViewsConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     unet: DenoiserConfig = field(default_factory=DenoiserConfig)
-    polish: PolishConfig = field(default_factory=PolishConfig)
-    device: str = "cpu"
-    half: bool = True
-    checkpoint_every: int = 250
-    picture_every: int = 500
+    refinement: RefinementConfig = field(default_factory=RefinementConfig)
+    device: Annotated[str, Choice(("cpu", "cuda"))] = "cpu"
+    precision: Annotated[str, Choice(("fp32", "bf16"))] = "bf16"
+    checkpoint_every: Annotated[int, Range(1, 1_000_000_000)] = 250
+    pictures_every: Annotated[int, Range(1, 1_000_000_000)] = 500
     sources: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check what only the whole configuration can tell."""
-        check_choice(self.device, ("cpu", "cuda"), "pretrain.device")
-        check_range(self.resolution, 8, 2048, "pretrain.resolution")
-        check_range(self.checkpoint_every, 1, 1_000_000_000, "pretrain.checkpoint_every")
-        self.autoencoder.check_crop(self.polish.crop, "polish.crop")
+        self.autoencoder.check_crop(self.refinement.crop, here("refinement", "crop"))
         factor = self.autoencoder.factor * 2 ** (len(self.unet.channels) - 1)
         if self.resolution % factor:
             raise ConfigurationError(
-                f"pretrain.resolution is {self.resolution}, expected a multiple of {factor}, which the autoencoder and "
-                "the UNet halve it by"
+                f"{here('resolution')} is {self.resolution}, expected a multiple of {factor}, which the autoencoder "
+                "and the UNet halve it by"
             )

@@ -30,7 +30,7 @@ from meddap_monai.diffusion.pretraining.autoencoder_training import (
     make_rival,
     reconstruction_losses,
 )
-from meddap_monai.diffusion.pretraining.config import PolishConfig, PretrainConfig
+from meddap_monai.diffusion.pretraining.config import PretrainConfig, RefinementConfig
 from meddap_monai.diffusion.pretraining.views import Views, grey_tensor
 from meddap_monai.training.ema import update_average
 from meddap_monai.training.finite import check_finite
@@ -57,7 +57,7 @@ def choose_views(groups: Sequence[str], count: int, seed: int) -> np.ndarray:
 def draw_latents(
     pipeline: Any,
     captions: Sequence[str],
-    config: PolishConfig,
+    config: RefinementConfig,
     seed: int,
     half: bool = False,
     each_batch: Callable[[], None] = lambda: None,
@@ -93,11 +93,13 @@ def draw_once(
 ) -> None:
     """Write what `draw_latents` returns, unless the file is there already."""
     if not path.is_file():
-        latents = draw_latents(pipeline, captions, config.polish, config.seed, config.half, each_batch)
+        latents = draw_latents(
+            pipeline, captions, config.refinement, config.seed, config.precision == "bf16", each_batch
+        )
         store.write_atomic(path, save({"latents": latents}))
 
 
-class PolishTraining:
+class RefinementTraining:
     """Steps that train a decoder on encoded and on drawn latents.
 
     Args:
@@ -106,7 +108,7 @@ class PolishTraining:
         latents: (N, C, h, w) float16, those pictures encoded.
         drawn: (M, C, h, w) latents from `draw_latents`.
         rows: (M,) the view whose caption each was drawn with.
-        config: of the whole pre-training; `polish`, `seed` and `device` count here.
+        config: of the whole pre-training; `refinement`, `seed` and `device` count here.
     """
 
     def __init__(
@@ -118,7 +120,12 @@ class PolishTraining:
         rows: np.ndarray,
         config: PretrainConfig,
     ) -> None:
-        self.config, self.seed, self.device, self.half = config.polish, config.seed, config.device, config.half
+        self.config, self.seed, self.device, self.half = (
+            config.refinement,
+            config.seed,
+            config.device,
+            config.precision == "bf16",
+        )
         self.vae, self.pixels, self.ids = vae.to(self.device), views.pixels, views.ids
         self.latents, self.drawn = latents, drawn
         self.factor = views.pixels.shape[-1] // latents.shape[-1]
@@ -156,7 +163,7 @@ class PolishTraining:
         losses = reconstruction_losses(made, images)
         losses["energy"] = (cell_power(free) / power).log().abs().mean()
         loss = losses["l1"] + config.gradient * losses["gradient"] + config.spectrum * losses["spectrum"]
-        loss = check_finite(loss + config.energy * losses["energy"], "pretrain#polish", step + 1, rate, names)
+        loss = check_finite(loss + config.energy * losses["energy"], "pretrain#refinement", step + 1, rate, names)
         weight = config.adversarial * min(1.0, max(0.0, 10 * step / config.steps - 1))
         last = self.vae.decoder.conv_out.weight
         total = loss + weight * deceive(self.discriminator, last, loss, (made, free))
@@ -164,12 +171,12 @@ class PolishTraining:
         total.backward()
         nn.utils.clip_grad_norm_(self.vae.decoder.parameters(), 1.0)
         self.optimizer.step()
-        update_average(self.average.parameters(), self.vae.decoder.parameters(), config.average, step)
+        update_average(self.average.parameters(), self.vae.decoder.parameters(), config.ema, step)
         report = {name: value.item() for name, value in losses.items()}
         fakes = (made.detach(), free.detach())
-        pace = rate / config.learning_rate * config.rival_rate
+        pace = rate / config.learning_rate * config.discriminator_learning_rate
         verdict = judge(self.discriminator, self.rival, (images, kin), fakes, pace)
-        report["discriminator"] = check_finite(verdict, "pretrain#polish", step + 1, rate, names).item()
+        report["discriminator"] = check_finite(verdict, "pretrain#refinement", step + 1, rate, names).item()
         report["gradient energy drawn"] = float(gradient_energy(fakes[1]) / gradient_energy(kin))
         report["gradient energy"] = float(gradient_energy(fakes[0]) / gradient_energy(images))
         return report
@@ -184,7 +191,7 @@ class PolishTraining:
         count = min(8, len(self.drawn))
         chosen = np.linspace(0, len(self.drawn) - 1, count).astype(int)
         made = self.average(self.drawn[chosen].float().to(self.device)).mean(1).clamp(-1, 1)
-        writer.add_image("polish/drawn", (torch.cat(list(made), dim=1)[None] + 1) / 2, step)
+        writer.add_image("refinement/drawn", (torch.cat(list(made), dim=1)[None] + 1) / 2, step)
 
     def _encoded(self, step: int, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
         """Return pictures or crops of them, their latents with some noise, and the ids."""

@@ -72,7 +72,7 @@ def describe(job: PretrainJob, pipeline: Any) -> dict[str, Any]:
             "autoencoder": config.autoencoder.steps,
             "corners": config.autoencoder.corner_steps,
             "unet": config.unet.steps,
-            "polish": config.polish.steps,
+            "refinement": config.refinement.steps,
         },
         "prediction_type": config.unet.prediction,
         "images": len(job.training),
@@ -83,7 +83,7 @@ def describe(job: PretrainJob, pipeline: Any) -> dict[str, Any]:
 def _carried_on(before: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
     """Return the card of a base whose decoder was trained on: the base's own, with the new steps."""
     steps = dict(before["steps"])
-    for phase in ("polish", "corners"):
+    for phase in ("refinement", "corners"):
         steps[phase] = steps.get(phase, 0) + document["steps"][phase]
     return before | {"steps": steps, "sharpened_from": before["sha256"], "sharpened_with": document["configuration"]}
 

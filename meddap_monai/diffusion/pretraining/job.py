@@ -19,7 +19,7 @@ from meddap_monai.diffusion.pretraining.autoencoder import PatchPCA, build_autoe
 from meddap_monai.diffusion.pretraining.autoencoder_training import AutoencoderTraining
 from meddap_monai.diffusion.pretraining.config import PretrainConfig
 from meddap_monai.diffusion.pretraining.corner_repair import CornerTraining
-from meddap_monai.diffusion.pretraining.decoder_refinement import PolishTraining, choose_views, draw_once
+from meddap_monai.diffusion.pretraining.decoder_refinement import RefinementTraining, choose_views, draw_once
 from meddap_monai.diffusion.pretraining.sample_sheet import sample_sheet
 from meddap_monai.diffusion.pretraining.text_encoder import TextEncoderTraining, build_text_encoder
 from meddap_monai.diffusion.pretraining.tokenizer import vocabulary_words
@@ -82,7 +82,14 @@ class PretrainJob:
         """Phase three: the UNet on cached latents; its moving average becomes the base's UNet."""
         config = self.config
         work = DenoiserTraining(
-            self.unet, self.scheduler, self.cache(), config.unet, config.seed, config.device, config.half, self.ranks
+            self.unet,
+            self.scheduler,
+            self.cache(),
+            config.unet,
+            config.seed,
+            config.device,
+            config.precision == "bf16",
+            self.ranks,
         )
         work.picture = lambda writer, step: writer.add_image(  # type: ignore[attr-defined]
             "unet/samples", self._sheet(work.average), step
@@ -93,17 +100,17 @@ class PretrainJob:
     def finish_decoder(self) -> None:
         """Phase four: a sharper decoder for what the UNet draws, then its corner."""
         views, config = self.views, self.config
-        if config.polish.steps:
-            rows = choose_views(views.groups, config.polish.drawn, config.seed)
+        if config.refinement.steps:
+            rows = choose_views(views.groups, config.refinement.drawn, config.seed)
             captions = [views.captions[row] for row in rows]
             if self.ranks.rank == 0:
                 place = self.phases / "drawn.safetensors"
                 draw_once(place, self.pipeline(self.unet), captions, config, self._stop_between)
             self.ranks.share()
             drawn = load_file(store.regular_file(self.phases / "drawn.safetensors"))["latents"]
-            polish = PolishTraining(self.vae, views, self.latents, drawn, rows, config)
-            self._run("polish", config.polish.steps, polish)
-            polish.finish()
+            refinement = RefinementTraining(self.vae, views, self.latents, drawn, rows, config)
+            self._run("refinement", config.refinement.steps, refinement)
+            refinement.finish()
         if config.autoencoder.corner_steps:
             touch = CornerTraining(self.vae, views.pixels, views.ids, config.autoencoder, config.seed, config.device)
             self._run("corners", config.autoencoder.corner_steps, touch)
@@ -182,7 +189,7 @@ class PretrainJob:
         if ranks or self.ranks.rank == 0:
             run = Run(
                 name, steps, checkpoint, self.interrupt, self.output / "tensorboard" / name, config.checkpoint_every,
-                pictures_every=config.picture_every, ranks=ranks or ALONE, device=config.device,
+                pictures_every=config.pictures_every, ranks=ranks or ALONE, device=config.device,
             )  # fmt: skip
             train(work, run)
         self.ranks.share()

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from meddap_monai.core.configuration import check_range
+from meddap_monai.core.constraints import Range, settings
 from meddap_monai.core.seeds import generator
 from meddap_monai.diffusion.bases.prompts import PromptTable
 from meddap_monai.diffusion.pretraining.tokenizer import PROMPT_LENGTH, write_tokenizer
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+@settings("pretrain#text_encoder")
 class TextEncoderConfig:
     """Shape and training of the text encoder.
 
@@ -41,19 +42,12 @@ class TextEncoderConfig:
         learning_rate: peak.
     """
 
-    width: int = 128
-    layers: int = 2
-    heads: int = 4
-    steps: int = 1200
-    batch: int = 48
-    learning_rate: float = 1e-3
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_range(self.width, 8, 4096, "text_encoder.width")
-        check_range(self.layers, 1, 48, "text_encoder.layers")
-        check_range(self.steps, 0, 10_000_000, "text_encoder.steps")
-        check_range(self.batch, 1, 65536, "text_encoder.batch")
+    width: Annotated[int, Range(8, 4096)] = 128
+    layers: Annotated[int, Range(1, 48)] = 2
+    heads: Annotated[int, Range(1, 256)] = 4
+    steps: Annotated[int, Range(0, 10_000_000)] = 1200
+    batch: Annotated[int, Range(1, 65536)] = 48
+    learning_rate: Annotated[float, Range(0.0, 10.0)] = 1e-3
 
 
 @dataclass(frozen=True)

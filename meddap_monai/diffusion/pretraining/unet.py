@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from meddap_monai.core.configuration import check_choice, check_range
+from meddap_monai.core.constraints import Choice, Count, Range, Share, here, settings
 from meddap_monai.core.distributed import ALONE, Ranks
 from meddap_monai.core.seeds import generator
 from meddap_monai.diffusion.bases.noise import Objective
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+@settings("pretrain#unet")
 class DenoiserConfig:
     """Shape and training of the UNet.
 
@@ -47,45 +48,41 @@ class DenoiserConfig:
         learning_rate: peak.
         warmup: steps of linear warm-up.
         text_factor: multiplies the rate of cross-attention and of the pooled-text path.
-        average: decay of the exponential moving average of the weights, which is what is kept.
+        ema: decay of the exponential moving average of the weights, which is what is kept.
         empty_prompt: chance of the empty prompt, for classifier-free guidance.
         changed_from: share of the steps after which pictures changed by adjectives join.
         changed_share: their share from then on.
         balance: a group of n pictures is drawn in proportion to n ** balance.
     """
 
-    channels: tuple[int, ...] = (96, 160)
+    channels: Annotated[tuple[Annotated[int, Range(1, 65536)], ...], Count(2, 8)] = (96, 160)
     attention: tuple[bool, ...] = (False, True)
-    layers: int = 1
-    heads: int = 4
-    groups: int = 16
+    layers: Annotated[int, Range(1, 16)] = 1
+    heads: Annotated[int, Range(1, 256)] = 4
+    groups: Annotated[int, Range(1, 1024)] = 16
     pooled_text: bool = True
-    prediction: str = "v_prediction"
+    prediction: Annotated[str, Choice(("v_prediction", "epsilon"))] = "v_prediction"
     beta_start: float = 0.00085
     beta_end: float = 0.02
     zero_terminal_snr: bool = False
-    loss: str = "mse"
-    steps: int = 7000
-    batch: int = 16
-    learning_rate: float = 5e-4
-    warmup: int = 100
+    loss: Annotated[str, Choice(("mse", "l1"))] = "mse"
+    steps: Annotated[int, Range(0, 100_000_000)] = 7000
+    batch: Annotated[int, Range(1, 65536)] = 16
+    learning_rate: Annotated[float, Range(0.0, 10.0)] = 5e-4
+    warmup: Annotated[int, Range(0, 100_000_000)] = 100
     text_factor: float = 2.0
-    average: float = 0.999
-    empty_prompt: float = 0.1
-    changed_from: float = 0.5
-    changed_share: float = 0.4
+    ema: Share = 0.999
+    empty_prompt: Share = 0.1
+    changed_from: Share = 0.5
+    changed_share: Share = 0.4
     balance: float = 0.4
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_choice(self.prediction, ("v_prediction", "epsilon"), "unet.prediction")
-        check_choice(self.loss, ("mse", "l1"), "unet.loss")
-        check_range(len(self.channels), 2, 8, "unet.channels (how many)")
-        check_range(len(self.attention), len(self.channels), len(self.channels), "unet.attention (how many)")
-        check_range(self.steps, 0, 100_000_000, "unet.steps")
-        check_range(self.batch, 1, 65536, "unet.batch")
-        check_range(self.average, 0.0, 1.0, "unet.average")
-        check_range(self.empty_prompt, 0.0, 1.0, "unet.empty_prompt")
+        """Check that there is an answer for each width."""
+        if len(self.attention) != len(self.channels):
+            raise ConfigurationError(
+                f"{here('attention')}: got {len(self.attention)} values, expected {len(self.channels)}, one per width"
+            )
 
 
 def build_denoiser(config: DenoiserConfig, latents: int, side: int, text_width: int) -> UNet2DConditionModel:
@@ -226,7 +223,7 @@ class DenoiserTraining:
         set_rate(self.optimizer, rate)
         norm = nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         self.optimizer.step()
-        update_average(self.average.parameters(), self.unet.parameters(), config.average, step)
+        update_average(self.average.parameters(), self.unet.parameters(), config.ema, step)
         return {"loss": float(loss.item()), "gradient norm": float(norm), "rate": rate}
 
     def _loss(

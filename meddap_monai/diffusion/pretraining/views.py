@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
-from meddap_monai.core.configuration import check_range
+from meddap_monai.core.constraints import Choice, Range, Share, settings
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.diffusion.bases.prompts import PromptTable
@@ -20,6 +21,7 @@ from meddap_monai.images.reading.recorded import open_recorded
 
 
 @dataclass(frozen=True)
+@settings("pretrain#views")
 class ViewsConfig:
     """How pictures are cut and captioned.
 
@@ -32,21 +34,12 @@ class ViewsConfig:
         device_template: scanner model in ``meta.device`` -> number of the template its captions use.
     """
 
-    clean: int = 8
-    changed: int = 8
-    smallest: float = 0.82
-    flip: float = 0.5
-    captions: str = "prompts"
+    clean: Annotated[int, Range(1, 10_000)] = 8
+    changed: Annotated[int, Range(0, 10_000)] = 8
+    smallest: Annotated[float, Range(0.1, 1.0)] = 0.82
+    flip: Share = 0.5
+    captions: Annotated[str, Choice(("prompts", "none"))] = "prompts"
     device_template: dict[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_range(self.clean, 1, 10_000, "views.clean")
-        check_range(self.changed, 0, 10_000, "views.changed")
-        check_range(self.smallest, 0.1, 1.0, "views.smallest")
-        check_range(self.flip, 0.0, 1.0, "views.flip")
-        if self.captions not in ("prompts", "none"):
-            raise ConfigurationError(f"views.captions is {self.captions!r}, expected 'prompts' or 'none'")
 
 
 @dataclass(frozen=True)

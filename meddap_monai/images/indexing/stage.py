@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydicom.datadict import tag_for_keyword
 from tqdm import tqdm
 
 from meddap_monai import store
-from meddap_monai.core.configuration import check_choice, check_range
+from meddap_monai.core.constraints import Choice, Range, here, settings
 from meddap_monai.core.contract import SPLITS
 from meddap_monai.core.records import Record, deal_draw, deal_shares, write_records
 from meddap_monai.errors import ConfigurationError, RecordsError
@@ -29,6 +29,7 @@ from meddap_monai.images.reading.pseudonym import load_key, pseudonym
 
 
 @dataclass(frozen=True)
+@settings("index")
 class IndexConfig:
     """What to index and how.
 
@@ -67,7 +68,7 @@ class IndexConfig:
     """
 
     source: Path
-    labels: str = "folder"
+    labels: Annotated[str, Choice(("folder", "csv", "attribute"))] = "folder"
     table: Path = Path("index.csv")
     image_column: str = "image"
     label_column: str = "label"
@@ -77,22 +78,22 @@ class IndexConfig:
     where: Mapping[str, str] = field(default_factory=dict)
     attribute: str = ""
     classes: tuple[str, ...] = ()
-    modality: str = "US"
+    modality: Annotated[str, Choice(("US", "any"))] = "US"
     frames: str = "middle"
-    region: str = "b-mode"
+    region: Annotated[str, Choice(("b-mode", "full"))] = "b-mode"
     guess_region: bool = False
     full_frame: bool = False
-    window: str = "file"
-    split: str = ""
+    window: Annotated[str, Choice(WINDOWS)] = "file"
+    split: Annotated[str, Choice(("", *SPLITS))] = ""
     fractions: Mapping[str, float] = field(default_factory=lambda: {"train": 0.6, "val": 0.2, "test": 0.2})
     draw: Mapping[str, int] | None = None
-    masks: str = "reject"
+    masks: Annotated[str, Choice(("reject", "keep"))] = "reject"
     follow_links: bool = False
-    near_duplicates: str = "group"
-    correlation: float = 0.98
-    workers: int = 1
-    timeout: float = 60.0
-    memory: int = 3072
+    near_duplicates: Annotated[str, Choice(("group", "off"))] = "group"
+    correlation: Annotated[float, Range(0.5, 1)] = 0.98
+    workers: Annotated[int, Range(0, 256)] = 1
+    timeout: Annotated[float, Range(0.1, 3600)] = 60.0
+    memory: Annotated[int, Range(64, 1_000_000)] = 3072
     key_file: Path | None = None
     seed: int = 0
 
@@ -102,30 +103,20 @@ class IndexConfig:
         Raises:
             ConfigurationError: names the key, what it holds and what was expected.
         """
-        check_choice(self.labels, ("folder", "csv", "attribute"), "index#labels")
-        check_choice(self.modality, ("US", "any"), "index#modality")
-        check_choice(self.region, ("b-mode", "full"), "index#region")
-        check_choice(self.window, WINDOWS, "index#window")
-        check_choice(self.masks, ("reject", "keep"), "index#masks")
-        check_choice(self.near_duplicates, ("group", "off"), "index#near_duplicates")
-        check_policy(self.frames)
-        if self.split:
-            check_choice(self.split, SPLITS, "index#split")
+        check_policy(self.frames, here("frames"))
         if self.labels == "attribute" and (not self.attribute or tag_for_keyword(self.attribute) is None):
             raise ConfigurationError(
-                f"index#attribute is {self.attribute!r}, expected a DICOM keyword such as BodyPartExamined"
+                f"{here('attribute')} is {self.attribute!r}, expected a DICOM keyword such as BodyPartExamined"
             )
         shares = self.fractions.values()
         if not set(self.fractions) <= set(SPLITS) or not abs(sum(shares) - 1) <= 1e-6 or min(shares) < 0:
             raise ConfigurationError(
-                f"index#fractions is {dict(self.fractions)}, expected shares of splits that sum to 1, each from 0 to 1"
+                f"{here('fractions')} is {dict(self.fractions)}, expected shares of splits that sum to 1, each 0 to 1"
             )
         if self.draw is not None and (set(self.draw) != {"train", "val"} or min(self.draw.values()) < 0):
-            raise ConfigurationError(f"index#draw is {dict(self.draw)}, expected images per class for train and val")
-        check_range(self.correlation, 0.5, 1, "index#correlation")
-        check_range(self.workers, 0, 256, "index#workers")
-        check_range(self.timeout, 0.1, 3600, "index#timeout")
-        check_range(self.memory, 64, 1_000_000, "index#memory")
+            raise ConfigurationError(
+                f"{here('draw')} is {dict(self.draw)}, expected images per class for train and val"
+            )
 
 
 def index(config: IndexConfig, output: Path, *, overwrite: bool = False) -> Path:

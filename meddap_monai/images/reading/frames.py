@@ -13,19 +13,20 @@ POLICIES = "first, middle, last, all, every N, evenly K, different K"
 _PATTERN = re.compile(r"(first|middle|last|all)|(every|evenly|different) ([1-9][0-9]{0,5})")
 
 
-def check_policy(policy: str) -> tuple[str, int]:
+def check_policy(policy: str, where: str = "frames") -> tuple[str, int]:
     """Return a frame policy as word and number.
 
     Args:
         policy: "first", "middle", "last", "all", "every N" (0, N, 2N, ...), "evenly K" (K frames at equal distances)
             or "different K" (the K frames that differ most).
+        where: the place that the message names.
 
     Raises:
         ConfigurationError: anything else.
     """
     found = _PATTERN.fullmatch(policy.strip()) if isinstance(policy, str) else None
     if not found:
-        raise ConfigurationError(f"frames is {policy!r}, expected one of: {POLICIES}")
+        raise ConfigurationError(f"{where} is {policy!r}, expected one of: {POLICIES}")
     return (found[1], 1) if found[1] else (found[2], int(found[3]))
 
 

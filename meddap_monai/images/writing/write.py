@@ -22,7 +22,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from meddap_monai import __version__, store
-from meddap_monai.core.configuration import check_choice
+from meddap_monai.core.constraints import check_choice
 from meddap_monai.core.records import iter_records
 from meddap_monai.errors import ConfigurationError, RecordsError
 from meddap_monai.images.reading.marks import KEY, NOTICE

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from meddap_monai.core.configuration import check_choice, check_range
+from meddap_monai.core.constraints import Choice, Range, settings
 from meddap_monai.selection.filtering.crossfit import FilterConfig
 
 METHODS = ("kmeans", "coreset", "random")
 
 
 @dataclass(frozen=True)
+@settings("cluster")
 class ClusterConfig:
     """How real training images are chosen.
 
@@ -29,26 +31,15 @@ class ClusterConfig:
         seed: of k-means and of random choice.
     """
 
-    method: str = "kmeans"
-    k: int = 5
-    choose_k: str = "silhouette"
-    largest_k: int = 8
-    nearest: int = 25
-    iterations: int = 20
-    min_similarity: float = -1.0
-    max_deviation: float = 2.0
+    method: Annotated[str, Choice(METHODS)] = "kmeans"
+    k: Annotated[int, Range(0, 1000)] = 5
+    choose_k: Annotated[str, Choice(("silhouette", "elbow"))] = "silhouette"
+    largest_k: Annotated[int, Range(2, 100)] = 8
+    nearest: Annotated[int, Range(1, 10**6)] = 25
+    iterations: Annotated[int, Range(1, 10**4)] = 20
+    min_similarity: Annotated[float, Range(-1.0, 1.0)] = -1.0
+    max_deviation: Annotated[float, Range(0.0, 2.0)] = 2.0
     clusters: int = 0
     features: str = "filter"
     filter: FilterConfig = field(default_factory=FilterConfig)
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check choices and ranges."""
-        check_choice(self.method, METHODS, "cluster#method")
-        check_choice(self.choose_k, ("silhouette", "elbow"), "cluster#choose_k")
-        check_range(self.k, 0, 1000, "cluster#k")
-        check_range(self.largest_k, 2, 100, "cluster#largest_k")
-        check_range(self.nearest, 1, 10**6, "cluster#nearest")
-        check_range(self.iterations, 1, 10**4, "cluster#iterations")
-        check_range(self.min_similarity, -1.0, 1.0, "cluster#min_similarity")
-        check_range(self.max_deviation, 0.0, 2.0, "cluster#max_deviation")

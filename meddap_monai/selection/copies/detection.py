@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from meddap_monai.core.configuration import check_choice, check_range
-from meddap_monai.errors import ConfigurationError
+from meddap_monai.core.constraints import Choice, Count, Range, Share, settings
 from meddap_monai.selection.copies.alignment import Matches, align
 from meddap_monai.selection.copies.neighbours import Candidates, nearest_by_product, propose_candidates
 
@@ -27,6 +27,7 @@ CALIBRATION = 2000
 
 
 @dataclass(frozen=True)
+@settings("select#copies")
 class CopyConfig:
     """How copies are found and what happens to them.
 
@@ -43,25 +44,13 @@ class CopyConfig:
         views: compare with the training images also flipped and cropped to 90 %.
     """
 
-    action: str = "drop"
-    distances: tuple[str, ...] = ("correlation", "tiles")
-    percentile: float = 1.0
-    candidates: int = 4
-    same_picture: float = 0.95
-    own_source: str = "check"
+    action: Annotated[str, Choice(("drop", "report", "off"))] = "drop"
+    distances: Annotated[tuple[Annotated[str, Choice(DISTANCES)], ...], Count()] = ("correlation", "tiles")
+    percentile: Annotated[float, Range(0.01, 50)] = 1.0
+    candidates: Annotated[int, Range(1, 64)] = 4
+    same_picture: Share = 0.95
+    own_source: Annotated[str, Choice(("check", "skip"))] = "check"
     views: bool = True
-
-    def __post_init__(self) -> None:
-        """Check choices and ranges."""
-        check_choice(self.action, ("drop", "report", "off"), "select#copies#action")
-        check_choice(self.own_source, ("check", "skip"), "select#copies#own_source")
-        if not self.distances:
-            raise ConfigurationError("select#copies#distances: got none, expected some, or select#copies#action off")
-        for name in self.distances:
-            check_choice(name, DISTANCES, "select#copies#distances")
-        check_range(self.percentile, 0.01, 50, "select#copies#percentile")
-        check_range(self.candidates, 1, 64, "select#copies#candidates")
-        check_range(self.same_picture, 0.0, 1.0, "select#copies#same_picture")
 
 
 @dataclass(frozen=True)

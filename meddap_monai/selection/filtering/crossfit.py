@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -17,27 +18,28 @@ from tqdm import tqdm
 
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.data import normalise, plan_batches, to_float
-from meddap_monai.classifier.engine import Criterion, TrainingStep, build_optimiser, build_trainer
+from meddap_monai.classifier.engine import Criterion, TrainingStep, build_optimizer, build_trainer
 from meddap_monai.classifier.features import with_penultimate
 from meddap_monai.classifier.networks import build_network
-from meddap_monai.core.configuration import check_range
+from meddap_monai.core.constraints import Range, constructing, here, settings
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import ConfigurationError, RecordsError
 
 
 @dataclass(frozen=True)
+@settings("select#filter")
 class FilterConfig:
     """The classifier that judges synthetic images.
 
     Attributes:
         network: a name of `meddap_monai.classifier.networks.NETWORKS`.
-        size: side in pixels at which images are judged.
+        resolution: side in pixels at which images are judged.
         channels: 1 for grey, 3 for colour.
         fit: how an image becomes a square, see `ClassifyConfig`; synthetic images are square and real ones often are
             not, so "pad" would show the network which is which.
         folds: networks, each leaving out one part of the patients.
-        steps: optimiser steps per network.
+        steps: optimizer steps per network.
         batch: images per step.
         learning_rate: of AdamW, annealed to 0 by a cosine.
         weight_decay: of AdamW.
@@ -46,28 +48,27 @@ class FilterConfig:
     """
 
     network: str = "resnet10_tiny"
-    size: int = 64
+    resolution: int = 64
     channels: int = 1
     fit: str = "stretch"
-    folds: int = 5
+    folds: Annotated[int, Range(2, 20)] = 5
     steps: int = 300
     batch: int = 24
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
-    views: int = 2
+    views: Annotated[int, Range(1, 4)] = 2
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        """Check ranges."""
-        check_range(self.folds, 2, 20, "select#filter#folds")
-        check_range(self.views, 1, 4, "select#filter#views")
-        self.settings(0)
+        """Check what the classifier's own settings ask for."""
+        with constructing(ClassifyConfig, here()):
+            self.settings(0)
 
     def settings(self, seed: int) -> ClassifyConfig:
         """Return the classifier configuration of one fold."""
         return ClassifyConfig(
             network=self.network,
-            size=self.size,
+            resolution=self.resolution,
             channels=self.channels,
             fit=self.fit,
             steps=self.steps,
@@ -174,10 +175,10 @@ def train_fold(
     settings = config.settings(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "select/weights"))
-        network = build_network(config.network, classes, config.channels, config.size).to(config.device)
+        network = build_network(config.network, classes, config.channels, config.resolution).to(config.device)
         step = TrainingStep(settings, Criterion(settings), classes)
         batches = list(_batches(records, images, plan_batches(records, settings)))
-        trainer = build_trainer(settings, network, build_optimiser(settings, network), batches, step, ())
+        trainer = build_trainer(settings, network, build_optimizer(settings, network), batches, step, ())
         trainer.run()
     return network.eval()
 

@@ -104,7 +104,7 @@ def _network(
 ) -> nn.Module:
     """Return the network of one fold from its file, or train it and write the file; see `train_fold`."""
     if path.is_file():
-        network = build_network(config.network, classes, config.channels, config.size).to(config.device)
+        network = build_network(config.network, classes, config.channels, config.resolution).to(config.device)
         network.load_state_dict(read_weights(path, StageError))
         return network.eval()
     network = train_fold(config, records, images, classes, seed)

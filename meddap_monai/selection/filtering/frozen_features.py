@@ -91,7 +91,7 @@ def of_training(
         output: folder of the stage.
         seed: of the run.
     """
-    images = read_squares(training, config.size, config.channels, config.fit)
+    images = read_squares(training, config.resolution, config.channels, config.fit)
     path = output / "features" / "real.npy"
     if extractor != FILTER:
         return extract(extractor, training, images, path, config.device)

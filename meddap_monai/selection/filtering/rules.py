@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from meddap_monai.classifier.scoring import softmax
-from meddap_monai.core.configuration import check_choice, check_range
+from meddap_monai.core.constraints import Choice, Range, Share, here, settings
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.selection.filtering.conformal import cross_conformal
 from meddap_monai.selection.filtering.crossfit import Judged
 
 
 @dataclass(frozen=True)
+@settings("select#rules")
 class RuleConfig:
     """Thresholds of the rules.
 
@@ -32,26 +34,19 @@ class RuleConfig:
         quota: most images kept per class, the best first; None keeps all.
     """
 
-    use: tuple[str, ...] = ("conformal",)
-    threshold: float = 0.5
+    use: tuple[Annotated[str, Choice(RULES)], ...] = ("conformal",)
+    threshold: Share = 0.5
     argmax: bool = True
-    alpha: float = 0.12
-    agreement: float = 0.7
-    guard: float = 0.05
-    neighbours: int = 5
-    quota: int | None = None
+    alpha: Share = 0.12
+    agreement: Share = 0.7
+    guard: Share = 0.05
+    neighbours: Annotated[int, Range(1, 1000)] = 5
+    quota: Annotated[int, Range(1, 10**9)] | None = None
 
     def __post_init__(self) -> None:
-        """Check names and ranges."""
-        for name in self.use:
-            check_choice(name, RULES, "select#rules#use")
+        """Check that no rule is named twice."""
         if len(set(self.use)) != len(self.use):
-            raise ConfigurationError(f"select#rules#use: got {list(self.use)}, expected each rule once")
-        for name in ("threshold", "alpha", "agreement", "guard"):
-            check_range(getattr(self, name), 0.0, 1.0, f"select#rules#{name}")
-        check_range(self.neighbours, 1, 1000, "select#rules#neighbours")
-        if self.quota is not None:
-            check_range(self.quota, 1, 10**9, "select#rules#quota")
+            raise ConfigurationError(f"{here('use')}: got {list(self.use)}, expected each rule once")
 
 
 @dataclass(frozen=True)

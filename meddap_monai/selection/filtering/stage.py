@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from tqdm import tqdm
 
 from meddap_monai import store
-from meddap_monai.core.configuration import check_range
+from meddap_monai.core.constraints import Range, settings
 from meddap_monai.core.records import Record, class_names, read_records
 from meddap_monai.errors import RecordsError
 from meddap_monai.selection.copies.detection import CopyConfig, Images, calibrate, find_nearest
@@ -32,6 +33,7 @@ THUMBNAIL = 64
 
 
 @dataclass(frozen=True)
+@settings("select")
 class SelectConfig:
     """How synthetic images are judged.
 
@@ -50,13 +52,9 @@ class SelectConfig:
     filter: FilterConfig = field(default_factory=FilterConfig)
     copies: CopyConfig = field(default_factory=CopyConfig)
     features: str = "filter"
-    threads: int = 1
+    threads: Annotated[int, Range(1, 256)] = 1
     pictures: bool = True
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        check_range(self.threads, 1, 256, "select#threads")
 
 
 @dataclass(frozen=True)
@@ -159,8 +157,8 @@ def _run(config: SelectConfig, output: Path, data: _Inputs, stage: store.Stage) 
 def _read(config: SelectConfig, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
     """Return what the filter sees, (N, C, S, S) uint8, and the copy check's thumbnails, (N, 64, 64) float32."""
     judged = config.filter
-    squares = read_squares(records, judged.size, judged.channels, judged.fit, config.threads)
-    if judged.fit == "stretch" and judged.size >= THUMBNAIL:
+    squares = read_squares(records, judged.resolution, judged.channels, judged.fit, config.threads)
+    if judged.fit == "stretch" and judged.resolution >= THUMBNAIL:
         return squares, to_thumbnails(squares, THUMBNAIL)
     return squares, to_thumbnails(read_squares(records, THUMBNAIL, threads=config.threads), THUMBNAIL)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -20,16 +20,17 @@ from meddap_monai import store
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.scoring import load_classifier
 from meddap_monai.classifier.stage import classify
-from meddap_monai.core.configuration import check_range
+from meddap_monai.core.constraints import Count, Range, settings
 from meddap_monai.core.records import Record, read_records
 from meddap_monai.core.seeds import derive_seed
-from meddap_monai.errors import ConfigurationError, RecordsError
+from meddap_monai.errors import RecordsError
 from meddap_monai.selection.filtering.selection_figures import new_figure, write_figure
 from meddap_monai.statistics.intervals import PatientDraws, over_seeds
 from meddap_monai.statistics.weighted import weighted_metrics
 
 
 @dataclass(frozen=True)
+@settings("mix#search")
 class SearchConfig:
     """What is tried.
 
@@ -42,25 +43,16 @@ class SearchConfig:
         classifier: the small classifier; its own `seed` is replaced.
     """
 
-    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    ratios: Annotated[tuple[Annotated[float, Range(0.0, 1000.0)], ...], Count()] = (0.5, 1.0, 2.0)
     thresholds: tuple[float, ...] = ()
     rule: str = "conformal"
-    seeds: int = 3
-    samples: int = 300
+    seeds: Annotated[int, Range(1, 1000)] = 3
+    samples: Annotated[int, Range(10, 100_000)] = 300
     classifier: ClassifyConfig = field(
         default_factory=lambda: ClassifyConfig(
             network="resnet10_tiny", steps=200, augmentation="classical", pictures=False
         )
     )
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        if not self.ratios:
-            raise ConfigurationError("mix#search#ratios: got none, expected at least one, such as 1.0")
-        for ratio in self.ratios:
-            check_range(ratio, 0.0, 1000.0, "mix#search#ratios")
-        check_range(self.seeds, 1, 1000, "mix#search#seeds")
-        check_range(self.samples, 10, 100_000, "mix#search#samples")
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from meddap_monai import store
-from meddap_monai.core.configuration import check_choice, check_range
+from meddap_monai.core.constraints import Choice, Range, settings
 from meddap_monai.core.records import Record, class_names, read_records, write_records
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import ConfigurationError, RecordsError
@@ -26,6 +26,7 @@ ARMS = ("mixed", "real", "synthetic", "duplicated", "shuffled")
 
 
 @dataclass(frozen=True)
+@settings("mix")
 class MixConfig:
     """How many synthetic images join the real ones, and as which arm.
 
@@ -46,24 +47,16 @@ class MixConfig:
         seed: of random draws and shuffled labels.
     """
 
-    arm: str = "mixed"
-    mode: str = "ratio"
-    ratio: float = 1.0
+    arm: Annotated[str, Choice(ARMS)] = "mixed"
+    mode: Annotated[str, Choice(MODES)] = "ratio"
+    ratio: Annotated[float, Range(0.0, 1000.0)] = 1.0
     classes: tuple[str, ...] = ()
-    order: str = "random"
+    order: Annotated[str, Choice(("best", "random"))] = "random"
     min_score: float | None = None
     rule: str = "conformal"
     search: SearchConfig = field(default_factory=SearchConfig)
-    short: str = "take"
+    short: Annotated[str, Choice(("error", "take"))] = "take"
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check choices and ranges."""
-        check_choice(self.arm, ARMS, "mix#arm")
-        check_choice(self.mode, MODES, "mix#mode")
-        check_choice(self.order, ("best", "random"), "mix#order")
-        check_choice(self.short, ("error", "take"), "mix#short")
-        check_range(self.ratio, 0.0, 1000.0, "mix#ratio")
 
 
 def mix(config: MixConfig, output: Path, *, records: Path, kept: Path | None = None, overwrite: bool = False) -> Path:

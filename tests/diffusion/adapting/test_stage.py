@@ -43,7 +43,7 @@ def curve(folder: Path, tag: str) -> dict[int, float]:
 
 
 def test_the_whole_stage(tiny_base: Path, records: Path, tmp_path: Path) -> None:
-    config = quick(steps=8, samples_per_class=1, sample_steps=2, samples_every=4, log_every=2, ema=0.5, snr_gamma=5.0)
+    config = quick(steps=8, samples_per_class=1, sample_steps=2, pictures_every=4, log_every=2, ema=0.5, snr_gamma=5.0)
     folder = adapt(config, tmp_path / "a", records=records, base=tiny_base)
     names = {path.name for path in folder.iterdir()} - {".lock"}
     assert names == {

@@ -106,7 +106,7 @@ def test_images_start_from_real_training_images_in_turn() -> None:
         ({"balance": True, "classes": ("benign",)}, "no chosen class is smaller than the largest one"),
         ({"steps": 0}, "generate#steps: got 0"),
         ({"guidance_interval": (0.8, 0.2)}, "generate#guidance_interval#1"),
-        ({"dtype": "float"}, "generate#dtype"),
+        ({"precision": "float"}, "generate#precision"),
         ({"adjectives": ()}, "expected at least one"),
         ({"plan": Path("nowhere.csv")}, "nowhere.csv: cannot be read"),
     ],

@@ -16,8 +16,8 @@ from meddap_monai.diffusion.bases.base import load_base, open_base
 from meddap_monai.diffusion.pretraining import decoder_refinement
 from meddap_monai.diffusion.pretraining.autoencoder import AutoencoderConfig, build_autoencoder, fit_patch_pca
 from meddap_monai.diffusion.pretraining.autoencoder_training import gradient_energy
-from meddap_monai.diffusion.pretraining.config import PolishConfig
-from meddap_monai.diffusion.pretraining.decoder_refinement import PolishTraining, cell_power, choose_views
+from meddap_monai.diffusion.pretraining.config import RefinementConfig
+from meddap_monai.diffusion.pretraining.decoder_refinement import RefinementTraining, cell_power, choose_views
 from meddap_monai.diffusion.pretraining.stage import pretrain
 from meddap_monai.diffusion.pretraining.views import Views
 from meddap_monai.errors import ConfigurationError, Interrupted
@@ -31,14 +31,14 @@ SHORT = dataclasses.replace(
     autoencoder=dataclasses.replace(SMALL.autoencoder, steps=2, corner_steps=2),
     text_encoder=dataclasses.replace(SMALL.text_encoder, steps=2),
     unet=dataclasses.replace(SMALL.unet, steps=2),
-    polish=PolishConfig(steps=5, drawn=3, sampling_steps=2, batch=2, crop=16),
-    picture_every=3,
+    refinement=RefinementConfig(steps=5, drawn=3, sampling_steps=2, batch=2, crop=16),
+    pictures_every=3,
 )
 
 
 @pytest.fixture(scope="module")
 def polished(few_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pretrain(SHORT, tmp_path_factory.mktemp("polish") / "out", records=few_records)
+    return pretrain(SHORT, tmp_path_factory.mktemp("refinement") / "out", records=few_records)
 
 
 def test_smooth_latents_come_out_sharper() -> None:
@@ -53,11 +53,11 @@ def test_smooth_latents_come_out_sharper() -> None:
     latents = pca.encode(images)
     drawn = torch.nn.functional.avg_pool2d(latents, 3, 1, 1)
     views = Views(pixels, ["a"] * 24, ["benign"] * 24, [str(n) for n in range(24)], np.zeros(24, bool))
-    polish = PolishConfig(
-        steps=80, drawn=24, batch=4, crop=32, batch_drawn=4, energy=0.3, average=0.9, learning_rate=2e-3
+    refinement = RefinementConfig(
+        steps=80, drawn=24, batch=4, crop=32, batch_drawn=4, energy=0.3, ema=0.9, learning_rate=2e-3
     )
-    settings = dataclasses.replace(SHORT, polish=polish)
-    work = PolishTraining(vae, views, latents.half(), drawn.half(), np.arange(24), settings)
+    settings = dataclasses.replace(SHORT, refinement=refinement)
+    work = RefinementTraining(vae, views, latents.half(), drawn.half(), np.arange(24), settings)
 
     def lack() -> float:
         with torch.no_grad():
@@ -65,7 +65,7 @@ def test_smooth_latents_come_out_sharper() -> None:
         return abs(float(np.log(gradient_energy(made) / gradient_energy(images))))
 
     before = lack()
-    for step in range(polish.steps):
+    for step in range(refinement.steps):
         losses = work.advance(step)
     work.finish()
     assert lack() < before / 2
@@ -91,23 +91,23 @@ def test_every_group_is_drawn_equally_often() -> None:
 def test_r27_interrupted_while_polishing_then_resumed(
     polished: Path, few_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = PolishTraining.advance
+    whole = RefinementTraining.advance
 
-    def signalled(self: PolishTraining, step: int) -> dict[str, float]:
+    def signalled(self: RefinementTraining, step: int) -> dict[str, float]:
         if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return whole(self, step)
 
-    monkeypatch.setattr(PolishTraining, "advance", signalled)
-    with pytest.raises(Interrupted, match="polish stopped at step 3"):
+    monkeypatch.setattr(RefinementTraining, "advance", signalled)
+    with pytest.raises(Interrupted, match="refinement stopped at step 3"):
         pretrain(SHORT, tmp_path / "out", records=few_records)
-    monkeypatch.setattr(PolishTraining, "advance", whole)
+    monkeypatch.setattr(RefinementTraining, "advance", whole)
     assert weights(pretrain(SHORT, tmp_path / "out", records=few_records)) == weights(polished)
 
 
 def test_r27_interrupted_while_drawing(few_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes minutes at full size: a signal is heard after the batch that it came in."""
-    config = dataclasses.replace(SHORT, polish=dataclasses.replace(SHORT.polish, drawn=20))
+    config = dataclasses.replace(SHORT, refinement=dataclasses.replace(SHORT.refinement, drawn=20))
     whole, numbers = decoder_refinement.generator, []
 
     def signalled(seed: int, *names: object) -> torch.Generator:
@@ -151,7 +151,7 @@ def test_sharpening_keeps_what_the_base_says_of_itself(few_records: Path, tmp_pa
         assert (made / name).read_bytes() == (base / name).read_bytes()
     before, after = open_base(base).card, open_base(made).card
     assert after["prediction_type"] == "epsilon" and after["images"] == before["images"] > 3
-    assert after["steps"] == before["steps"] | {"polish": 10, "corners": 4}
+    assert after["steps"] == before["steps"] | {"refinement": 10, "corners": 4}
     assert after["sharpened_from"] == before["sha256"] != after["sha256"]
     assert f"Trained on {before['images']} images as base" in (made / "card.md").read_text()
     other = dataclasses.replace(SHORT, prompts=("breast", "chest"))
@@ -164,7 +164,7 @@ def test_sharpening_keeps_what_the_base_says_of_itself(few_records: Path, tmp_pa
 def test_without_steps_the_decoder_stays(polished: Path, few_records: Path, tmp_path: Path) -> None:
     quiet = dataclasses.replace(
         SHORT,
-        polish=PolishConfig(steps=0),
+        refinement=RefinementConfig(steps=0),
         autoencoder=dataclasses.replace(SHORT.autoencoder, corner_steps=0),
     )
     assert weights(sharpen(quiet, polished, tmp_path / "out", records=few_records)) == weights(polished)

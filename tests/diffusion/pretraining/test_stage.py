@@ -19,7 +19,7 @@ from meddap_monai.diffusion.bases.prompts import load_prompt_table
 from meddap_monai.diffusion.pretraining.appearance import LOOKS, apply_look
 from meddap_monai.diffusion.pretraining.autoencoder import AutoencoderConfig, build_autoencoder, fit_patch_pca
 from meddap_monai.diffusion.pretraining.autoencoder_training import AutoencoderTraining, reconstruction_losses
-from meddap_monai.diffusion.pretraining.config import PolishConfig, PretrainConfig
+from meddap_monai.diffusion.pretraining.config import PretrainConfig, RefinementConfig
 from meddap_monai.diffusion.pretraining.corner_repair import SIZE, CornerTraining
 from meddap_monai.diffusion.pretraining.job import PretrainJob
 from meddap_monai.diffusion.pretraining.stage import pretrain
@@ -65,9 +65,9 @@ def test_the_encoder_is_the_patch_pca_exactly(config: AutoencoderConfig) -> None
     ("values", "message"),
     [
         ({"channels": [4, 16, 16, 32]}, "two equal last widths"),
-        ({"channels": [2, 64, 64]}, r"channels\[0\] is 2, expected at least 4"),
+        ({"channels": [2, 64, 64]}, "autoencoder#channels#0 is 2, expected at least 4"),
         ({"latents": 60}, "too narrow for 60 latents"),
-        ({"encoder": "vq"}, "expected 'patch_pca' or 'learned'"),
+        ({"encoder": "vq"}, "autoencoder#encoder: unknown value 'vq'; expected one of learned, patch_pca"),
     ],
 )
 def test_impossible_autoencoders(values: dict, message: str) -> None:
@@ -319,11 +319,11 @@ def test_no_training_images(make_records, tmp_path: Path) -> None:
 
 
 def test_crops_and_latents_must_fit_the_patches() -> None:
-    with pytest.raises(ConfigurationError, match=r"autoencoder\.crop is 60, expected a multiple of 8"):
+    with pytest.raises(ConfigurationError, match=r"pretrain#autoencoder#crop is 60, expected a multiple of 8"):
         AutoencoderConfig(crop=60)
-    with pytest.raises(ConfigurationError, match=r"polish\.crop is 12, expected a multiple of 8"):
-        PretrainConfig(polish=PolishConfig(crop=12))
-    with pytest.raises(ConfigurationError, match=r"autoencoder\.latents is 5, expected at most 4"):
+    with pytest.raises(ConfigurationError, match=r"pretrain#refinement#crop is 12, expected a multiple of 8"):
+        PretrainConfig(refinement=RefinementConfig(crop=12))
+    with pytest.raises(ConfigurationError, match=r"pretrain#autoencoder#latents is 5, expected at most 4"):
         AutoencoderConfig(channels=(32, 32), latents=5, groups=4)
 
 

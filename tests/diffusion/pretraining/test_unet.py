@@ -26,7 +26,7 @@ from meddap_monai.diffusion.pretraining.views import ViewsConfig
 from meddap_monai.training.ema import update_average
 from tests.pretrain_material import SMALL
 
-TOY = DenoiserConfig(channels=(16, 32), heads=2, groups=8, steps=60, batch=8, warmup=5, learning_rate=3e-3, average=0.9)
+TOY = DenoiserConfig(channels=(16, 32), heads=2, groups=8, steps=60, batch=8, warmup=5, learning_rate=3e-3, ema=0.9)
 
 
 def toy_cache() -> Cache:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 
 from meddap_monai import store
-from meddap_monai.core.configuration import check_range
+from meddap_monai.core.constraints import Range, here, settings
 from meddap_monai.core.records import pixel_hash
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.diffusion.adapters.targets import ATTENTION, TEXT_ATTENTION
@@ -29,6 +29,7 @@ from meddap_monai.images.reading.opening import open_image
 
 
 @dataclass(frozen=True)
+@settings("adapt#dreambooth")
 class DreamBooth(Method):
     """DreamBooth, and what it adds to the common settings.
 
@@ -51,21 +52,16 @@ class DreamBooth(Method):
     prior_prompt: str = "image of a {class}"
     identifier: str = "sks"
     class_word: str = "ultrasound"
-    prior_images: int = 100
-    prior_weight: float = 1.0
-    prior_steps: int = 24
+    prior_images: Annotated[int, Range(0, 100_000)] = 100
+    prior_weight: Annotated[float, Range(0.0, 100.0)] = 1.0
+    prior_steps: Annotated[int, Range(1, 1000)] = 24
     guidance: float = 7.5
     full: bool = False
     text_encoder: bool = True
 
     def __post_init__(self) -> None:
         if "{identifier}" not in self.prompt or "{class}" not in self.prompt:
-            raise ConfigurationError(
-                f"adapt#dreambooth#prompt: {self.prompt!r} must contain {{identifier}} and {{class}}"
-            )
-        check_range(self.prior_images, 0, 100_000, "adapt#dreambooth#prior_images")
-        check_range(self.prior_weight, 0.0, 100.0, "adapt#dreambooth#prior_weight")
-        check_range(self.prior_steps, 1, 1000, "adapt#dreambooth#prior_steps")
+            raise ConfigurationError(f"{here('prompt')}: {self.prompt!r} must contain {{identifier}} and {{class}}")
 
     def instance_prompt(self, wording: str) -> str:
         """Return the prompt of an image whose class has this wording."""

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from meddap_monai.core.constraints import here, settings
 from meddap_monai.diffusion.adapters import tokens
 from meddap_monai.diffusion.adapting.methods.method import Common, Method
 from meddap_monai.diffusion.adapting.trainable import Result, Trainable
@@ -20,6 +21,7 @@ from meddap_monai.errors import BadBase, ConfigurationError
 
 
 @dataclass(frozen=True)
+@settings("adapt#inversion")
 class TextualInversion(Method):
     """Textual inversion, and what it adds to the common settings.
 
@@ -34,7 +36,7 @@ class TextualInversion(Method):
 
     def __post_init__(self) -> None:
         if "{class}" not in self.token:
-            raise ConfigurationError(f"adapt#inversion#token: {self.token!r} must contain {{class}}")
+            raise ConfigurationError(f"{here('token')}: {self.token!r} must contain {{class}}")
 
     def word(self, class_name: str) -> str:
         """Return the new word of a class."""

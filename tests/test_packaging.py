@@ -126,7 +126,8 @@ def test_extras_are_named_in_the_install_page() -> None:
         ),
         (
             "bitsandbytes",
-            "import torch; from meddap_monai.diffusion.adapting.stage import AdaptConfig, make_optimizer; "
+            "import torch; from meddap_monai.diffusion.adapting.config import AdaptConfig; "
+            "from meddap_monai.diffusion.adapting.stage import make_optimizer; "
             "make_optimizer(AdaptConfig(optimizer='adamw8bit'), [], torch.device('cpu'))",
             "meddap-monai[gpu]",
         ),

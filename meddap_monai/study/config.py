@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from meddap_monai.classifier.stage import ClassifyConfig
+from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.core.configuration import (
     build,
     check_choice,
@@ -21,16 +21,16 @@ from meddap_monai.core.configuration import (
     options,
 )
 from meddap_monai.core.ids import look_up, set_value, split, type_of
-from meddap_monai.diffusion.adapting.stage import AdaptConfig
-from meddap_monai.diffusion.generation.stage import GenerateConfig
+from meddap_monai.diffusion.adapting.config import AdaptConfig
+from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.pretraining.config import PretrainConfig
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.evaluation.arms import TRAINED as ARMS
-from meddap_monai.evaluation.stage import EvaluateConfig
-from meddap_monai.images.indexing.stage import IndexConfig
+from meddap_monai.evaluation.arms import TRAINED_ARMS
+from meddap_monai.evaluation.config import EvaluateConfig
+from meddap_monai.images.indexing.config import IndexConfig
 from meddap_monai.selection.clustering.config import ClusterConfig
-from meddap_monai.selection.filtering.stage import SelectConfig
-from meddap_monai.selection.mixing.stage import MixConfig
+from meddap_monai.selection.filtering.config import SelectConfig
+from meddap_monai.selection.mixing.config import MixConfig
 from meddap_monai.study.simulated import SimulatedConfig
 
 
@@ -56,7 +56,7 @@ class StudyConfig:
     draw: DrawConfig | None = field(default_factory=DrawConfig)
     """None: keep the splits of `index`."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    arms: tuple[str, ...] = tuple(ARMS)
+    arms: tuple[str, ...] = tuple(TRAINED_ARMS)
     base: str = "embedded"
     cluster: ClusterConfig | None = None
     pretrain: PretrainConfig | None = None
@@ -84,7 +84,7 @@ class StudyConfig:
         if not self.seeds:
             raise ConfigurationError("study#seeds: got none, expected at least one seed")
         for arm in self.arms:
-            check_choice(arm, ARMS, "study#arms")
+            check_choice(arm, TRAINED_ARMS, "study#arms")
         check_choice(self.combine, ("product", "diagonal"), "study#combine")
         check_choice(self.adapters, ("one", "per_class", "per_cluster"), "study#adapters")
         if self.adapters == "per_cluster" and self.cluster is None:

@@ -25,13 +25,14 @@ from meddap_monai.core.configuration import check_choice, check_range
 from meddap_monai.core.records import Record, class_names, read_records, write_records
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.evaluation.arms import TRAINED
+from meddap_monai.evaluation.arms import TRAINED_ARMS
 from meddap_monai.evaluation.config import EvaluateConfig
 from meddap_monai.evaluation.predictions import Run
 from meddap_monai.evaluation.report import figures
 from meddap_monai.evaluation.report.page import MAIN_METRICS, results_rows
 from meddap_monai.evaluation.stage import evaluate, read_report
-from meddap_monai.selection.mixing.stage import MixConfig, mix
+from meddap_monai.selection.mixing.config import MixConfig
+from meddap_monai.selection.mixing.stage import mix
 from meddap_monai.statistics.weighted import NAMES
 
 
@@ -49,7 +50,7 @@ class GridConfig:
     """What is crossed with what.
 
     Attributes:
-        arms: names of `meddap_monai.evaluation.arms.TRAINED`.
+        arms: names of `meddap_monai.evaluation.arms.TRAINED_ARMS`.
         networks: names of networks.
         fractions: shares of the real training groups, 1 is all; smaller ones are inside larger ones. The synthetic
             images of a draw were learnt from all of its training images: at smaller shares the arms with synthetic
@@ -70,7 +71,7 @@ class GridConfig:
 
     def __post_init__(self) -> None:
         for arm in self.arms:
-            check_choice(arm, TRAINED, "grid#arms")
+            check_choice(arm, TRAINED_ARMS, "grid#arms")
         for fraction in self.fractions:
             check_range(fraction, 0.01, 1.0, "grid#fractions")
         check_range(self.processes, 1, 256, "grid#processes")
@@ -146,7 +147,7 @@ def plan_cells(config: GridConfig, draws: Sequence[Draw]) -> list[Cell]:
     """
     if not draws:
         raise ConfigurationError("grid: got no draws, expected one per seed")
-    needy = [arm for arm in config.arms if TRAINED[arm][0] != "real"]
+    needy = [arm for arm in config.arms if TRAINED_ARMS[arm][0] != "real"]
     for draw in draws:
         if needy and draw.kept is None:
             raise ConfigurationError(
@@ -163,7 +164,7 @@ def plan_cells(config: GridConfig, draws: Sequence[Draw]) -> list[Cell]:
 
 def train_cell(config: GridConfig, output: Path, cell: Cell, overwrite: bool = False) -> Run:
     """Mix and train one cell; what is done is skipped."""
-    content, augmentation = TRAINED[cell.arm]
+    content, augmentation = TRAINED_ARMS[cell.arm]
     seed = cell.draw.seed
     share = output / "shares" / f"{cell.fraction:g}" / f"seed_{seed}"
     records = take_share(cell.draw.records, share, cell.fraction, seed, overwrite)

@@ -446,7 +446,8 @@ def test_one_override_puts_the_generator_into_its_engine(tiny_base: Path, record
 
 
 def test_stage_folder_serves_as_a_bank(records: Path, tiny_base: Path, tmp_path: Path) -> None:
-    from meddap_monai.diffusion.generation.stage import GenerateConfig, generate
+    from meddap_monai.diffusion.generation.config import GenerateConfig
+    from meddap_monai.diffusion.generation.stage import generate
 
     config = GenerateConfig(counts=1, steps=1, shard_size=3, batch=3, sheet_columns=1)
     made = generate(config, tmp_path / "out", records=records, base=tiny_base)

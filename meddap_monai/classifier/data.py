@@ -13,13 +13,14 @@ from monai.transforms import Compose, MapTransform
 from PIL import Image
 
 from meddap_monai.classifier.config import ClassifyConfig
+from meddap_monai.core.printing import PrintsArguments
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import RecordsError
 from meddap_monai.images.reading.recorded import open_recorded
 
 
-class LoadFramed(MapTransform):
+class LoadFramed(PrintsArguments, MapTransform):
     """Read the image of a record and fit it into a square: path -> ``(C, size, size)`` uint8 tensor.
 
     Where the item has a ``sha256``, the pixels must be those.

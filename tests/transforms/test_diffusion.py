@@ -145,6 +145,11 @@ def test_exactly_one_source(arguments: dict) -> None:
         RandDiffusionAugment(**arguments)
 
 
+def test_a_bank_is_printed_by_its_file(bank: Path) -> None:
+    assert repr(RandDiffusionAugment(bank)) == f"RandDiffusionAugment(bank={bank!r})"
+    assert repr(RandDiffusionAugment(ImageBank(bank))) == f"RandDiffusionAugment(bank=ImageBank(records={bank!r}))"
+
+
 def test_a_bank_of_real_images_is_refused(records: Path) -> None:
     with pytest.raises(RecordsError, match="holds no synthetic image"):
         ImageBank(records)

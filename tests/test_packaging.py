@@ -66,6 +66,7 @@ def test_the_wheel_holds_package_bundles_configurations_and_data(wheel: Path) ->
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert held == _shipped()
+    assert "meddap_monai/py.typed" in held, "or type checkers of others take every name for Any"
 
 
 def test_the_wheel_fits_the_model_zoo_s_and_the_index_s_limits(wheel: Path) -> None:

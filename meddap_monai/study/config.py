@@ -134,7 +134,7 @@ def _build(sections: Mapping[str, Any], where: str) -> StudyConfig:
     study = build(StudyConfig, sections, where)
     given = {name: getattr(study, name) for name in _SPLITS}
     open_ones = {name: replace(one, split=_SPLITS[name]) for name, one in given.items() if one and not one.split}
-    return replace(study, **open_ones)  # type: ignore[arg-type]
+    return replace(study, **open_ones)
 
 
 def expand(study: StudyConfig) -> list[list[tuple[str, dict[str, Any]]]]:

@@ -36,7 +36,7 @@ from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.diffusion.bases.prompts import load_prompt_table
 from meddap_monai.diffusion.pretraining.config import PretrainConfig
 from meddap_monai.diffusion.pretraining.stage import pretrain
-from meddap_monai.phantom.simulation import SCANNERS
+from meddap_monai.phantom.scanner import SCANNERS
 from tools.corpus import CorpusConfig, gather
 
 SIZES = {

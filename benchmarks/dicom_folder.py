@@ -24,7 +24,8 @@ import numpy as np
 import pydicom
 from machine import processor_name
 
-from meddap_monai.images.indexing.stage import IndexConfig, index
+from meddap_monai.images.indexing.config import IndexConfig
+from meddap_monai.images.indexing.stage import index
 from meddap_monai.images.reading.dicom import read_ultrasound
 from meddap_monai.phantom.simulation import dicom_bytes, simulate_image
 

@@ -28,7 +28,8 @@ from selection_speed import speed
 
 from meddap_monai.classifier.scoring import fit_temperature
 from meddap_monai.core.records import Record, draw_split, pixel_hash
-from meddap_monai.phantom.simulation import CLASSES, simulate_image
+from meddap_monai.phantom.simulation import simulate_image
+from meddap_monai.phantom.tissue import CLASSES
 from meddap_monai.selection.copies.detection import CopyConfig, Images, calibrate, find_nearest, flag
 from meddap_monai.selection.filtering.crossfit import FilterConfig, assign_folds, judge, train_fold
 from meddap_monai.selection.filtering.rules import RULES, Evidence, RuleConfig

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from machine import processor_name
 
-from meddap_monai.phantom.simulation import CLASSES, simulate_image
+from meddap_monai.phantom.simulation import simulate_image
+from meddap_monai.phantom.tissue import CLASSES
 from meddap_monai.selection.copies.detection import CopyConfig, Images, calibrate, find_nearest, flag
 from meddap_monai.selection.filtering.crossfit import Judged
 from meddap_monai.selection.filtering.rules import RULES, Evidence, RuleConfig

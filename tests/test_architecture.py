@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -93,8 +94,8 @@ def test_imports_go_one_way(module: Path) -> None:
 
 
 def test_no_file_imports_itself_by_way_of_others() -> None:
-    """Counted too: imports inside functions and for types only."""
-    arrows = {_name(module): _imported(ast.parse(module.read_text())) - {_name(module)} for module in MODULES}
+    """Counted too: imports inside functions and for types only; but for the package's face, which loads no room."""
+    arrows = {name: _imported(ast.parse(path.read_text())) - {name} for path in MODULES if (name := _name(path))}
     assert find_circle(arrows) == []
 
 
@@ -168,12 +169,70 @@ def test_the_store_needs_the_standard_library_only() -> None:
     assert outside == set()
 
 
-def test_importing_the_package_loads_nothing_heavy() -> None:
+def test_importing_the_package_loads_nothing_heavy_and_no_room() -> None:
     code = (
         "import sys, meddap_monai; "
-        "print(sorted({'torch', 'monai', 'diffusers', 'peft', 'highdicom', 'transformers'} & set(sys.modules)))"
+        "heavy = {'torch', 'monai', 'diffusers', 'peft', 'highdicom', 'transformers'} & set(sys.modules); "
+        "print(sorted(heavy), [name for name in sys.modules if name.startswith('meddap_monai.')])"
     )
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[] []"
+
+
+STAGES = ("index", "cluster", "pretrain", "adapt", "generate", "select", "mix", "classify", "evaluate")
+
+
+def test_every_stage_and_its_configuration_is_a_public_name() -> None:
+    for stage in STAGES:
+        function, config = getattr(meddap_monai, stage), getattr(meddap_monai, f"{stage.capitalize()}Config")
+        assert (function.__name__, config.__name__) == (stage, f"{stage.capitalize()}Config")
+        assert {stage, config.__name__} <= set(meddap_monai.__all__)
+        assert get_type_hints(function)["config"] is config
+
+
+def test_every_public_name_is_there_under_its_own_name_and_listed() -> None:
+    assert set(meddap_monai.__all__) <= set(dir(meddap_monai))
+    for name in set(meddap_monai.__all__) - {"__version__"}:
+        assert getattr(meddap_monai, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'stud'"):
+        meddap_monai.stud  # noqa: B018
+
+
+def test_a_public_name_hides_no_folder() -> None:
+    assert {path.name for path in ROOT.iterdir()} & set(meddap_monai.__all__) == set()
+    assert importlib.import_module("meddap_monai.study").run_study is meddap_monai.run_study
+
+
+def test_editors_see_the_public_names() -> None:
+    """What stands under ``if TYPE_CHECKING`` is what is found at run time."""
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    for line in block.body:
+        assert isinstance(line, ast.ImportFrom)
+        for alias in line.names:
+            assert getattr(meddap_monai, alias.name) is getattr(importlib.import_module(line.module or ""), alias.name)
+    names = {alias.asname for line in block.body if isinstance(line, ast.ImportFrom) for alias in line.names}
+    assert names | {"__version__"} == set(meddap_monai.__all__)
+
+
+def test_each_name_is_imported_from_the_module_that_defines_it() -> None:
+    """So that a name has one place; a folder's ``__init__`` may pass names on."""
+    defined = {_name(path): _defined(ast.parse(path.read_text())) for path in MODULES if path.name != "__init__.py"}
+    elsewhere = [
+        f"{_name(path)}: {node.module}.{alias.name}"
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.name not in defined.get((node.module or "").partition(".")[2], {alias.name})
+    ]
+    assert elsewhere == []
+
+
+def _defined(tree: ast.Module) -> set[str]:
+    """Names that the body of a module gives a value, imports left out."""
+    names = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    stored = (part for node in tree.body for part in ast.walk(node) if isinstance(part, ast.Name))
+    return names | {part.id for part in stored if isinstance(part.ctx, ast.Store)}
 
 
 FORBIDDEN_CALLS = {"eval", "exec", "extractall", "system", "popen"}

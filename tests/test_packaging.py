@@ -66,6 +66,7 @@ def test_the_wheel_holds_package_bundles_configurations_and_data(wheel: Path) ->
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert held == _shipped()
+    assert "meddap_monai/py.typed" in held, "or type checkers of others take every name for Any"
 
 
 def test_the_wheel_fits_the_model_zoo_s_and_the_index_s_limits(wheel: Path) -> None:
@@ -126,7 +127,8 @@ def test_extras_are_named_in_the_install_page() -> None:
         ),
         (
             "bitsandbytes",
-            "import torch; from meddap_monai.diffusion.adapting.stage import AdaptConfig, make_optimizer; "
+            "import torch; from meddap_monai.diffusion.adapting.config import AdaptConfig; "
+            "from meddap_monai.diffusion.adapting.stage import make_optimizer; "
             "make_optimizer(AdaptConfig(optimizer='adamw8bit'), [], torch.device('cpu'))",
             "meddap-monai[gpu]",
         ),

@@ -28,8 +28,10 @@ from meddap_monai.core.records import Record, pixel_hash, read_records, write_re
 from meddap_monai.diffusion.bases.base import Base, load_base, open_base
 from meddap_monai.diffusion.pretraining.export import export_base
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.images.indexing.stage import IndexConfig, index
-from meddap_monai.phantom.simulation import SCANNERS, simulate_image
+from meddap_monai.images.indexing.config import IndexConfig
+from meddap_monai.images.indexing.stage import index
+from meddap_monai.phantom.scanner import SCANNERS
+from meddap_monai.phantom.simulation import simulate_image
 
 if TYPE_CHECKING:
     from meddap_monai.diffusion.pretraining.config import PretrainConfig

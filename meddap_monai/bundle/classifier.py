@@ -16,6 +16,7 @@ from torch import nn
 from meddap_monai import store
 from meddap_monai.classifier.data import normalise
 from meddap_monai.classifier.inference import InferConfig, picture_of, read_frames, source_files
+from meddap_monai.core.printing import PrintsArguments
 from meddap_monai.core.records import Record, read_records
 from meddap_monai.core.tensors import cpu_state, save_tensors
 from meddap_monai.errors import LeakedRecords, NonFiniteLoss
@@ -49,7 +50,7 @@ def folder_items(folder: Path | str) -> list[dict[str, str]]:
     return [{"image": str(path)} for path, left_out in source_files(Path(folder)) if not left_out]
 
 
-class LoadForClassifierd(MapTransform):
+class LoadForClassifierd(PrintsArguments, MapTransform):
     """Read a DICOM or image file as the index does and fit it into a square: path -> ``(C, size, size)`` float 0..1.
 
     Args:

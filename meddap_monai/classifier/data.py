@@ -12,6 +12,7 @@ from monai.data import CacheDataset, DataLoader, Dataset, PersistentDataset
 from monai.transforms import Compose, MapTransform
 
 from meddap_monai.classifier.config import ClassifyConfig
+from meddap_monai.core.printing import PrintsArguments
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import RecordsError
@@ -19,7 +20,7 @@ from meddap_monai.images.framing import to_square
 from meddap_monai.images.reading.recorded import open_recorded
 
 
-class LoadFramed(MapTransform):
+class LoadFramed(PrintsArguments, MapTransform):
     """Read the image of a record and fit it into a square: path -> ``(C, size, size)`` uint8 tensor.
 
     Where the item has a ``sha256``, the pixels must be those.

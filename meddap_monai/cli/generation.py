@@ -39,7 +39,7 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 def _synthesize(options: argparse.Namespace) -> str:
     from meddap_monai.diffusion.generation.config import GenerateConfig
     from meddap_monai.diffusion.generation.synthesize import synthesize_folder
-    from meddap_monai.images.indexing.stage import IndexConfig
+    from meddap_monai.images.indexing.config import IndexConfig
 
     types = {"index": IndexConfig, "generate": GenerateConfig}
     pairs = read_pairs(options.overrides, types, "generate", types)

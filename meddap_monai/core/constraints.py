@@ -142,7 +142,7 @@ def here(*keys: str) -> str:
 def _constraints(cls: type) -> dict[str, Any]:
     """Return field -> annotation of a dataclass, constraints included."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def _check(hint: Any, value: Any, where: str) -> None:

@@ -82,7 +82,8 @@ class Ranks:
             finally:
                 _alone.reset(token)
         self.agree(None)
-        return self.share(found)
+        shared: T = self.share(found)
+        return shared
 
     def agree(self, problem: str | None) -> None:
         """Wait for all processes; raise when another one has failed.
@@ -119,7 +120,7 @@ class Ranks:
             return
         flat = torch.cat([tensor.detach().flatten().float() for tensor in tensors])
         self._reduce(flat)
-        parts = flat.div_(self.size).split([tensor.numel() for tensor in tensors])
+        parts = torch.split(flat.div_(self.size), [tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.detach().copy_(part.view_as(tensor))
 

@@ -25,7 +25,7 @@ class SeededDataset(Dataset):
     """
 
     def __init__(
-        self, data: Sequence[Any], transform: Callable | None = None, seed: int = 0, stage: str = "classify"
+        self, data: Sequence[Any], transform: Callable[[Any], Any] | None = None, seed: int = 0, stage: str = "classify"
     ) -> None:
         super().__init__(data, transform)
         self.seed, self.stage, self.epoch = seed, stage, 0

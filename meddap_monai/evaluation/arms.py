@@ -9,7 +9,7 @@ SECOND_REFERENCE = "real"
 HOG = "hog"
 CONTROLS = ("duplicated", "shuffled")
 
-TRAINED = {
+TRAINED_ARMS = {
     "real": ("real", "none"),
     "real_classical": ("real", "classical"),
     "real_synthetic": ("mixed", "none"),

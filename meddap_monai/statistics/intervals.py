@@ -67,17 +67,21 @@ class Estimate:
     def interval(self, confidence: float = 0.95, bounds: tuple[float, float] = (-np.inf, np.inf)) -> np.ndarray:
         """Return the ends ``(2, ...)`` of the t interval, cut where the value itself cannot go."""
         reach = stats.t.ppf((1 + confidence) / 2, self.freedom) * self.error
-        return np.clip(np.stack([self.mean - reach, self.mean + reach]), *bounds)
+        ends: np.ndarray = np.clip(np.stack([self.mean - reach, self.mean + reach]), *bounds)
+        return ends
 
     def p_value(self) -> np.ndarray:
         """Return the two-sided p-value of a mean of zero; below 1 - confidence where the interval leaves zero out."""
         with np.errstate(divide="ignore", invalid="ignore"):
             distance = np.where(self.mean == 0, 0.0, np.abs(self.mean) / self.error)
-        return 2 * stats.t.sf(distance, self.freedom)
+        value: np.ndarray = 2 * stats.t.sf(distance, self.freedom)
+        return value
 
     def detectable(self, level: float = 0.05) -> np.ndarray:
         """Return the difference from zero that would be found with 80 % power at a two-sided level."""
-        return (stats.t.ppf(1 - level / 2, self.freedom) + stats.t.ppf(POWER, self.freedom)) * self.error
+        quantiles = stats.t.ppf(1 - level / 2, self.freedom) + stats.t.ppf(POWER, self.freedom)
+        difference: np.ndarray = quantiles * self.error
+        return difference
 
 
 def over_seeds(values: np.ndarray, patients: int) -> Estimate:

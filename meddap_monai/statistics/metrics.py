@@ -47,7 +47,8 @@ def masked(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def confusion(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return the ``(K, K)`` confusion matrix, rows true, columns predicted."""
     classes = probabilities.shape[1]
-    return sk.confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(classes))
+    matrix: np.ndarray = sk.confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(classes))
+    return matrix
 
 
 def brier(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -67,7 +68,8 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int =
 
 def confidence_bins(confidence: np.ndarray, bins: int = ECE_BINS) -> np.ndarray:
     """Return the bin ``0..bins-1`` of each confidence."""
-    return np.clip((confidence * bins).astype(int), 0, bins - 1)
+    numbers: np.ndarray = np.clip((confidence * bins).astype(int), 0, bins - 1)
+    return numbers
 
 
 def sensitivity_at(scores: np.ndarray, truth: np.ndarray, specificity: float = SPECIFICITY) -> float:

@@ -128,7 +128,8 @@ def _calibration_error(probabilities: np.ndarray, labels: np.ndarray, weights: n
     surplus = (probabilities.argmax(axis=1) == labels) - confidence
     place = confidence_bins(confidence, ECE_BINS)
     gaps = [np.abs(weights @ np.where(place == b, surplus, 0.0)) for b in range(ECE_BINS)]
-    return np.sum(gaps, axis=0) / weights.sum(axis=1)
+    error: np.ndarray = np.sum(gaps, axis=0) / weights.sum(axis=1)
+    return error
 
 
 def _nan_mean(columns: list[np.ndarray]) -> np.ndarray:

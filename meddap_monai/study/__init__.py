@@ -5,8 +5,8 @@ classifier per arm; at the end one evaluation over all seeds on the own test set
 its own folder and decides itself whether it is done, so a killed study goes on where it stopped.
 """
 
-from meddap_monai.study.config import ARMS, DrawConfig, StudyConfig, override, read_study
+from meddap_monai.study.config import DrawConfig, StudyConfig, override, read_study
 from meddap_monai.study.run import draw, run_study
 from meddap_monai.study.stages import run_stage
 
-__all__ = ["ARMS", "DrawConfig", "StudyConfig", "draw", "override", "read_study", "run_stage", "run_study"]
+__all__ = ["DrawConfig", "StudyConfig", "draw", "override", "read_study", "run_stage", "run_study"]

@@ -10,20 +10,20 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from meddap_monai.classifier.stage import ClassifyConfig
+from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.core.configuration import build, check_keys, check_mapping, field_types, is_empty, options
 from meddap_monai.core.constraints import Choice, Count, here, settings
 from meddap_monai.core.ids import look_up, set_value, split, type_of
-from meddap_monai.diffusion.adapting.stage import AdaptConfig
-from meddap_monai.diffusion.generation.stage import GenerateConfig
+from meddap_monai.diffusion.adapting.config import AdaptConfig
+from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.pretraining.config import PretrainConfig
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.evaluation.arms import TRAINED as ARMS
-from meddap_monai.evaluation.stage import EvaluateConfig
-from meddap_monai.images.indexing.stage import IndexConfig
+from meddap_monai.evaluation.arms import TRAINED_ARMS
+from meddap_monai.evaluation.config import EvaluateConfig
+from meddap_monai.images.indexing.config import IndexConfig
 from meddap_monai.selection.clustering.config import ClusterConfig
-from meddap_monai.selection.filtering.stage import SelectConfig
-from meddap_monai.selection.mixing.stage import MixConfig
+from meddap_monai.selection.filtering.config import SelectConfig
+from meddap_monai.selection.mixing.config import MixConfig
 from meddap_monai.study.simulated import SimulatedConfig
 
 
@@ -50,7 +50,7 @@ class StudyConfig:
     draw: DrawConfig | None = field(default_factory=DrawConfig)
     """None: keep the splits of `index`."""
     seeds: Annotated[tuple[int, ...], Count()] = (0, 1, 2)
-    arms: tuple[Annotated[str, Choice(ARMS)], ...] = tuple(ARMS)
+    arms: tuple[Annotated[str, Choice(TRAINED_ARMS)], ...] = tuple(TRAINED_ARMS)
     base: str = "embedded"
     cluster: ClusterConfig | None = None
     pretrain: PretrainConfig | None = None
@@ -122,7 +122,7 @@ def _build(sections: Mapping[str, Any], where: str) -> StudyConfig:
     study = build(StudyConfig, sections, where)
     given = {name: getattr(study, name) for name in _SPLITS}
     open_ones = {name: replace(one, split=_SPLITS[name]) for name, one in given.items() if one and not one.split}
-    return replace(study, **open_ones)  # type: ignore[arg-type]
+    return replace(study, **open_ones)
 
 
 def expand(study: StudyConfig) -> list[list[tuple[str, dict[str, Any]]]]:

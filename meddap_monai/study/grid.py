@@ -27,13 +27,14 @@ from meddap_monai.core.constraints import Choice, Range, settings
 from meddap_monai.core.records import Record, class_names, read_records, write_records
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.evaluation.arms import TRAINED
+from meddap_monai.evaluation.arms import TRAINED_ARMS
 from meddap_monai.evaluation.config import EvaluateConfig
 from meddap_monai.evaluation.predictions import Run
 from meddap_monai.evaluation.report import figures
 from meddap_monai.evaluation.report.page import MAIN_METRICS, markdown_table, results_rows
 from meddap_monai.evaluation.stage import evaluate, read_report
-from meddap_monai.selection.mixing.stage import MixConfig, mix
+from meddap_monai.selection.mixing.config import MixConfig
+from meddap_monai.selection.mixing.stage import mix
 from meddap_monai.statistics.weighted import METRICS
 from meddap_monai.study.track import settings_of_arm
 
@@ -53,7 +54,7 @@ class GridConfig:
     """What is crossed with what.
 
     Attributes:
-        arms: names of `meddap_monai.evaluation.arms.TRAINED`.
+        arms: names of `meddap_monai.evaluation.arms.TRAINED_ARMS`.
         networks: names of networks.
         fractions: shares of the real training groups, 1 is all; smaller ones are inside larger ones. The synthetic
             images of a draw were learnt from all of its training images: at smaller shares the arms with synthetic
@@ -64,7 +65,7 @@ class GridConfig:
         processes: that train side by side, one thread each.
     """
 
-    arms: tuple[Annotated[str, Choice(TRAINED)], ...] = (
+    arms: tuple[Annotated[str, Choice(TRAINED_ARMS)], ...] = (
         "real",
         "real_classical",
         "real_synthetic",
@@ -151,7 +152,7 @@ def plan_cells(config: GridConfig, draws: Sequence[Draw]) -> list[Cell]:
     """
     if not draws:
         raise ConfigurationError("grid: got no draws, expected one per seed")
-    needy = [arm for arm in config.arms if TRAINED[arm][0] != "real"]
+    needy = [arm for arm in config.arms if TRAINED_ARMS[arm][0] != "real"]
     for draw in draws:
         if needy and draw.kept is None:
             raise ConfigurationError(

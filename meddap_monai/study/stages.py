@@ -7,20 +7,28 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from meddap_monai.classifier.stage import ClassifyConfig, classify
+from meddap_monai.classifier.config import ClassifyConfig
+from meddap_monai.classifier.stage import classify
 from meddap_monai.core.configuration import build
 from meddap_monai.core.ids import split_places
-from meddap_monai.diffusion.adapting.stage import AdaptConfig, adapt
-from meddap_monai.diffusion.generation.stage import GenerateConfig, generate
+from meddap_monai.diffusion.adapting.config import AdaptConfig
+from meddap_monai.diffusion.adapting.stage import adapt
+from meddap_monai.diffusion.generation.config import GenerateConfig
+from meddap_monai.diffusion.generation.stage import generate
 from meddap_monai.diffusion.pretraining.config import PretrainConfig
 from meddap_monai.diffusion.pretraining.stage import pretrain
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.evaluation.stage import EvaluateConfig, Run, evaluate
-from meddap_monai.images.indexing.stage import IndexConfig, index
+from meddap_monai.evaluation.config import EvaluateConfig
+from meddap_monai.evaluation.predictions import Run
+from meddap_monai.evaluation.stage import evaluate
+from meddap_monai.images.indexing.config import IndexConfig
+from meddap_monai.images.indexing.stage import index
 from meddap_monai.selection.clustering.config import ClusterConfig
 from meddap_monai.selection.clustering.stage import cluster
-from meddap_monai.selection.filtering.stage import SelectConfig, select
-from meddap_monai.selection.mixing.stage import MixConfig, mix
+from meddap_monai.selection.filtering.config import SelectConfig
+from meddap_monai.selection.filtering.stage import select
+from meddap_monai.selection.mixing.config import MixConfig
+from meddap_monai.selection.mixing.stage import mix
 
 
 def run_stage(

@@ -11,21 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from meddap_monai import store
-from meddap_monai.classifier.stage import ClassifyConfig, classify
+from meddap_monai.classifier.config import ClassifyConfig
+from meddap_monai.classifier.stage import classify
 from meddap_monai.core.distributed import Ranks
 from meddap_monai.core.records import class_names
 from meddap_monai.core.seeds import derive_seed
-from meddap_monai.diffusion.adapting.stage import AdaptConfig, adapt
+from meddap_monai.diffusion.adapting.config import AdaptConfig
+from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.diffusion.bases.base import Base
-from meddap_monai.diffusion.generation.stage import GenerateConfig, generate
+from meddap_monai.diffusion.generation.config import GenerateConfig
+from meddap_monai.diffusion.generation.stage import generate
 from meddap_monai.diffusion.pretraining.config import PretrainConfig
 from meddap_monai.diffusion.pretraining.stage import pretrain
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.evaluation.stage import Run
+from meddap_monai.evaluation.arms import TRAINED_ARMS
+from meddap_monai.evaluation.predictions import Run
 from meddap_monai.selection.clustering.stage import cluster
 from meddap_monai.selection.filtering.stage import select
-from meddap_monai.selection.mixing.stage import MixConfig, mix
-from meddap_monai.study.config import ARMS, StudyConfig, Variant
+from meddap_monai.selection.mixing.config import MixConfig
+from meddap_monai.selection.mixing.stage import mix
+from meddap_monai.study.config import StudyConfig, Variant
 from meddap_monai.study.join import join_generated
 
 DIVIDED = ("pretrain", "adapt", "generate", "classify")
@@ -105,7 +110,7 @@ class Track:
     def run(self) -> list[Run]:
         """Run every stage and return the classifiers that no earlier variant had already."""
         study = self.variant.config
-        kept = self._synthetic(study) if any(ARMS[arm][0] != "real" for arm in study.arms) else None
+        kept = self._synthetic(study) if any(TRAINED_ARMS[arm][0] != "real" for arm in study.arms) else None
         return [run for arm in study.arms if (run := self._arm(study, arm, kept)) is not None]
 
     def _stage(self, name: str, config: Any, make: Callable[[Path], Path], *inputs: Any, leaf: str = "") -> Path:
@@ -238,7 +243,7 @@ class Track:
 
 def settings_of_arm(arm: str, seed: int, blend: MixConfig, train: ClassifyConfig) -> tuple[MixConfig, ClassifyConfig]:
     """Return what an arm mixes and trains; how much synthetic it takes does not concern an arm without."""
-    content, augmentation = ARMS[arm]
+    content, augmentation = TRAINED_ARMS[arm]
     blend = MixConfig() if content == "real" else blend
     train = dataclasses.replace(train, seed=seed, augmentation=augmentation)
     return dataclasses.replace(blend, arm=content, seed=seed), train

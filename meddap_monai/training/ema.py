@@ -23,4 +23,5 @@ def update_average(
     """
     slow = list(average)
     fast = [value.to(mean.dtype) for mean, value in zip(slow, values, strict=True)]
-    get_ema_multi_avg_fn(decay if step is None else min(decay, (1 + step) / (10 + step)))(slow, fast, 0)
+    pull = decay if step is None else min(decay, (1 + step) / (10 + step))
+    get_ema_multi_avg_fn(pull)(slow, fast, 0)  # type: ignore[no-untyped-call]

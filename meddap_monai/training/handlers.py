@@ -191,7 +191,7 @@ class Curves:
         step = engine.state.iteration
         if step % self.every and step != last_step(engine):
             return
-        values: dict[str, float] = dict(engine.state.output or {})  # type: ignore[call-overload, arg-type]
+        values: dict[str, float] = dict(engine.state.output or {})  # type: ignore[arg-type]
         if self.images:
             now = time.monotonic()
             values["images_per_second"] = (step - self._drawn) * self.images / max(now - self._since, 1e-9)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from meddap_monai.core.printing import PrintsArguments
 from meddap_monai.core.records import Record, iter_records
 from meddap_monai.errors import RecordsError
 from meddap_monai.images.reading.recorded import open_recorded
 
 
-class ImageBank:
+class ImageBank(PrintsArguments):
     """Synthetic images by label, drawn by a seed.
 
     Args:

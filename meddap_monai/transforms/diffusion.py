@@ -16,6 +16,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, MultiSampleTrait, RandomizableTransform
 from monai.utils import TransformBackends
 
+from meddap_monai.core.printing import PrintsArguments
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.images.framing import from_levels, to_levels
 from meddap_monai.transforms.bank import ImageBank
@@ -25,7 +26,7 @@ Source = ImageBank | OnlineGenerator
 _SEEDS = 2**31 - 1
 
 
-class RandDiffusionAugment(RandomizableTransform):
+class RandDiffusionAugment(PrintsArguments, RandomizableTransform):
     """Replace an image, with probability `prob`, by a synthetic one of the same label.
 
     Args:
@@ -119,7 +120,7 @@ class RandDiffusionSamples(RandDiffusionAugment, MultiSampleTrait):
         return [img, *(self.synthetic(img, label, seed) for seed in seeds_from(self.seed, self.num_samples))]
 
 
-class RandDiffusionAugmentd(RandomizableTransform, MapTransform):
+class RandDiffusionAugmentd(PrintsArguments, RandomizableTransform, MapTransform):
     """Dictionary version of `RandDiffusionAugment`.
 
     All keys of an item get the same draw. Where the item has a ``source``, it becomes ``synthetic``.

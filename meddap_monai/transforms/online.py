@@ -20,6 +20,7 @@ from PIL import Image
 
 from meddap_monai.core.configuration import build
 from meddap_monai.core.constraints import check_choice
+from meddap_monai.core.printing import PrintsArguments
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.images.framing import frame, from_levels, to_levels
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from meddap_monai.diffusion.generation.sampler import ImageSampler
 
 
-class OnlineGenerator:
+class OnlineGenerator(PrintsArguments):
     """Makes an image of a class on demand, from the prompt alone or from the real image at hand.
 
     Args:
@@ -153,7 +154,7 @@ def refuse_forked_cuda(device: torch.device) -> None:
         )
 
 
-class DiffusionPrepareBatch(PrepareBatch):
+class DiffusionPrepareBatch(PrintsArguments, PrepareBatch):
     """A MONAI `prepare_batch` that replaces some images of a batch by synthetic ones, all in one go on the device.
 
     Args:

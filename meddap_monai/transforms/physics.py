@@ -19,6 +19,7 @@ from monai.data import get_track_meta
 from monai.transforms import RandomizableTransform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
+from meddap_monai.core.printing import PrintsArguments
 from meddap_monai.errors import ConfigurationError
 
 
@@ -29,7 +30,7 @@ def _check_range(name: str, value: tuple[float, float], low: float, high: float)
     return first, last
 
 
-class RandPhysics(RandomizableTransform):
+class RandPhysics(PrintsArguments, RandomizableTransform):
     """Shared shape of the transforms below: draw `self.drawn`, then `apply` it."""
 
     backend = [TransformBackends.TORCH]

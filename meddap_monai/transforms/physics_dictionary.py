@@ -9,10 +9,11 @@ import numpy as np
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import MapTransform, RandomizableTransform
 
+from meddap_monai.core.printing import PrintsArguments
 from meddap_monai.transforms.physics import RandAcousticShadow, RandHaze, RandPhysics, RandSpeckle, RandTimeGain
 
 
-class _RandPhysicsd(MapTransform, RandomizableTransform):
+class _RandPhysicsd(PrintsArguments, MapTransform, RandomizableTransform):
     """Dictionary version: one draw for all keys of an item."""
 
     backend = RandPhysics.backend

@@ -15,6 +15,7 @@ from monai.transforms import MapTransform, SpatialCrop, Transform
 from monai.utils import ImageMetaKey, TransformBackends, convert_to_dst_type, convert_to_tensor
 
 from meddap_monai.core.constraints import check_choice
+from meddap_monai.core.printing import PrintsArguments
 from meddap_monai.errors import UnreadableImage
 from meddap_monai.images.reading.reader import UltrasoundReader
 from meddap_monai.images.reading.regions import find_region
@@ -23,7 +24,7 @@ Box = tuple[int, int, int, int]
 MISSING = ("tight", "keep", "error")
 
 
-class LoadUltrasound(Transform):
+class LoadUltrasound(PrintsArguments, Transform):
     """Load one ultrasound image of any format as `MetaTensor`, channel first and row first.
 
     Unlike ``LoadImage`` it keeps the error of the reader (`UnreadableImage`) and needs no suffix.
@@ -73,7 +74,7 @@ class LoadUltrasound(Transform):
         return MetaTensor.ensure_torch_and_prune_meta(image, meta)
 
 
-class LoadUltrasoundd(MapTransform):
+class LoadUltrasoundd(PrintsArguments, MapTransform):
     """Dictionary version of `LoadUltrasound`.
 
     Args:
@@ -125,7 +126,7 @@ def _blacken(image: NdarrayOrTensor, mask: np.ndarray | None) -> NdarrayOrTensor
     return image * convert_to_dst_type(mask, dst=image, dtype=image.dtype)[0]
 
 
-class _RegionTransform(Transform):
+class _RegionTransform(PrintsArguments, Transform):
     """What the transforms of the region share; see `CropToUltrasoundRegion`."""
 
     backend = [TransformBackends.TORCH]
@@ -183,7 +184,7 @@ class MaskBurnedIn(_RegionTransform):
         return masked
 
 
-class _RegionTransformd(MapTransform):
+class _RegionTransformd(PrintsArguments, MapTransform):
     """Dictionary version of a transform of the region."""
 
     backend = _RegionTransform.backend

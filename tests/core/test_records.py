@@ -23,7 +23,7 @@ from meddap_monai.core.records import (
     write_records,
 )
 from meddap_monai.errors import ConfigurationError, LeakedRecords, RecordsError, StageError
-from meddap_monai.images.indexing.stage import IndexConfig
+from meddap_monai.images.indexing.config import IndexConfig
 
 
 def item(number: int, class_name: str = "benign", patient: str | None = None, **keys: object) -> dict:

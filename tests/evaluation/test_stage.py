@@ -15,10 +15,12 @@ from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.stage import classify
 from meddap_monai.core.records import read_records, write_records
 from meddap_monai.errors import ConfigurationError, ForeignOutput, LeakedRecords, RecordsError
+from meddap_monai.evaluation.config import EvaluateConfig
+from meddap_monai.evaluation.predictions import Run
 from meddap_monai.evaluation.redraw import redraw
 from meddap_monai.evaluation.report.content import learning_curves
 from meddap_monai.evaluation.report.material import device_of, reasons, sum_stages
-from meddap_monai.evaluation.stage import EvaluateConfig, Run, evaluate
+from meddap_monai.evaluation.stage import evaluate
 
 CONFIG = EvaluateConfig(samples=60, pictures=2, embedding="tsne", command="meddap study configs/demo.yaml")
 ARMS = {"real": "none", "real_classical": "classical", "real_synthetic_classical": "classical", "shuffled": "none"}

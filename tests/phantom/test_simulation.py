@@ -9,7 +9,8 @@ import pydicom
 import pytest
 
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.phantom.simulation import AREA, SCANNERS, simulate_image, write_phantom_study
+from meddap_monai.phantom.scanner import SCANNERS
+from meddap_monai.phantom.simulation import AREA, simulate_image, write_phantom_study
 from meddap_monai.phantom.tissue import CLASSES, grow_tissue
 
 

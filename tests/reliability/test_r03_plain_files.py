@@ -20,7 +20,8 @@ import meddap_monai
 from meddap_monai.classifier.inference import InferConfig, read_frames
 from meddap_monai.core.records import read_records
 from meddap_monai.errors import UnreadableImage
-from meddap_monai.images.indexing.stage import IndexConfig, index
+from meddap_monai.images.indexing.config import IndexConfig
+from meddap_monai.images.indexing.stage import index
 
 READ = """
 import json, resource, sys, time

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from meddap_monai.core.records import read_records
-from meddap_monai.images.indexing.stage import IndexConfig, index
+from meddap_monai.images.indexing.config import IndexConfig
+from meddap_monai.images.indexing.stage import index
 from meddap_monai.phantom.simulation import dicom_bytes, simulate_image
 from meddap_monai.store import read_stage
 

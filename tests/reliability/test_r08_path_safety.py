@@ -19,7 +19,8 @@ from raw_dicom import dicom, text
 
 from meddap_monai.core.records import pixel_hash, read_records, write_records
 from meddap_monai.errors import RecordsError
-from meddap_monai.images.indexing.stage import IndexConfig, index
+from meddap_monai.images.indexing.config import IndexConfig
+from meddap_monai.images.indexing.stage import index
 from meddap_monai.images.writing.write import export_dicom, synthetic_dicom, write_synthetic_png
 
 HOSTILE = [

@@ -12,10 +12,12 @@ from meddap_monai.core.records import read_records, write_records
 from meddap_monai.selection.clustering.config import ClusterConfig
 from meddap_monai.selection.clustering.stage import cluster
 from meddap_monai.selection.copies.detection import CopyConfig
+from meddap_monai.selection.filtering.config import SelectConfig
 from meddap_monai.selection.filtering.crossfit import FilterConfig
 from meddap_monai.selection.filtering.rules import RuleConfig
-from meddap_monai.selection.filtering.stage import SelectConfig, select
-from meddap_monai.selection.mixing.stage import MixConfig, mix
+from meddap_monai.selection.filtering.stage import select
+from meddap_monai.selection.mixing.config import MixConfig
+from meddap_monai.selection.mixing.stage import mix
 from tests.selection.synthetic import CLASSES, picture, synthetic_record
 
 SMALL = FilterConfig(network="resnet10_tiny", resolution=32, folds=2, steps=4, batch=8)

@@ -24,7 +24,8 @@ import raw_dicom as raw
 
 from meddap_monai.core.records import read_records
 from meddap_monai.errors import ConfigurationError, RecordsError, UnreadableImage
-from meddap_monai.images.indexing.stage import IndexConfig, index
+from meddap_monai.images.indexing.config import IndexConfig
+from meddap_monai.images.indexing.stage import index
 from meddap_monai.images.reading.dicom import read_ultrasound
 from meddap_monai.images.reading.pseudonym import load_key, pseudonym
 from meddap_monai.images.writing.write import write_synthetic_dicom, write_synthetic_png

@@ -19,7 +19,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from meddap_monai.core.records import pixel_hash, write_records
 from meddap_monai.errors import ConfigurationError, RecordsError
-from meddap_monai.images.indexing.stage import IndexConfig, index
+from meddap_monai.images.indexing.config import IndexConfig
+from meddap_monai.images.indexing.stage import index
 from meddap_monai.images.reading.dicom import read_ultrasound
 from meddap_monai.images.reading.marks import NOTICE
 from meddap_monai.images.reading.plain import is_marked_synthetic

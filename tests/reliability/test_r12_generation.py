@@ -14,8 +14,9 @@ import pytest
 
 from meddap_monai import store
 from meddap_monai.core.records import read_records
+from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.shards import ShardMaker
-from meddap_monai.diffusion.generation.stage import GenerateConfig, generate
+from meddap_monai.diffusion.generation.stage import generate
 from tests.reliability.forked import finish, kill_when, read_logs, run_pair, start
 from tests.reliability.writers import before, outlive, race
 

@@ -12,10 +12,12 @@ from meddap_monai import store
 from meddap_monai.core.records import read_records
 from meddap_monai.selection.clustering.config import ClusterConfig
 from meddap_monai.selection.clustering.stage import cluster
+from meddap_monai.selection.filtering.config import SelectConfig
 from meddap_monai.selection.filtering.crossfit import FilterConfig
 from meddap_monai.selection.filtering.rules import RuleConfig
-from meddap_monai.selection.filtering.stage import SelectConfig, select
-from meddap_monai.selection.mixing.stage import MixConfig, mix
+from meddap_monai.selection.filtering.stage import select
+from meddap_monai.selection.mixing.config import MixConfig
+from meddap_monai.selection.mixing.stage import mix
 from tests.reliability.forked import finish, kill_when, start
 from tests.selection.synthetic import CLASSES, write_generated
 

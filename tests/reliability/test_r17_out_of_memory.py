@@ -12,9 +12,10 @@ import torch
 
 from meddap_monai import store
 from meddap_monai.core.records import iter_records
+from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.remake import remake_shard
 from meddap_monai.diffusion.generation.sampler import ImageSampler
-from meddap_monai.diffusion.generation.stage import GenerateConfig, generate
+from meddap_monai.diffusion.generation.stage import generate
 from meddap_monai.errors import DiskFull
 
 CONFIG = GenerateConfig(counts=3, steps=2, shard_size=8, batch=8, sheet_columns=2)

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from meddap_monai.selection.filtering.config import SelectConfig
 from meddap_monai.selection.filtering.crossfit import FilterConfig
 from meddap_monai.selection.filtering.rules import RULES, RuleConfig
-from meddap_monai.selection.filtering.stage import SelectConfig, select
+from meddap_monai.selection.filtering.stage import select
 from tests.selection.synthetic import CLASSES, write_generated
 
 RULE = RuleConfig(use=tuple(RULES), threshold=0.0, argmax=False, alpha=0.0, agreement=0.0, guard=0.0, quota=4)

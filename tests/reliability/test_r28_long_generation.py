@@ -9,8 +9,9 @@ import pytest
 
 from meddap_monai.diffusion.bases.prompts import load_prompt_table
 from meddap_monai.diffusion.generation import plan, planning
+from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.shards import ShardMaker
-from meddap_monai.diffusion.generation.stage import GenerateConfig, generate
+from meddap_monai.diffusion.generation.stage import generate
 from tests.reliability.held import HERE, open_files, resident_bytes
 
 pytestmark = pytest.mark.skipif(not HERE.exists(), reason="reads memory from /proc, which this system lacks")

@@ -145,6 +145,11 @@ def test_exactly_one_source(arguments: dict) -> None:
         RandDiffusionAugment(**arguments)
 
 
+def test_a_bank_is_printed_by_its_file(bank: Path) -> None:
+    assert repr(RandDiffusionAugment(bank)) == f"RandDiffusionAugment(bank={bank!r})"
+    assert repr(RandDiffusionAugment(ImageBank(bank))) == f"RandDiffusionAugment(bank=ImageBank(records={bank!r}))"
+
+
 def test_a_bank_of_real_images_is_refused(records: Path) -> None:
     with pytest.raises(RecordsError, match="holds no synthetic image"):
         ImageBank(records)
@@ -446,7 +451,8 @@ def test_one_override_puts_the_generator_into_its_engine(tiny_base: Path, record
 
 
 def test_stage_folder_serves_as_a_bank(records: Path, tiny_base: Path, tmp_path: Path) -> None:
-    from meddap_monai.diffusion.generation.stage import GenerateConfig, generate
+    from meddap_monai.diffusion.generation.config import GenerateConfig
+    from meddap_monai.diffusion.generation.stage import generate
 
     config = GenerateConfig(counts=1, steps=1, shard_size=3, batch=3, sheet_columns=1)
     made = generate(config, tmp_path / "out", records=records, base=tiny_base)

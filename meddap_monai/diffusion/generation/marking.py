@@ -11,8 +11,8 @@ from PIL import Image
 
 from meddap_monai.core.records import Record, pixel_hash
 from meddap_monai.diffusion.generation.plan import PlanRow
+from meddap_monai.images.reading.marks import KEY
 from meddap_monai.images.reading.opening import image_text
-from meddap_monai.images.writing.write import KEY
 
 
 def synthetic_field(row: PlanRow, made: dict[str, Any]) -> dict[str, Any]:

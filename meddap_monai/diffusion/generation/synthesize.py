@@ -10,7 +10,8 @@ from meddap_monai.core.configuration import build
 from meddap_monai.diffusion.bases.base import EMBEDDED, Base
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.stage import generate
-from meddap_monai.images.indexing.stage import IndexConfig, index
+from meddap_monai.images.indexing.config import IndexConfig
+from meddap_monai.images.indexing.stage import index
 
 
 def synthesize_folder(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from meddap_monai.errors import ConfigurationError, UnreadableImage
 from meddap_monai.images.reading.containers import check_scans, contents
@@ -103,7 +103,7 @@ def naming_faults(path: Path | str, limits: Limits) -> Iterator[None]:
         raise UnreadableImage(f"{path}: has too many pixels, expected at most {limits.frame_pixels:,}") from error
     except MemoryError as error:
         raise UnreadableImage(f"{path}: asks for more memory than there is") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise UnreadableImage(
             f"{path}: damaged, or its kind of pixels is not supported; expected {', '.join(FORMATS)} of up to 16 bits"
         ) from error

@@ -8,53 +8,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 from tqdm import tqdm
 
 from meddap_monai import store
-from meddap_monai.core.constraints import Range, settings
 from meddap_monai.core.records import Record, class_names, read_records
 from meddap_monai.errors import RecordsError
-from meddap_monai.selection.copies.detection import CopyConfig, Images, calibrate, find_nearest
+from meddap_monai.selection.copies.detection import Images, calibrate, find_nearest
 from meddap_monai.selection.filtering import frozen_features
-from meddap_monai.selection.filtering.crossfit import FilterConfig, judge
+from meddap_monai.selection.filtering.config import SelectConfig
+from meddap_monai.selection.filtering.crossfit import judge
 from meddap_monai.selection.filtering.decisions import CopyCheck, check_copies, decide, require_every_class
 from meddap_monai.selection.filtering.fitted import fit_filter
 from meddap_monai.selection.filtering.outcome import summarise, write_outcome
-from meddap_monai.selection.filtering.rules import Evidence, RuleConfig
+from meddap_monai.selection.filtering.rules import Evidence
 from meddap_monai.selection.filtering.selection_figures import show_in_projector, write_figures
 from meddap_monai.selection.pixels import read_squares, to_thumbnails
 
 THUMBNAIL = 64
-
-
-@dataclass(frozen=True)
-@settings("select")
-class SelectConfig:
-    """How synthetic images are judged.
-
-    Attributes:
-        rules: which rules, and their thresholds.
-        filter: the classifier behind the rules.
-        copies: the copy check.
-        features: extractor for the centroid rule, the guards and the copy check, see `frozen_features.extract`;
-            "filter" takes the penultimate layer of the filter's networks.
-        threads: images decoded at once.
-        pictures: write figures and TensorBoard.
-        seed: of folds, weights and batches.
-    """
-
-    rules: RuleConfig = field(default_factory=RuleConfig)
-    filter: FilterConfig = field(default_factory=FilterConfig)
-    copies: CopyConfig = field(default_factory=CopyConfig)
-    features: str = "filter"
-    threads: Annotated[int, Range(1, 256)] = 1
-    pictures: bool = True
-    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.diffusion.bases.conditioning import encode_prompts
 from meddap_monai.diffusion.bases.schedulers import build_scheduler
+from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.plan import PlanRow
 from meddap_monai.diffusion.generation.sampler import ImageSampler
-from meddap_monai.diffusion.generation.stage import GenerateConfig, generate
+from meddap_monai.diffusion.generation.stage import generate
 from meddap_monai.errors import BadAdapter
 
 BUILD = {"xl": build_tiny_xl, "v2": build_tiny_v2}

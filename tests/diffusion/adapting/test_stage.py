@@ -19,7 +19,8 @@ from meddap_monai.diffusion.adapters import adapter as adapters
 from meddap_monai.diffusion.adapting import preparation
 from meddap_monai.diffusion.adapting import stage as adapting_stage
 from meddap_monai.diffusion.adapting.batches import Batches, Item
-from meddap_monai.diffusion.adapting.stage import AdaptConfig, adapt
+from meddap_monai.diffusion.adapting.config import AdaptConfig
+from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
 from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.diffusion.bases.noise import Objective

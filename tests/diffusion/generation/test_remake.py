@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
+from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.remake import remake_shard
-from meddap_monai.diffusion.generation.stage import GenerateConfig, generate
+from meddap_monai.diffusion.generation.stage import generate
 from meddap_monai.errors import ForeignOutput, StageError
 
 

@@ -15,9 +15,10 @@ from PIL import Image
 from meddap_monai.core.ids import read_yaml
 from meddap_monai.core.records import read_records
 from meddap_monai.errors import ConfigurationError
+from meddap_monai.images.indexing.config import IndexConfig
 from meddap_monai.images.indexing.masks import pair_of
 from meddap_monai.images.indexing.sources import Table, table_sources, walk
-from meddap_monai.images.indexing.stage import IndexConfig, index
+from meddap_monai.images.indexing.stage import index
 from meddap_monai.phantom.simulation import simulate_image
 from meddap_monai.store import read_stage
 

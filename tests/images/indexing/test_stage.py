@@ -23,9 +23,10 @@ from meddap_monai.core.records import class_names, read_records
 from meddap_monai.errors import ConfigurationError, DiskFull, ForeignOutput, RecordsError, StageError
 from meddap_monai.images.indexing import workforce
 from meddap_monai.images.indexing.accept import Acceptance
+from meddap_monai.images.indexing.config import IndexConfig
 from meddap_monai.images.indexing.duplicates import BLOCK, Groups, near_duplicates
 from meddap_monai.images.indexing.journal import open_journal
-from meddap_monai.images.indexing.stage import IndexConfig, index
+from meddap_monai.images.indexing.stage import index
 from meddap_monai.phantom.simulation import dicom_bytes, simulate_image, write_phantom_study
 from meddap_monai.store import read_stage
 

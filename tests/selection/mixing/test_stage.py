@@ -10,7 +10,8 @@ import pytest
 from meddap_monai import store
 from meddap_monai.core.records import read_records
 from meddap_monai.errors import ConfigurationError, RecordsError
-from meddap_monai.selection.mixing.stage import MixConfig, duplicate, mix
+from meddap_monai.selection.mixing.config import MixConfig
+from meddap_monai.selection.mixing.stage import duplicate, mix
 from tests.selection.synthetic import CLASSES, write_generated
 
 

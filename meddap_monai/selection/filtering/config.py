@@ -1,0 +1,36 @@
+"""How synthetic images are judged: the configuration of the stage ``select``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from meddap_monai.core.constraints import Range, settings
+from meddap_monai.selection.copies.detection import CopyConfig
+from meddap_monai.selection.filtering.crossfit import FilterConfig
+from meddap_monai.selection.filtering.rules import RuleConfig
+
+
+@dataclass(frozen=True)
+@settings("select")
+class SelectConfig:
+    """How synthetic images are judged.
+
+    Attributes:
+        rules: which rules, and their thresholds.
+        filter: the classifier behind the rules.
+        copies: the copy check.
+        features: extractor for the centroid rule, the guards and the copy check, see `frozen_features.extract`;
+            "filter" takes the penultimate layer of the filter's networks.
+        threads: images decoded at once.
+        pictures: write figures and TensorBoard.
+        seed: of folds, weights and batches.
+    """
+
+    rules: RuleConfig = field(default_factory=RuleConfig)
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    copies: CopyConfig = field(default_factory=CopyConfig)
+    features: str = "filter"
+    threads: Annotated[int, Range(1, 256)] = 1
+    pictures: bool = True
+    seed: int = 0

@@ -41,7 +41,7 @@ from meddap_monai.diffusion.bases.schedulers import build_scheduler
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.marking import grey_of, synthetic_field
 from meddap_monai.diffusion.generation.plan import PlanRow, batches
-from meddap_monai.diffusion.generation.planning import Wanted, make_plan
+from meddap_monai.diffusion.generation.planning import PlanInputs, make_plan
 from meddap_monai.diffusion.generation.stage import open_sampler
 from meddap_monai.images.framing import crop_top
 from meddap_monai.images.writing.write import write_synthetic_png
@@ -111,7 +111,7 @@ Maker = Callable[[int, int, Path | None], list[np.ndarray]]
 def plan_of(options: argparse.Namespace, classes: list[str], count: int, first: int, **keys: Any) -> list[PlanRow]:
     config = GenerateConfig(counts=-(-count // len(classes)), guidance=options.guidance, **keys)
     side = load_side(options.base)
-    rows = list(make_plan(config, load_prompt_table(options.prompts), Wanted(classes, {}, {}, (side, side))))
+    rows = list(make_plan(config, load_prompt_table(options.prompts), PlanInputs(classes, {}, {}, (side, side))))
     by_turns = [rows[start :: len(rows) // len(classes)] for start in range(len(rows) // len(classes))]
     mixed = [row for turn in by_turns for row in turn][:count]
     return [replace(row, row=number, seed=first + number) for number, row in enumerate(mixed)]

@@ -37,7 +37,7 @@ from meddap_monai.diffusion.bases.prompts import load_prompt_table
 from meddap_monai.diffusion.bases.schedulers import build_scheduler
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.plan import PlanRow
-from meddap_monai.diffusion.generation.planning import Wanted, make_plan
+from meddap_monai.diffusion.generation.planning import PlanInputs, make_plan
 from meddap_monai.diffusion.generation.sampler import ImageSampler, LoopSettings
 from meddap_monai.diffusion.generation.shards import device_name
 from tools.tiny_base import build_tiny_base
@@ -136,7 +136,7 @@ def published(pipeline: Any, side: int) -> Callable[[], Any]:
 
 def ours(sampler: ImageSampler, loop: tuple[str, int], batch: int, side: int) -> Callable[[], Any]:
     config = GenerateConfig(counts=batch, scheduler=loop[0], steps=loop[1], height=side, width=side)
-    wanted = Wanted(["benign"], {}, {}, (side, side))
+    wanted = PlanInputs(["benign"], {}, {}, (side, side))
     rows: list[PlanRow] = list(make_plan(config, load_prompt_table("breast"), wanted))
     return lambda: sampler.sample(rows)
 

@@ -31,7 +31,7 @@ from meddap_monai.core.records import Record, draw_split, pixel_hash
 from meddap_monai.phantom.simulation import simulate_image
 from meddap_monai.phantom.tissue import CLASSES
 from meddap_monai.selection.copies.detection import CopyConfig, Images, calibrate, find_nearest, flag
-from meddap_monai.selection.filtering.crossfit import FilterConfig, assign_folds, judge, train_fold
+from meddap_monai.selection.filtering.crossfit import FilterConfig, assign_folds, predict, train_fold
 from meddap_monai.selection.filtering.rules import RULES, Evidence, RuleConfig
 from meddap_monai.selection.pixels import read_squares
 from meddap_monai.statistics.shares import wilson
@@ -66,7 +66,7 @@ def detect(
     for number in range(int(fold.max()) + 1):
         rows = np.flatnonzero(fold != number).tolist()
         networks.append(train_fold(config, [training[r] for r in rows], images[rows], classes, 1000 * seed + number))
-    known, own = judge(networks, images, config), judge(networks, asked, config)
+    known, own = predict(networks, images, config), predict(networks, asked, config)
     real_labels = np.array([record["label"] for record in training])
     temperature = fit_temperature(known.out_of_fold(fold).astype(np.float64), real_labels)
     evidence = Evidence(labels, own, own.features, real_labels, known, known.features, fold, temperature)

@@ -15,7 +15,7 @@ from machine import processor_name
 from meddap_monai.phantom.simulation import simulate_image
 from meddap_monai.phantom.tissue import CLASSES
 from meddap_monai.selection.copies.detection import CopyConfig, Images, calibrate, find_nearest, flag
-from meddap_monai.selection.filtering.crossfit import Judged
+from meddap_monai.selection.filtering.crossfit import FilterPredictions
 from meddap_monai.selection.filtering.rules import RULES, Evidence, RuleConfig
 from tests.selection.copying import thumbnail
 
@@ -64,12 +64,12 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _invented_evidence(count: int, rng: np.random.Generator) -> Evidence:
-    def judged(truth: np.ndarray) -> Judged:
+    def predicted(truth: np.ndarray) -> FilterPredictions:
         features = (np.eye(64)[truth] + 0.3 * rng.standard_normal((5, len(truth), 64))).astype(np.float32)
         features /= np.linalg.norm(features, axis=-1, keepdims=True)
         logits = 3 * np.eye(3)[truth] + rng.standard_normal((5, 2, len(truth), 3))
-        return Judged(logits.astype(np.float32), features)
+        return FilterPredictions(logits.astype(np.float32), features)
 
     labels = np.arange(count) % 3
-    one, two = judged(labels), judged(labels)
+    one, two = predicted(labels), predicted(labels)
     return Evidence(labels, one, one.features, labels, two, two.features, np.arange(count) // 3 % 5, 1.0)

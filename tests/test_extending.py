@@ -22,10 +22,11 @@ from meddap_monai.classifier.stage import classify
 from meddap_monai.core.records import read_records
 from meddap_monai.errors import ConfigurationError, UnreadableImage
 from meddap_monai.evaluation.config import EvaluateConfig
-from meddap_monai.images.indexing.stage import IndexConfig, index
+from meddap_monai.images.indexing.config import IndexConfig
+from meddap_monai.images.indexing.stage import index
 from meddap_monai.images.reading.plain import FORMATS, is_marked_synthetic, read_plain
 from meddap_monai.images.reading.reader import UltrasoundReader
-from meddap_monai.selection.filtering.crossfit import Judged
+from meddap_monai.selection.filtering.crossfit import FilterPredictions
 from meddap_monai.selection.filtering.decisions import decide
 from meddap_monai.selection.filtering.rules import RULES, Evidence, RuleConfig
 from meddap_monai.statistics.weighted import METRICS, weighted_metrics
@@ -62,7 +63,7 @@ def test_a_rule_of_selection(run_block: Callable[[str], None]) -> None:
     logits = np.zeros((2, 1, 3, 2), np.float32)  # two networks, one view, three images, two classes
     logits[:, 0, 0] = [3.0, 0.0]  # both see class 0
     logits[:, 0, 1] = [[3.0, 0.0], [0.0, 3.0]]  # they contradict each other
-    judged = Judged(logits, np.ones((2, 3, 1), np.float32))
+    judged = FilterPredictions(logits, np.ones((2, 3, 1), np.float32))
     labels = np.zeros(3, int)
     evidence = Evidence(labels, judged, judged.features, labels, judged, judged.features, np.array([0, 1, 0]), 1.0)
     decision = decide(evidence, RuleConfig(use=("spread",)), None)

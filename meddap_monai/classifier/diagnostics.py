@@ -20,7 +20,7 @@ from meddap_monai.classifier.data import normalise, to_float
 from meddap_monai.classifier.features import Penultimate, extract
 from meddap_monai.classifier.material import Material
 from meddap_monai.classifier.projector import write_projector
-from meddap_monai.classifier.scoring import decode, one_pass
+from meddap_monai.classifier.scoring import decode, single_pass_loader
 from meddap_monai.core.records import Record
 from meddap_monai.statistics.metrics import ECE_BINS, confidence_bins, confusion
 
@@ -51,7 +51,7 @@ def draw_pictures(
             "validation/roc and precision-recall", curves_figure(probabilities, labels, material.classes), step
         )
         writer.add_figure("validation/calibration", calibration_figure(probabilities, labels), step)
-        wrong = surest_errors(probabilities, labels, SHOWN)
+        wrong = most_confident_errors(probabilities, labels, SHOWN)
         if wrong:
             rows = [material.validation[place] for place in wrong]
             pixels = decode(rows, config)
@@ -65,7 +65,7 @@ def draw_pictures(
     _projector(config, output, material, network)
 
 
-def surest_errors(probabilities: np.ndarray, labels: np.ndarray, limit: int) -> list[int]:
+def most_confident_errors(probabilities: np.ndarray, labels: np.ndarray, limit: int) -> list[int]:
     """Return the indices of wrong predictions, the most confident first."""
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     order = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")]
@@ -162,7 +162,7 @@ def class_activation(network: nn.Module, images: torch.Tensor, labels: Sequence[
         layer: see `last_convolution`.
     """
     network.eval()
-    cam = GradCAM(network, target_layers=layer, postprocessing=_most_is_one)
+    cam = GradCAM(network, target_layers=layer, postprocessing=_scale_to_one)
     images = images.detach().requires_grad_()  # or torch warns where the layer is the first, as in a ViT
     with torch.enable_grad(), _without_inplace(network):
         maps = [cam(images[place : place + 1], class_idx=int(label))[0, 0] for place, label in enumerate(labels)]
@@ -173,7 +173,7 @@ def class_activation(network: nn.Module, images: torch.Tensor, labels: Sequence[
     return np.stack([torch.as_tensor(found).detach().cpu().numpy() for found in maps])
 
 
-def _most_is_one(maps: torch.Tensor) -> torch.Tensor:
+def _scale_to_one(maps: torch.Tensor) -> torch.Tensor:
     """Scale maps ``(B, 1, H, W)`` to 0..1 each; MONAI's default turns them over, so that the most looked at is 0."""
     low, high = maps.amin(dim=(1, 2, 3), keepdim=True), maps.amax(dim=(1, 2, 3), keepdim=True)
     return (maps - low) / (high - low).clamp_min(1e-12)
@@ -213,12 +213,12 @@ def _cams(
 
 def _projector(config: ClassifyConfig, output: Path, material: Material, network: nn.Module) -> None:
     """Write embeddings of training and validation images with class, source and split for TensorBoard's projector."""
-    rows = [*evenly(material.training, EMBEDDED), *evenly(material.validation, EMBEDDED)]
-    features = extract(Penultimate(network), one_pass(rows, config), config)
+    rows = [*subsample_rows(material.training, EMBEDDED), *subsample_rows(material.validation, EMBEDDED)]
+    features = extract(Penultimate(network), single_pass_loader(rows, config), config)
     labels = [[row["class_name"], row["source"], row["split"]] for row in rows]
     write_projector(output / "tensorboard", features, labels, ["class", "source", "split"], "images")
 
 
-def evenly(rows: Sequence[Record], most: int) -> Sequence[Record]:
+def subsample_rows(rows: Sequence[Record], most: int) -> Sequence[Record]:
     """Return at most `most` rows, evenly from first to last: real and synthetic ones in proportion."""
     return rows[:: max(1, -(-len(rows) // most))]

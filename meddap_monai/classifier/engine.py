@@ -19,7 +19,7 @@ from meddap_monai.classifier.augment import apply_classical, draw_classical
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.data import normalise, to_float
 from meddap_monai.core.devices import PRECISIONS
-from meddap_monai.core.distributed import ALONE, Ranks
+from meddap_monai.core.distributed import SINGLE_PROCESS, Ranks
 from meddap_monai.core.seeds import derive_seed, generator
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.statistics.metrics import macro_auc
@@ -82,7 +82,9 @@ class TrainingStep:
         ranks: the processes that divide every step.
     """
 
-    def __init__(self, config: ClassifyConfig, criterion: Criterion, classes: int, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self, config: ClassifyConfig, criterion: Criterion, classes: int, ranks: Ranks = SINGLE_PROCESS
+    ) -> None:
         self.config, self.criterion, self.classes, self.ranks = config, criterion, classes, ranks
         self.chunk = config.batch
         self.halvings = 0
@@ -99,7 +101,7 @@ class TrainingStep:
         losses = within_memory(
             lambda size: self._update(engine, images, targets, factors, step, size),
             min(self.chunk, len(images)),
-            lambda size: self._go_on_with(size, engine),
+            lambda size: self._shrink_chunk(size, engine),
         )
         total = check_finite((losses * factors).mean(), "classify", step, rate, batch["id"], self.ranks)
         output = {
@@ -135,7 +137,7 @@ class TrainingStep:
         mixed = share.view(-1, 1, 1, 1) * images + (1 - share.view(-1, 1, 1, 1)) * images[other]
         return mixed, share.view(-1, 1) * targets + (1 - share.view(-1, 1)) * targets[other]
 
-    def _go_on_with(self, size: int, engine: Any) -> None:
+    def _shrink_chunk(self, size: int, engine: Any) -> None:
         self.chunk = size
         self.halvings += 1
         engine.logger.warning("memory ran out: going on with %d images at a time", size)
@@ -199,7 +201,7 @@ class ScalerState:
             self.scaler.load_state_dict(self.kept)
 
 
-def share_network(network: nn.Module, ranks: Ranks, compiled: bool = False) -> nn.Module:
+def distribute_network(network: nn.Module, ranks: Ranks, compiled: bool = False) -> nn.Module:
     """Wrap a network so that gradients are averaged over the processes; optionally compile it.
 
     MONAI's ViT holds a parameter that classification does not use, so unused ones are looked for.

@@ -55,4 +55,4 @@ def _training(extractor: nn.Module, rows: Any, config: ClassifyConfig) -> tuple[
 
 
 def _features(extractor: nn.Module, rows: Any, config: ClassifyConfig, augmented: bool = False) -> np.ndarray:
-    return extract(extractor, scoring.one_pass(rows, config), config, augmented)
+    return extract(extractor, scoring.single_pass_loader(rows, config), config, augmented)

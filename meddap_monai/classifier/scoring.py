@@ -45,7 +45,7 @@ class Classifier:
 
     def logits(self, rows: Sequence[Record], batch: int = 64) -> np.ndarray:
         """Return ``(N, K)`` float64 logits of records, in their order."""
-        return predict_logits(self.network, one_pass(rows, self.config, batch), self.config)
+        return predict_logits(self.network, single_pass_loader(rows, self.config, batch), self.config)
 
     def pixels(self, rows: Sequence[Record]) -> torch.Tensor:
         """Return the images of records as this classifier decodes them: ``(N, C, size, size)`` uint8."""
@@ -65,23 +65,23 @@ class Classifier:
         return softmax(self.logits(rows, batch) / (self.temperature if calibrated else 1.0))
 
 
-def uncached(config: ClassifyConfig) -> ClassifyConfig:
+def without_cache(config: ClassifyConfig) -> ClassifyConfig:
     """Return the configuration for a single pass over images."""
     return replace(config, cache="none", workers=0)
 
 
-def one_pass(rows: Sequence[Record], config: ClassifyConfig, batch: int = 64) -> DataLoader:
+def single_pass_loader(rows: Sequence[Record], config: ClassifyConfig, batch: int = 64) -> DataLoader:
     """Return a loader over records in their order, each decoded once; batches as of `collate`."""
-    return make_loader(make_dataset(rows, uncached(config)), in_order(len(rows), batch))
+    return make_loader(make_dataset(rows, without_cache(config)), in_order(len(rows), batch))
 
 
 def decode(rows: Sequence[Record], config: ClassifyConfig) -> torch.Tensor:
     """Return the images of records: ``(N, C, size, size)`` uint8."""
-    return torch.cat([batch["image"] for batch in one_pass(rows, config)])
+    return torch.cat([batch["image"] for batch in single_pass_loader(rows, config)])
 
 
 def in_batches(pixels: torch.Tensor, batch: int = 64) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield decoded images as `one_pass` would."""
+    """Yield decoded images as `single_pass_loader` would."""
     return ({"image": part} for part in pixels.split(batch))
 
 

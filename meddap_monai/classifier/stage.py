@@ -24,8 +24,8 @@ from meddap_monai.classifier.engine import (
     build_evaluator,
     build_optimizer,
     build_trainer,
+    distribute_network,
     measure,
-    share_network,
 )
 from meddap_monai.classifier.head_training import train_head
 from meddap_monai.classifier.material import Material, read_material
@@ -118,10 +118,10 @@ def _train_network(config: ClassifyConfig, output: Path, material: Material, ran
         validation.curves = curves
         saving = Checkpoints(path, to_save, config.checkpoint_every, flag, ranks)
         handlers = [validation, curves, ProgressBar("classify", quiet=not first), scaler, saving]
-        plan = ranks.shares(plan_batches(material.training, config)[done:], "classify#batch")
+        plan = ranks.split_plan(plan_batches(material.training, config)[done:], "classify#batch")
         training = make_dataset(material.training, config, output / "cache")
         loader = make_loader(training, plan.tolist(), config.workers)
-        shared = share_network(network, ranks, compiled=config.compile)
+        shared = distribute_network(network, ranks, compiled=config.compile)
         trainer = build_trainer(config, shared, optimizer, loader, step, handlers, done)
         if not over:
             trainer.run()
@@ -143,7 +143,7 @@ def _finish(
     config: ClassifyConfig, output: Path, material: Material, network: nn.Module, validation: Validation, reached: int
 ) -> dict[str, Any]:
     """Calibrate on validation, write the model and its metrics, draw the pictures."""
-    logits = scoring.predict_logits(network, scoring.one_pass(material.validation, config), config)
+    logits = scoring.predict_logits(network, scoring.single_pass_loader(material.validation, config), config)
     labels = np.array([row["label"] for row in material.validation])
     temperature = scoring.fit_temperature(logits, labels)
     scoring.write_model(output, config, material.classes, temperature, network=cpu_state(network))

@@ -23,7 +23,7 @@ def add_adapter_command(commands: Any) -> None:
     convert.add_argument("path", type=Path, help="adapter folder or .safetensors file")
     convert.add_argument("--to", required=True, help="diffusers or kohya")
     convert.add_argument("--output", type=Path, required=True, help="new .safetensors file")
-    merge = _action(actions, "merge", "write a base with adapters melted in", _merge)
+    merge = _action(actions, "merge", "write a base with adapters merged into its weights", _merge)
     merge.add_argument("paths", type=Path, nargs="+", help="adapter folders or files")
     merge.add_argument("--weights", type=float, nargs="*", default=[], help="one per adapter (default: all 1)")
     merge.add_argument("--output", type=Path, required=True, help="new base folder")

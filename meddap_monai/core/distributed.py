@@ -26,7 +26,7 @@ from meddap_monai.errors import ConfigurationError, StageError
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(days=7)
+_TIME_LIMIT = timedelta(days=7)
 """The one time limit: the others wait for as long as the first process may work alone."""
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 
@@ -38,11 +38,11 @@ class Ranks:
     rank: int = 0
     size: int = 1
 
-    def mine(self, shard: int) -> bool:
+    def owns(self, shard: int) -> bool:
         """Tell whether a shard is this process's work."""
         return shard % self.size == self.rank
 
-    def shares(self, plan: np.ndarray, key: str) -> np.ndarray:
+    def split_plan(self, plan: np.ndarray, key: str) -> np.ndarray:
         """Return this process's columns of a ``(steps, batch)`` plan.
 
         Raises:
@@ -52,7 +52,7 @@ class Ranks:
             raise ConfigurationError(f"{key}: {plan.shape[1]} cannot be divided by {self.size} processes")
         return plan[:, self.rank :: self.size]
 
-    def share(self, value: Any = None) -> Any:
+    def broadcast(self, value: Any = None) -> Any:
         """Return rank 0's value in every process.
 
         Raises:
@@ -61,11 +61,11 @@ class Ranks:
         if self.size == 1:
             return value
         box = [value]
-        with _someone_may_be_gone():
+        with _peer_errors():
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def first(self, work: Callable[[], T]) -> T:
+    def run_on_first(self, work: Callable[[], T]) -> T:
         """Let the first process do `work`, alone; return its result in every process.
 
         Raises:
@@ -77,15 +77,15 @@ class Ranks:
             try:
                 found = work()
             except BaseException as error:
-                self.agree(f"{type(error).__name__}: {error}")
+                self.barrier(f"{type(error).__name__}: {error}")
                 raise
             finally:
                 _alone.reset(token)
-        self.agree(None)
-        shared: T = self.share(found)
+        self.barrier(None)
+        shared: T = self.broadcast(found)
         return shared
 
-    def agree(self, problem: str | None) -> None:
+    def barrier(self, problem: str | None) -> None:
         """Wait for all processes; raise when another one has failed.
 
         Raises:
@@ -94,7 +94,7 @@ class Ranks:
         if self.size == 1:
             return
         problems: list[str | None] = [None] * self.size
-        with _someone_may_be_gone():
+        with _peer_errors():
             dist.all_gather_object(problems, problem)
         failed = [f"process {rank}: {text}" for rank, text in enumerate(problems) if text]
         if failed and problem is None:
@@ -126,16 +126,16 @@ class Ranks:
 
     @staticmethod
     def _reduce(tensor: torch.Tensor) -> None:
-        with _someone_may_be_gone():
+        with _peer_errors():
             dist.all_reduce(tensor)
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 """The only process."""
 
 
 @contextlib.contextmanager
-def _someone_may_be_gone() -> Iterator[None]:
+def _peer_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
@@ -146,19 +146,19 @@ def _someone_may_be_gone() -> Iterator[None]:
 
 @contextlib.contextmanager
 def join_ranks(gpu: bool = False) -> Iterator[Ranks]:
-    """Join the processes that ``torchrun`` started, or a group that exists; alone when there is none or inside `first`.
+    """Join the processes that ``torchrun`` started, or a group that exists; alone without one or in `run_on_first`.
 
     Args:
         gpu: each process takes a GPU of its own, which is the current one from then on.
     """
     opened = not (dist.is_available() and dist.is_initialized())
     if _alone.get() or (opened and int(os.environ.get("WORLD_SIZE", "1")) == 1):
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     if gpu:
         take_gpu(own_gpu())
     if opened:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=_PATIENCE)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=_TIME_LIMIT)
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
     finally:
@@ -179,7 +179,7 @@ def open_stage(
         StageError: in the other processes when the first one was refused, with its reason.
     """
     if ranks.rank:
-        refusal, done = ranks.share()
+        refusal, done = ranks.broadcast()
         if refusal:
             raise StageError(f"{output}: the first process was refused: {refusal}")
         yield store.Stage(output, {}, done=done)
@@ -187,11 +187,11 @@ def open_stage(
         opened = False
         try:
             with store.open_stage(output, name, config, inputs, overwrite) as stage:
-                ranks.share((None, stage.done))
+                ranks.broadcast((None, stage.done))
                 opened = True
                 yield stage
         except BaseException as error:
             if not opened:
-                ranks.share((f"{type(error).__name__}: {error}", False))
+                ranks.broadcast((f"{type(error).__name__}: {error}", False))
             raise
-    ranks.share()
+    ranks.broadcast()

@@ -166,11 +166,11 @@ def draw_split(
     Raises:
         RecordsError: a class has too few images in separate groups.
     """
-    drawn = deal_draw(_groups(records), train_per_class, val_per_class, seed, seen)
+    drawn = iter_draw(_groups(records), train_per_class, val_per_class, seed, seen)
     return sorted(drawn, key=lambda record: record["id"])
 
 
-def deal_draw(
+def iter_draw(
     members: Mapping[str, Sequence[Record]],
     train_per_class: int,
     val_per_class: int,
@@ -232,10 +232,10 @@ def split_by_group(records: Iterable[Record], fractions: Mapping[str, float], se
     Raises:
         RecordsError: a class has fewer groups than there are splits, or the shares do not sum to 1.
     """
-    return sorted(deal_shares(_groups(records), fractions, seed), key=lambda record: record["id"])
+    return sorted(iter_split(_groups(records), fractions, seed), key=lambda record: record["id"])
 
 
-def deal_shares(members: Mapping[str, Sequence[Record]], fractions: Mapping[str, float], seed: int) -> Iterator[Record]:
+def iter_split(members: Mapping[str, Sequence[Record]], fractions: Mapping[str, float], seed: int) -> Iterator[Record]:
     """`split_by_group` for groups that need not be in memory: yield the records as they are dealt.
 
     Args:

@@ -18,14 +18,14 @@ from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.evaluation import arms as arm_names
 from meddap_monai.evaluation.generative import features_of
-from meddap_monai.evaluation.predictions import Run
+from meddap_monai.evaluation.predictions import ClassifierRun
 
 MOST = 400
 """Images of one set on a map; of more, an even part is taken."""
 COMPONENTS, PERPLEXITY = 50, 30.0
 
 
-def chosen_runs(runs: Sequence[Run]) -> list[Run]:
+def chosen_runs(runs: Sequence[ClassifierRun]) -> list[ClassifierRun]:
     """Return the runs whose features are shown: one without synthetic images and one with them, of the first seed."""
     first = [run for run in runs if run.seed == min(one.seed for one in runs)]
     named = {run.arm: run for run in first}
@@ -39,7 +39,7 @@ def chosen_runs(runs: Sequence[Run]) -> list[Run]:
 
 
 def draw_maps(
-    runs: Sequence[Run], sets: Mapping[str, Sequence[Record]], device: str, seed: int
+    runs: Sequence[ClassifierRun], sets: Mapping[str, Sequence[Record]], device: str, seed: int
 ) -> list[dict[str, Any]]:
     """Return one map per run: its name, its extractor, and where each image lies.
 

@@ -18,7 +18,7 @@ from meddap_monai.errors import LeakedRecords, RecordsError, StageError
 
 
 @dataclass(frozen=True)
-class Run:
+class ClassifierRun:
     """One trained classifier to be judged.
 
     Attributes:
@@ -98,7 +98,7 @@ class DecodedOnce:
 
 
 def predict_run(
-    run: Run,
+    run: ClassifierRun,
     rows: list[Record],
     cache: Path,
     guards: Sequence[Path] = (),

@@ -5,12 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from meddap_monai import store
-from meddap_monai.evaluation.config import EvaluateConfig
-from meddap_monai.evaluation.predictions import Run
 from meddap_monai.evaluation.report.page import render, results_csv, results_markdown
-from meddap_monai.evaluation.stage import evaluate, read_report
-
-__all__ = ["EvaluateConfig", "Run", "evaluate", "read_report", "redraw"]
+from meddap_monai.evaluation.stage import read_report
 
 
 def redraw(folder: Path | str) -> Path:

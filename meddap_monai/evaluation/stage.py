@@ -14,18 +14,16 @@ from meddap_monai.classifier.stage import classify
 from meddap_monai.errors import ConfigurationError, LeakedRecords
 from meddap_monai.evaluation import arms as arm_names
 from meddap_monai.evaluation.config import EvaluateConfig
-from meddap_monai.evaluation.predictions import DecodedOnce, Predictions, Run, predict_run, test_rows
-from meddap_monai.evaluation.report.content import build_report, likeness, maps
+from meddap_monai.evaluation.predictions import ClassifierRun, DecodedOnce, Predictions, predict_run, test_rows
+from meddap_monai.evaluation.report.content import build_report, generative_metrics, maps
 from meddap_monai.evaluation.report.page import write_report
-
-__all__ = ["EvaluateConfig", "Run", "evaluate"]
 
 
 def evaluate(
     config: EvaluateConfig,
     output: Path,
     *,
-    runs: Sequence[Run],
+    runs: Sequence[ClassifierRun],
     unseen: Path | None = None,
     sections: Mapping[str, Path] | None = None,
     guards: Sequence[Path] = (),
@@ -56,13 +54,13 @@ def evaluate(
     inputs: dict[str, Any] = {f"{run.arm} {run.seed} model": Path(run.model) / "model.pt" for run in runs}
     inputs |= {f"{run.arm} {run.seed} records": Path(run.records) for run in runs}
     inputs |= {f"section {name}": folder / "stage.json" for name, folder in sections.items()} | {"unseen": unseen}
-    inputs |= {"stages": _told(stages)} if stages else {}
+    inputs |= {"stages": _stages_hash(stages)} if stages else {}
     with store.open_stage(output, "evaluate", config, inputs, overwrite) as stage:
         if not stage.done:
             everything = [*runs, *(_hog_runs(output, runs) if config.hog else [])]
             tables = predict_all(config, output, everything, unseen, guards)
             report = build_report(config, everything, tables, sections, stages)
-            report["generative"] = likeness(config, runs, tables["own"], sections)
+            report["generative"] = generative_metrics(config, runs, tables["own"], sections)
             report["maps"] = maps(config, runs, tables, sections)
             write_report(output, report, config.pictures, sections)
             counts = {"in": len(everything), "out": len(everything), "rejected": 0}
@@ -71,13 +69,13 @@ def evaluate(
     return output / "report.html"
 
 
-def _told(stages: Sequence[Path]) -> str:
+def _stages_hash(stages: Sequence[Path]) -> str:
     """One hash of what stage folders say about themselves."""
     said = [store.read_text(path) for folder in stages if (path := Path(folder) / "stage.json").is_file()]
     return store.sha256_text("\n".join(said))
 
 
-def check_runs(runs: Sequence[Run]) -> None:
+def check_runs(runs: Sequence[ClassifierRun]) -> None:
     """Refuse an empty list and an arm and seed that occur twice."""
     if not runs:
         raise ConfigurationError("evaluate: got no runs, expected at least one trained classifier")
@@ -88,7 +86,7 @@ def check_runs(runs: Sequence[Run]) -> None:
         seen.add((run.arm, run.seed))
 
 
-def _hog_runs(output: Path, runs: Sequence[Run]) -> list[Run]:
+def _hog_runs(output: Path, runs: Sequence[ClassifierRun]) -> list[ClassifierRun]:
     if any(arm_names.base_arm(run.arm) == arm_names.HOG for run in runs):
         return []
     found: dict[int, Path] = {}
@@ -100,12 +98,12 @@ def _hog_runs(output: Path, runs: Sequence[Run]) -> list[Run]:
             network="hog", head="logistic", resolution=128, seed=seed, synthetic_loss_weight=0.0, pictures=False
         )
         folder = output / "hog" / f"seed_{seed}"
-        made.append(Run(arm_names.HOG, seed, classify(ask, folder, records=records), records))
+        made.append(ClassifierRun(arm_names.HOG, seed, classify(ask, folder, records=records), records))
     return made
 
 
 def predict_all(
-    config: EvaluateConfig, output: Path, runs: Sequence[Run], unseen: Path | None, guards: Sequence[Path]
+    config: EvaluateConfig, output: Path, runs: Sequence[ClassifierRun], unseen: Path | None, guards: Sequence[Path]
 ) -> dict[str, dict[str, dict[int, Predictions]]]:
     """Return test set -> arm -> seed -> predictions.
 

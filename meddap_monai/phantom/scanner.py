@@ -77,7 +77,7 @@ def _speckle(size: tuple[int, int], device: Scanner, view: np.random.Generator) 
     return np.abs(sum(share * field for share, field in zip(shares, fields, strict=True)) / norm)
 
 
-def bend(image: np.ndarray, half_angle: float) -> np.ndarray:
+def scan_convert(image: np.ndarray, half_angle: float) -> np.ndarray:
     """Bend a rectangular scan (H, W) into the sector of a curved probe; 0 outside of it."""
     rows, columns = image.shape
     radius = 0.5 * (columns - 1) / np.sin(half_angle) - (rows - 1)
@@ -91,7 +91,7 @@ def bend(image: np.ndarray, half_angle: float) -> np.ndarray:
     )
 
 
-def burn_ticks(image: np.ndarray) -> None:
+def draw_depth_scale(image: np.ndarray) -> None:
     """Draw a depth scale at the right edge, in place."""
     rows, columns = image.shape
     for number in range(1, 8):

@@ -20,8 +20,8 @@ from scipy.ndimage import gaussian_filter
 
 from meddap_monai import store
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.phantom.scanner import SCANNERS, bend, burn_ticks, compress
-from meddap_monai.phantom.tissue import CLASSES, grow_tissue
+from meddap_monai.phantom.scanner import SCANNERS, compress, draw_depth_scale, scan_convert
+from meddap_monai.phantom.tissue import CLASSES, simulate_tissue
 
 
 def simulate_image(
@@ -52,14 +52,14 @@ def simulate_image(
     code = (CLASSES.index(class_name), sorted(SCANNERS).index(scanner))
     view = np.random.default_rng([abs(int(seed)), 1, *code])
     patient = np.random.default_rng([abs(int(seed if patient_seed is None else patient_seed)), 2])
-    tissue = grow_tissue(class_name, size, patient, view)
+    tissue = simulate_tissue(class_name, size, patient, view)
     loss = np.cumsum(tissue.attenuation_db, axis=0) / size[0]
     loss = loss - loss.mean(axis=1, keepdims=True) * 0.85 + device.falloff_db * np.linspace(0, 1, size[0])[:, None]
     image = compress(tissue.echo_db - gaussian_filter(loss, (0, size[1] / 120)), device, view)
     if device.fan:
-        image = bend(image, device.fan)
+        image = scan_convert(image, device.fan)
     if device.ticks and view.random() < 0.7:
-        burn_ticks(image)
+        draw_depth_scale(image)
     return np.rint(image).astype(np.uint8)
 
 

@@ -39,7 +39,7 @@ class Tissue:
     lesion: np.ndarray
 
 
-def grow_tissue(
+def simulate_tissue(
     class_name: str, size: tuple[int, int], patient: np.random.Generator, view: np.random.Generator
 ) -> Tissue:
     """Simulate one section.

@@ -71,7 +71,7 @@ def atomic_path(path: Path | str, needs: int | None = None, durable: bool = True
     final = Path(path)
     temporary = _beside(final)
     try:
-        with naming_full_disk(final, needs, temporary):
+        with disk_full_errors(final, needs, temporary):
             final.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             if durable:
@@ -84,7 +84,7 @@ def atomic_path(path: Path | str, needs: int | None = None, durable: bool = True
 
 
 @contextlib.contextmanager
-def naming_full_disk(path: Path, needs: int | None = None, written: Path | None = None) -> Iterator[None]:
+def disk_full_errors(path: Path, needs: int | None = None, written: Path | None = None) -> Iterator[None]:
     """Raise `DiskFull` for whatever a writer raises when the disk is full.
 
     Python's own writers say ENOSPC. torch and safetensors have errors of their own, so after those the disk is asked.
@@ -182,7 +182,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     final = Path(path)
     temporary = _beside(final)
     try:
-        with naming_full_disk(final, written=temporary):
+        with disk_full_errors(final, written=temporary):
             temporary.mkdir(parents=True)
             yield temporary
             for entry in temporary.rglob("*"):

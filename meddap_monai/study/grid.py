@@ -29,7 +29,7 @@ from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation.arms import TRAINED_ARMS
 from meddap_monai.evaluation.config import EvaluateConfig
-from meddap_monai.evaluation.predictions import Run
+from meddap_monai.evaluation.predictions import ClassifierRun
 from meddap_monai.evaluation.report import figures
 from meddap_monai.evaluation.report.page import MAIN_METRICS, markdown_table, results_rows
 from meddap_monai.evaluation.stage import evaluate, read_report
@@ -152,11 +152,11 @@ def plan_cells(config: GridConfig, draws: Sequence[Draw]) -> list[Cell]:
     """
     if not draws:
         raise ConfigurationError("grid: got no draws, expected one per seed")
-    needy = [arm for arm in config.arms if TRAINED_ARMS[arm][0] != "real"]
+    synthetic_arms = [arm for arm in config.arms if TRAINED_ARMS[arm][0] != "real"]
     for draw in draws:
-        if needy and draw.kept is None:
+        if synthetic_arms and draw.kept is None:
             raise ConfigurationError(
-                f"grid: arm {needy[0]!r} needs synthetic images, seed {draw.seed} has none; give kept"
+                f"grid: arm {synthetic_arms[0]!r} needs synthetic images, seed {draw.seed} has none; give kept"
             )
     return [
         Cell(network, fraction, arm, draw)
@@ -167,7 +167,7 @@ def plan_cells(config: GridConfig, draws: Sequence[Draw]) -> list[Cell]:
     ]
 
 
-def train_cell(config: GridConfig, output: Path, cell: Cell, overwrite: bool = False) -> Run:
+def train_cell(config: GridConfig, output: Path, cell: Cell, overwrite: bool = False) -> ClassifierRun:
     """Mix and train one cell; what is done is skipped."""
     seed = cell.draw.seed
     blend, train = settings_of_arm(cell.arm, seed, config.mix, replace(config.classify, network=cell.network))
@@ -178,7 +178,7 @@ def train_cell(config: GridConfig, output: Path, cell: Cell, overwrite: bool = F
     hybrid = mix(blend, blended, records=records, kept=kept, overwrite=overwrite)
     model = output / "classify" / cell.place / cell.arm / f"seed_{seed}"
     classify(train, model, records=hybrid, overwrite=overwrite)
-    return Run(cell.arm, seed, model, records)
+    return ClassifierRun(cell.arm, seed, model, records)
 
 
 def take_share(records: Path, folder: Path, fraction: float, seed: int, overwrite: bool = False) -> Path:

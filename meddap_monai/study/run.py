@@ -16,13 +16,13 @@ from meddap_monai.core import provenance
 from meddap_monai.core.distributed import Ranks, join_ranks
 from meddap_monai.core.records import class_names, draw_split, iter_records, write_records
 from meddap_monai.diffusion.bases.base import Base, open_base
-from meddap_monai.evaluation.predictions import Run
+from meddap_monai.evaluation.predictions import ClassifierRun
 from meddap_monai.evaluation.stage import evaluate
 from meddap_monai.images.indexing.config import IndexConfig
 from meddap_monai.images.indexing.stage import index
 from meddap_monai.study.config import DrawConfig, StudyConfig, Variant, read_study
 from meddap_monai.study.simulated import place
-from meddap_monai.study.track import Once, Shared, Track
+from meddap_monai.study.track import Shared, StageCache, Track
 
 
 def run_study(
@@ -54,22 +54,22 @@ def _run(
 ) -> Path:
     def indexed(name: str) -> Path | None:
         config = getattr(study, name)
-        return ranks.first(lambda: _index(study, config, output, name, overwrite)) if config else None
+        return ranks.run_on_first(lambda: _index(study, config, output, name, overwrite)) if config else None
 
     own, unseen, unlabelled = indexed("index"), indexed("unseen"), indexed("unlabelled")
     assert own is not None
     if unlabelled and unseen:
         provenance.check_apart(unseen, unlabelled)
-    runs: list[Run] = []
+    runs: list[ClassifierRun] = []
     folders: dict[str, Path] = {"index": output / "index"} | ({"unseen": output / "unseen"} if unseen else {})
-    before, onces, opened = Once(), [], functools.cache(open_base)
+    before, onces, opened = StageCache(), [], functools.cache(open_base)
     for seed in tqdm(study.seeds, desc="study", unit="seed", leave=True):
         folder = output / f"seed_{seed}"
         records = own
         if study.draw:
             small = functools.partial(draw, study.draw, folder / "draw", own, seed, opened(study.base))
-            records = ranks.first(functools.partial(small, overwrite, unlabelled))
-        shared = Shared(records, overwrite, Once(), unlabelled, before, ranks, opened)
+            records = ranks.run_on_first(functools.partial(small, overwrite, unlabelled))
+        shared = Shared(records, overwrite, StageCache(), unlabelled, before, ranks, opened)
         onces.append(shared.once)
         for variant in tqdm(variants.values(), desc=f"seed {seed}", unit="variant", disable=len(variants) < 2):
             track = Track(folder, variant, seed, shared)
@@ -80,7 +80,7 @@ def _run(
     stages += [folder for once in (before, *onces) for folder in once.folders]
     guarded = opened(study.base).folder
     guards = [guarded] if guarded else []  # adapters and filters are held to the draw they belong to
-    return ranks.first(
+    return ranks.run_on_first(
         lambda: evaluate(
             study.evaluate,
             there,

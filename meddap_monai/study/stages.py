@@ -19,7 +19,7 @@ from meddap_monai.diffusion.pretraining.config import PretrainConfig
 from meddap_monai.diffusion.pretraining.stage import pretrain
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation.config import EvaluateConfig
-from meddap_monai.evaluation.predictions import Run
+from meddap_monai.evaluation.predictions import ClassifierRun
 from meddap_monai.evaluation.stage import evaluate
 from meddap_monai.images.indexing.config import IndexConfig
 from meddap_monai.images.indexing.stage import index
@@ -56,7 +56,7 @@ def run_stage(
     return result
 
 
-def _run(text: str) -> Run:
+def _run(text: str) -> ClassifierRun:
     arm, _, rest = text.partition(":")
     seed, _, places = rest.partition(":")
     paths = split_places(places, (2,))
@@ -64,7 +64,7 @@ def _run(text: str) -> Run:
         raise ConfigurationError(f"runs: got {text!r}, expected ARM:SEED:MODEL_FOLDER:RECORDS_FILE")
     if not re.fullmatch(r"[\w@.+-]+", arm) or set(arm) == {"."}:
         raise ConfigurationError(f"runs: got the arm {arm!r}, expected letters, digits and any of _ @ . + -")
-    return Run(arm=arm, seed=int(seed), model=Path(paths[0]), records=Path(paths[1]))
+    return ClassifierRun(arm=arm, seed=int(seed), model=Path(paths[0]), records=Path(paths[1]))
 
 
 _STAGES: dict[str, tuple[Callable[..., Path], type]] = {

@@ -25,7 +25,7 @@ from meddap_monai.diffusion.pretraining.config import PretrainConfig
 from meddap_monai.diffusion.pretraining.stage import pretrain
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation.arms import TRAINED_ARMS
-from meddap_monai.evaluation.predictions import Run
+from meddap_monai.evaluation.predictions import ClassifierRun
 from meddap_monai.selection.clustering.stage import cluster
 from meddap_monai.selection.filtering.stage import select
 from meddap_monai.selection.mixing.config import MixConfig
@@ -42,7 +42,7 @@ def stage_folder(result: Path) -> Path:
     return result if (result / "stage.json").is_file() else result.parent
 
 
-class Once:
+class StageCache:
     """Compute equal things once: the same stage with the same configuration and inputs keeps its first folder."""
 
     def __init__(self) -> None:
@@ -78,9 +78,9 @@ class Shared:
 
     records: Path
     overwrite: bool
-    once: Once
+    once: StageCache
     unlabelled: Path | None
-    before: Once
+    before: StageCache
     """What all seeds share."""
     ranks: Ranks
     opened: Callable[[str], Base]
@@ -107,7 +107,7 @@ class Track:
         """Whether folders of another configuration are replaced."""
         return self.shared.overwrite
 
-    def run(self) -> list[Run]:
+    def run(self) -> list[ClassifierRun]:
         """Run every stage and return the classifiers that no earlier variant had already."""
         study = self.variant.config
         kept = self._synthetic(study) if any(TRAINED_ARMS[arm][0] != "real" for arm in study.arms) else None
@@ -115,7 +115,7 @@ class Track:
 
     def _stage(self, name: str, config: Any, make: Callable[[Path], Path], *inputs: Any, leaf: str = "") -> Path:
         folder = self.folder / name / self.variant.name / leaf
-        work = make if name in DIVIDED else lambda to: self.shared.ranks.first(lambda: make(to))
+        work = make if name in DIVIDED else lambda to: self.shared.ranks.run_on_first(lambda: make(to))
         result = self.shared.once([name, config, [str(item) for item in inputs]], folder, work)
         self.folders.setdefault(name, stage_folder(result))
         return result
@@ -196,7 +196,7 @@ class Track:
 
     def _merge(self, parts: list[Path]) -> Path:
         """Put the images of several adapters into one records file."""
-        first = self.shared.ranks.first
+        first = self.shared.ranks.run_on_first
         return self._stage(
             "generate",
             {"joined": True},
@@ -217,7 +217,7 @@ class Track:
         )
         return (self.shared.opened(str(made)), []) if (made / "unet").is_dir() else (base, [made])
 
-    def _arm(self, study: StudyConfig, arm: str, kept: Path | None) -> Run | None:
+    def _arm(self, study: StudyConfig, arm: str, kept: Path | None) -> ClassifierRun | None:
         blend, train = settings_of_arm(arm, self.seed, study.mix, study.classify)
         content = blend.arm
         inputs = None if content == "real" else kept
@@ -238,7 +238,7 @@ class Track:
         model = self._stage("classify", train, make, hybrid, leaf=arm)
         name = self.variant.real if content == "real" else self.variant.name
         full = f"{arm}@{name}" if name else arm
-        return Run(arm=full, seed=self.seed, model=model, records=self.records) if fresh else None
+        return ClassifierRun(arm=full, seed=self.seed, model=model, records=self.records) if fresh else None
 
 
 def settings_of_arm(arm: str, seed: int, blend: MixConfig, train: ClassifyConfig) -> tuple[MixConfig, ClassifyConfig]:

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 import torch
 
-from meddap_monai.core.distributed import ALONE, Ranks
+from meddap_monai.core.distributed import SINGLE_PROCESS, Ranks
 from meddap_monai.errors import NonFiniteLoss
 
 
 def check_finite(
-    loss: torch.Tensor, where: str, step: int, rate: float, ids: Iterable[str], ranks: Ranks = ALONE
+    loss: torch.Tensor, where: str, step: int, rate: float, ids: Iterable[str], ranks: Ranks = SINGLE_PROCESS
 ) -> torch.Tensor:
     """Return `loss` if it is finite in every process.
 

@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from tqdm import tqdm
 
 from meddap_monai import store
-from meddap_monai.core.distributed import ALONE, Ranks
+from meddap_monai.core.distributed import SINGLE_PROCESS, Ranks
 from meddap_monai.training.checkpoint import Stateful, save_checkpoint
 
 
@@ -43,7 +43,7 @@ class Checkpoints:
         to_save: Mapping[str, Stateful],
         every: int,
         flag: store.InterruptFlag | None = None,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
     ) -> None:
         self.path, self.to_save, self.every, self.flag, self.ranks = path, to_save, every, flag, ranks
 

@@ -12,7 +12,7 @@ from monai.engines import Trainer
 
 from meddap_monai import store
 from meddap_monai.core.devices import is_out_of_memory
-from meddap_monai.core.distributed import ALONE, Ranks
+from meddap_monai.core.distributed import SINGLE_PROCESS, Ranks
 from meddap_monai.training.checkpoint import Stateful, load_checkpoint
 from meddap_monai.training.handlers import Checkpoints, Curves, Pictures, ProgressBar
 
@@ -43,7 +43,7 @@ class StepTrainer(Trainer):
             self.run()
 
 
-class Work(Protocol):
+class TrainingTask(Protocol):
     """What `train` trains; a method ``picture(writer, step)`` is called too where there is one."""
 
     @property
@@ -55,8 +55,8 @@ class Work(Protocol):
 
 
 @dataclass(frozen=True)
-class Run:
-    """How a `Work` is trained.
+class TrainingRun:
+    """How a `TrainingTask` is trained.
 
     Attributes:
         name: shown by the progress bar; the group of the curves.
@@ -79,11 +79,11 @@ class Run:
     checkpoint_every: int = 250
     log_every: int = 20
     pictures_every: int = 500
-    ranks: Ranks = ALONE
+    ranks: Ranks = SINGLE_PROCESS
     device: str = "cpu"
 
 
-def train(work: Work, run: Run) -> None:
+def train(work: TrainingTask, run: TrainingRun) -> None:
     """Train from where the checkpoint stands to the last step.
 
     Raises:

@@ -114,12 +114,12 @@ class OnlineGenerator(PrintsArguments):
         return self._sampler
 
     def _row(self, label: int | str, seed: int, size: tuple[int, int]) -> Any:
-        from meddap_monai.diffusion.generation.planning import Wanted, complete_row
+        from meddap_monai.diffusion.generation.planning import PlanInputs, complete_row
 
         if not self.has(label):
             raise ConfigurationError(f"generator: label {label!r} is none of {', '.join(self.classes)}")
         name = label if isinstance(label, str) else self.classes[label]
-        wanted = Wanted(self.classes, {}, {}, size)
+        wanted = PlanInputs(self.classes, {}, {}, size)
         given = {"class_name": name, "seed": seed, "source_id": "" if self.config.mode == "text" else "at hand"}
         return complete_row(0, seed, given, self.config, self.table, wanted)
 

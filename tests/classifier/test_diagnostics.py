@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from meddap_monai.classifier.diagnostics import class_activation, curves_figure, evenly, last_convolution
+from meddap_monai.classifier.diagnostics import class_activation, curves_figure, last_convolution, subsample_rows
 
 
 def network_that_looks_for_light() -> nn.Module:
@@ -53,7 +53,7 @@ def test_images_of_one_class_have_no_curves() -> None:
 
 def test_the_projector_shows_synthetic_images_behind_many_real_ones() -> None:
     rows = [{"source": "real"}] * 900 + [{"source": "synthetic"}] * 600
-    shown = evenly(rows, 500)
+    shown = subsample_rows(rows, 500)
     assert len(shown) == 500
     assert sum(row["source"] == "synthetic" for row in shown) == 200
-    assert evenly(rows[:3], 500) == rows[:3]
+    assert subsample_rows(rows[:3], 500) == rows[:3]

@@ -62,5 +62,5 @@ def test_a_batch_that_cannot_be_divided_is_refused() -> None:
     import numpy as np
 
     with pytest.raises(ConfigurationError, match="batch: 8 cannot be divided by 3 processes"):
-        Ranks(0, 3).shares(np.zeros((2, 8), dtype=int), "classify#batch")
+        Ranks(0, 3).split_plan(np.zeros((2, 8), dtype=int), "classify#batch")
     assert os.environ.get("WORLD_SIZE", "1") == "1"

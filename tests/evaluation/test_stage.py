@@ -16,7 +16,7 @@ from meddap_monai.classifier.stage import classify
 from meddap_monai.core.records import read_records, write_records
 from meddap_monai.errors import ConfigurationError, ForeignOutput, LeakedRecords, RecordsError
 from meddap_monai.evaluation.config import EvaluateConfig
-from meddap_monai.evaluation.predictions import Run
+from meddap_monai.evaluation.predictions import ClassifierRun
 from meddap_monai.evaluation.redraw import redraw
 from meddap_monai.evaluation.report.content import learning_curves
 from meddap_monai.evaluation.report.material import device_of, reasons, sum_stages
@@ -74,7 +74,7 @@ def synthetic(records: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 @pytest.fixture(scope="module")
-def runs(records: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+def runs(records: Path, tmp_path_factory: pytest.TempPathFactory) -> list[ClassifierRun]:
     root = tmp_path_factory.mktemp("runs")
     made = []
     for arm, augmentation in ARMS.items():
@@ -90,12 +90,14 @@ def runs(records: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
                 seed=seed,
                 learning_rate=1e-3 if arm != "shuffled" else 2e-3,
             )
-            made.append(Run(arm, seed, classify(config, root / arm / str(seed), records=records), records))
+            made.append(ClassifierRun(arm, seed, classify(config, root / arm / str(seed), records=records), records))
     return made
 
 
 @pytest.fixture(scope="module")
-def report(runs: list[Run], unseen: Path, synthetic: dict[str, Path], records: Path, tmp_path_factory) -> Path:
+def report(
+    runs: list[ClassifierRun], unseen: Path, synthetic: dict[str, Path], records: Path, tmp_path_factory
+) -> Path:
     sections = {"index": records.parent, "unseen": unseen.parent, **synthetic}
     output = tmp_path_factory.mktemp("evaluate") / "out"
     return evaluate(CONFIG, output, runs=runs, unseen=unseen, sections=sections)
@@ -213,7 +215,7 @@ def test_tables_agree_with_the_report(report: Path) -> None:
 
 
 def test_again_is_byte_equal_and_redrawing_too(
-    report: Path, runs: list[Run], unseen: Path, synthetic: dict[str, Path], records: Path, tmp_path: Path
+    report: Path, runs: list[ClassifierRun], unseen: Path, synthetic: dict[str, Path], records: Path, tmp_path: Path
 ) -> None:
     """R13, R26."""
     sections = {"index": records.parent, "unseen": unseen.parent, **synthetic}
@@ -224,12 +226,14 @@ def test_again_is_byte_equal_and_redrawing_too(
     assert redraw(report.parent).read_bytes() == before
 
 
-def test_a_run_beyond_the_configuration_is_refused(report: Path, runs: list[Run], unseen: Path) -> None:
+def test_a_run_beyond_the_configuration_is_refused(report: Path, runs: list[ClassifierRun], unseen: Path) -> None:
     with pytest.raises(ForeignOutput):
         evaluate(EvaluateConfig(samples=61), report.parent, runs=runs, unseen=unseen)
 
 
-def test_a_test_image_among_the_training_images_stops_it(runs: list[Run], records: Path, tmp_path: Path) -> None:
+def test_a_test_image_among_the_training_images_stops_it(
+    runs: list[ClassifierRun], records: Path, tmp_path: Path
+) -> None:
     rows = read_records(records, full=True)
     leaked = next(row for row in rows if row["split"] == "train") | {"split": "unseen", "id": "leak"}
     folder = tmp_path / "unseen"
@@ -239,7 +243,7 @@ def test_a_test_image_among_the_training_images_stops_it(runs: list[Run], record
         evaluate(CONFIG, tmp_path / "out", runs=runs[:1], unseen=folder / "records.jsonl")
 
 
-def test_a_guard_that_saw_a_test_image_stops_it(runs: list[Run], records: Path, tmp_path: Path) -> None:
+def test_a_guard_that_saw_a_test_image_stops_it(runs: list[ClassifierRun], records: Path, tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     test = next(row for row in read_records(records, full=True) if row["split"] == "test")
@@ -248,13 +252,15 @@ def test_a_guard_that_saw_a_test_image_stops_it(runs: list[Run], records: Path, 
         evaluate(CONFIG, tmp_path / "out", runs=runs[:1], guards=[adapter])
 
 
-def test_synthetic_images_are_never_tested_on(runs: list[Run], synthetic: dict[str, Path], tmp_path: Path) -> None:
+def test_synthetic_images_are_never_tested_on(
+    runs: list[ClassifierRun], synthetic: dict[str, Path], tmp_path: Path
+) -> None:
     """R10."""
     with pytest.raises((LeakedRecords, RecordsError), match="synthetic|no image of split"):
         evaluate(CONFIG, tmp_path / "out", runs=runs[:1], unseen=synthetic["select"] / "kept.jsonl")
 
 
-def test_a_class_the_model_does_not_know_is_named(runs: list[Run], unseen: Path, tmp_path: Path) -> None:
+def test_a_class_the_model_does_not_know_is_named(runs: list[ClassifierRun], unseen: Path, tmp_path: Path) -> None:
     folder = tmp_path / "unseen"
     folder.mkdir()
     rows = [row | {"class_name": "cyst", "label": 0} for row in read_records(unseen, full=True)]
@@ -267,7 +273,7 @@ def test_a_class_the_model_does_not_know_is_named(runs: list[Run], unseen: Path,
     ("pick", "message"), [(lambda runs: [], "got no runs"), (lambda runs: runs[:1] * 2, "occurs twice")]
 )
 def test_wrong_lists_of_runs_are_refused(
-    runs: list[Run], tmp_path: Path, pick: Callable[[list[Run]], list[Run]], message: str
+    runs: list[ClassifierRun], tmp_path: Path, pick: Callable[[list[ClassifierRun]], list[ClassifierRun]], message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         evaluate(CONFIG, tmp_path / "out", runs=pick(runs))
@@ -281,14 +287,16 @@ def test_variants_of_other_sizes_make_a_learning_curve() -> None:
     assert len(found["hog"]) == 1
 
 
-def test_one_run_without_unseen_still_makes_a_report(runs: list[Run], tmp_path: Path) -> None:
+def test_one_run_without_unseen_still_makes_a_report(runs: list[ClassifierRun], tmp_path: Path) -> None:
     page = evaluate(EvaluateConfig(samples=40, hog=False), tmp_path / "out", runs=runs[:1]).read_text()
     assert "Nothing to decide" in page
     assert "t-SNE" not in page
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
-def test_an_unseen_set_of_one_class_has_an_accuracy_and_no_auc(runs: list[Run], unseen: Path, tmp_path: Path) -> None:
+def test_an_unseen_set_of_one_class_has_an_accuracy_and_no_auc(
+    runs: list[ClassifierRun], unseen: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "unseen"
     folder.mkdir()
     rows = [row for row in read_records(unseen, full=True) if row["class_name"] == "benign"]

@@ -11,7 +11,7 @@ import pytest
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.phantom.scanner import SCANNERS
 from meddap_monai.phantom.simulation import AREA, simulate_image, write_phantom_study
-from meddap_monai.phantom.tissue import CLASSES, grow_tissue
+from meddap_monai.phantom.tissue import CLASSES, simulate_tissue
 
 
 @pytest.mark.parametrize("scanner", SCANNERS)
@@ -45,7 +45,7 @@ def test_classes_differ_by_what_a_reader_looks_for() -> None:
     """Lesions are darker than what surrounds them; what lies below is brighter if benign, darker if malignant."""
 
     def draw(name: str, seed: int) -> tuple[float, float]:
-        tissue = grow_tissue(name, (96, 96), np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2]))
+        tissue = simulate_tissue(name, (96, 96), np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2]))
         inside = tissue.lesion > 0.5
         contrast = tissue.echo_db[inside].mean() - tissue.echo_db[40:60][tissue.lesion[40:60] < 0.05].mean()
         return float(contrast), float(tissue.attenuation_db[inside].mean())
@@ -54,7 +54,7 @@ def test_classes_differ_by_what_a_reader_looks_for() -> None:
     malignant = np.array([draw("malignant", seed) for seed in range(20)])
     assert (np.concatenate([benign, malignant])[:, 0] < 0).mean() > 0.9
     assert benign[:, 1].mean() + 20 < malignant[:, 1].mean()
-    normal = grow_tissue("normal", (96, 96), np.random.default_rng(0), np.random.default_rng(1))
+    normal = simulate_tissue("normal", (96, 96), np.random.default_rng(0), np.random.default_rng(1))
     assert normal.lesion.max() == 0
 
 

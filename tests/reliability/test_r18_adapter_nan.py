@@ -19,7 +19,7 @@ from meddap_monai.training.checkpoint import NAME
 def test_r18_stops_within_one_step_and_the_checkpoint_is_finite(
     tiny_base: Path, make_records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    whole, steps = AdapterTrainer.answer, []
+    whole, steps = AdapterTrainer.predict, []
 
     def poisoned(self, noisy, times, rows):
         steps.append(self.state.iteration)
@@ -27,12 +27,12 @@ def test_r18_stops_within_one_step_and_the_checkpoint_is_finite(
         return answer + value if self.state.iteration == 5 else answer
 
     records = make_records({"train": 2, "val": 1}, size=32)
-    monkeypatch.setattr(AdapterTrainer, "answer", poisoned)
+    monkeypatch.setattr(AdapterTrainer, "predict", poisoned)
     named = r"at step 5, .*\(learning rate 0\.001, images train-\w+-\d+, train-\w+-\d+\)\."
     with pytest.raises(NonFiniteLoss, match=named):
         adapt(quick(steps=8, validation_every=0), tmp_path / "a", records=records, base=tiny_base)
     assert max(steps) == 5
     saved = torch.load(tmp_path / "a" / NAME, weights_only=True)
     assert all(torch.isfinite(tensor).all() for tensor in every_tensor(saved))
-    monkeypatch.setattr(AdapterTrainer, "answer", whole)
+    monkeypatch.setattr(AdapterTrainer, "predict", whole)
     adapt(quick(steps=8, validation_every=0), tmp_path / "a", records=records, base=tiny_base)

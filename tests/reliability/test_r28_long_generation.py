@@ -49,7 +49,7 @@ def test_a_million_rows_in_constant_memory(tmp_path: Path) -> None:
                 seen.append(resident_bytes())
             yield item
 
-    wanted = planning.Wanted(["benign"], {}, {}, (16, 16))
+    wanted = planning.PlanInputs(["benign"], {}, {}, (16, 16))
     rows = planning.make_plan(GenerateConfig(counts=1_000_000), load_prompt_table("breast"), wanted)
     assert plan.write_plan(tmp_path / "plan.csv", watched(rows, 50_000)) == 1_000_000
     for _ in watched(plan.shards(plan.read_plan(tmp_path / "plan.csv"), 64), 1_000):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from meddap_monai.evaluation.arms import is_candidate
-from meddap_monai.evaluation.judge import compare_all, correct, judge, verdicts
+from meddap_monai.evaluation.bootstrap import bootstrap_metrics, compare_all, correct, verdicts
 from meddap_monai.evaluation.predictions import Predictions
 from meddap_monai.statistics.comparisons import HARMS, HELPS
 
@@ -116,12 +116,12 @@ def tally(setting: Setting, reports: int, samples: int = 300) -> Tally:
     found = Tally(dict(zero), dict(zero), dict(zero), dict(zero), reports=reports)
     for number in range(reports):
         tables = Study(setting, number).tables()
-        judged = {name: judge(table, samples, number) for name, table in tables.items()}
-        rows = {name: compare_all(one, ("auc",), 0.95) for name, one in judged.items()}
+        results = {name: bootstrap_metrics(table, samples, number) for name, table in tables.items()}
+        rows = {name: compare_all(one, ("auc",), 0.95) for name, one in results.items()}
         correct([row for part in rows.values() for row in part])
         words = set()
         for name, part in rows.items():
-            said = [one["verdict"] for one in verdicts(part, judged[name], name, "auc", 0.05)]
+            said = [one["verdict"] for one in verdicts(part, results[name], name, "auc", 0.05)]
             compared = [row["found"] for row in part if is_candidate(row["arm"])]
             found.compared[name] += len(compared)
             found.covered[name] += sum(one.low <= 0 <= one.high for one in compared)

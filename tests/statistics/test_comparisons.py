@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from meddap_monai.evaluation import arms
-from meddap_monai.evaluation.report.page import answer
+from meddap_monai.evaluation.report.page import headline
 from meddap_monai.statistics.comparisons import (
     HARMS,
     HELPS,
@@ -120,4 +120,4 @@ def test_only_arms_with_synthetic_images_ask_for_a_verdict(arm: str, candidate: 
     ],
 )
 def test_the_headline_says_no_more_than_the_verdicts(words: list[str], seeds: int, sentence: str) -> None:
-    assert sentence in answer([{"verdict": word, "seeds": seeds} for word in words])
+    assert sentence in headline([{"verdict": word, "seeds": seeds} for word in words])

@@ -66,9 +66,9 @@ def test_a_full_disk_is_told_from_the_errors_of_other_writers(tmp_path: Path, mo
     with pytest.raises(DiskFull, match=r"weights\.pt: the disk is full: 5 bytes needed, 100 bytes free"):
         write()
     assert path.read_text() == "old"
-    with pytest.raises(DiskFull, match="more than 3 bytes needed"), store.naming_full_disk(tmp_path):
+    with pytest.raises(DiskFull, match="more than 3 bytes needed"), store.disk_full_errors(tmp_path):
         raise RuntimeError("of any library")
-    with pytest.raises(FileNotFoundError), store.naming_full_disk(tmp_path):
+    with pytest.raises(FileNotFoundError), store.disk_full_errors(tmp_path):
         (tmp_path / "missing").read_text()
 
 

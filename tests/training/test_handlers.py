@@ -23,7 +23,7 @@ from meddap_monai.training.handlers import (
     ProgressBar,
     Validation,
 )
-from meddap_monai.training.step_trainer import Run, StepTrainer, train, within_memory
+from meddap_monai.training.step_trainer import StepTrainer, TrainingRun, train, within_memory
 
 
 class Walk:
@@ -105,8 +105,8 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_the_next_one_goes_on(tmp_pa
                 os.kill(os.getpid(), signal.SIGTERM)
             return super().advance(step)
 
-    def run(flag: store.InterruptFlag) -> Run:
-        return Run("walk", 6, tmp_path / "checkpoint.pt", flag, checkpoint_every=100)
+    def run(flag: store.InterruptFlag) -> TrainingRun:
+        return TrainingRun("walk", 6, tmp_path / "checkpoint.pt", flag, checkpoint_every=100)
 
     with pytest.raises(Interrupted, match="walk stopped at step 4 of 6, checkpoint "), store.InterruptFlag() as flag:
         train(Signalled(), run(flag))

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from meddap_monai.diffusion.adapters import injection, tokens
-from meddap_monai.diffusion.adapters.effect import prove_effect
+from meddap_monai.diffusion.adapters.effect import check_effect
 from meddap_monai.diffusion.adapters.file import (
     CARD,
     EMBEDDINGS,
@@ -161,20 +161,20 @@ def fit_weights(
 
 
 def _with_layers(pipeline: Any, path: Path, name: str, weights: AdapterWeights, facts: Mapping[str, Any]) -> Adapter:
-    _check_no_idle(weights, path)
+    _check_changes(weights, path)
     parts = parts_of(pipeline)
     try:
         for part, changes in weights.parts.items():
             injection.inject(parts[part], changes, name)
-        effect = prove_effect({part: parts[part] for part in weights.parts}, name, str(path))
+        effect = check_effect({part: parts[part] for part in weights.parts}, name, str(path))
     except BaseException:
-        _take_out(pipeline, name)
+        _remove_layers(pipeline, name)
         raise
     sets = {part: recognise(parts[part], part, changes) for part, changes in weights.parts.items()}
     return Adapter(name, path, sets, weights.parameters, max(weights.ranks), effect=effect, **facts)
 
 
-def _check_no_idle(weights: AdapterWeights, path: Path) -> None:
+def _check_changes(weights: AdapterWeights, path: Path) -> None:
     """Raise when a module's change is exactly zero.
 
     Text encoders may have such modules: the layers that clip skip leaves out get no gradient. Not all may be.
@@ -193,7 +193,7 @@ def _with_tokens(
 ) -> Adapter:
     tokens.add_tokens(pipeline, vectors, name, str(path))
     try:
-        effect = tokens.prove_effect(pipeline, vectors, str(path))
+        effect = tokens.check_effect(pipeline, vectors, str(path))
     except BaseException:
         tokens.remove_tokens(pipeline, name)
         raise
@@ -248,11 +248,11 @@ def unload_adapter(pipeline: Any, name: str | None = None) -> None:
     for item in reversed(names):
         if item not in loaded(pipeline):
             raise BadAdapter(f"no adapter {item!r} is loaded; loaded are {sorted(loaded(pipeline)) or 'none'}")
-        _take_out(pipeline, item)
+        _remove_layers(pipeline, item)
         del loaded(pipeline)[item]
 
 
-def _take_out(pipeline: Any, name: str) -> None:
+def _remove_layers(pipeline: Any, name: str) -> None:
     tokens.remove_tokens(pipeline, name)
     for part in parts_of(pipeline).values():
         injection.remove(part, name)

@@ -13,7 +13,7 @@ from meddap_monai.errors import BadAdapter
 _SIDE = 16
 
 
-def prove_effect(parts: Mapping[str, Any], name: str, where: str) -> float:
+def check_effect(parts: Mapping[str, Any], name: str, where: str) -> float:
     """Return the largest absolute change of any part's output caused by all its adapters' layers.
 
     Args:

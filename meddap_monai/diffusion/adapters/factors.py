@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from meddap_monai.diffusion.adapters.injection import LowRank, shapes
-from meddap_monai.diffusion.adapters.strength import Strength, stated_alpha
+from meddap_monai.diffusion.adapters.scale import AdapterScale, stated_alpha
 from meddap_monai.diffusion.adapters.targets import sizes
 from meddap_monai.errors import BadAdapter
 
@@ -38,14 +38,18 @@ _NOT_TOGETHER = (
 
 
 def assemble(
-    tensors: Mapping[str, torch.Tensor], module: Any, said: Strength | None, names: Sequence[str], where: str
+    tensors: Mapping[str, torch.Tensor],
+    module: Any,
+    adapter_scale: AdapterScale | None,
+    names: Sequence[str],
+    where: str,
 ) -> LowRank:
     """Return the weight change of one module.
 
     Args:
         tensors: role of `ROLES` -> tensor.
         module: Linear or convolution of the base; a meta tensor will do, except for DoRA.
-        said: by a configuration, about the scale.
+        adapter_scale: by a configuration, about the scale.
         names: the spellings of the module's name.
         where: file and module for messages.
 
@@ -55,18 +59,18 @@ def assemble(
     decomposed = {"magnitude", "dora_scale"} & set(tensors)
     _check_one_kind(set(tensors), where)
     kind = next((kind for kind, start in _STARTS.items() if any(role.startswith(start) for role in tensors)), "LORA")
-    if said and (said.kind, said.dora) != (kind, bool(decomposed)):
+    if adapter_scale and (adapter_scale.kind, adapter_scale.dora) != (kind, bool(decomposed)):
         raise BadAdapter(
-            f"{where}: the configuration says {said.kind} and use_dora {said.dora}, its tensors are {kind} with "
-            f"{len(decomposed)} magnitude; get the whole folder again"
+            f"{where}: the configuration says {adapter_scale.kind} and use_dora {adapter_scale.dora}, "
+            f"its tensors are {kind} with {len(decomposed)} magnitude; get the whole folder again"
         )
     if kind == "LORA":
-        pair = _low_rank(tensors, module, said, names, where)
+        pair = _low_rank(tensors, module, adapter_scale, names, where)
         if not decomposed:
             return pair
         matrix = pair.change()
     else:
-        matrix = (_hadamard if kind == "LOHA" else _kronecker)(tensors, module, said, names, where)
+        matrix = (_hadamard if kind == "LOHA" else _kronecker)(tensors, module, adapter_scale, names, where)
     if decomposed:
         matrix = _decompose(matrix, tensors, module, where)
     return _dense(matrix, module, sum(tensor.numel() for role, tensor in tensors.items() if role != "alpha"))
@@ -81,14 +85,18 @@ def _check_one_kind(roles: set[str], where: str) -> None:
 
 
 def _low_rank(
-    tensors: Mapping[str, torch.Tensor], module: Any, said: Strength | None, names: Sequence[str], where: str
+    tensors: Mapping[str, torch.Tensor],
+    module: Any,
+    adapter_scale: AdapterScale | None,
+    names: Sequence[str],
+    where: str,
 ) -> LowRank:
     down, up = (_need(tensors, role, "a (down, up) pair", where) for role in ("down", "up"))
     rank = down.shape[0] if down.ndim else 0
     if "mid" in tensors and down.ndim in (2, 4):  # Tucker: ranks first, then the kernel
         mid, flat = tensors["mid"], down.flatten(1)
         if mid.ndim != 4 or mid.shape[1] != rank or down.numel() != flat.shape[0] * flat.shape[1]:
-            raise _unfit(where, tensors)
+            raise _shape_error(where, tensors)
         rank, down = mid.shape[0], torch.einsum("ijkl,jp->ipkl", mid, flat)
     wanted = shapes(module, rank)
     if rank == 0 or not (_same(down, wanted[0]) and _same(up, wanted[1])):
@@ -96,7 +104,7 @@ def _low_rank(
             f"{where}: down {tuple(down.shape)} and up {tuple(up.shape)} do not fit, expected {wanted[0]} and "
             f"{wanted[1]} at rank {rank}; the adapter is of another base"
         )
-    alpha, _ = stated_alpha(said, tensors.get("alpha"), names, rank, where)
+    alpha, _ = stated_alpha(adapter_scale, tensors.get("alpha"), names, rank, where)
     return LowRank(down.reshape(wanted[0]), up.reshape(wanted[1]), alpha)
 
 
@@ -107,28 +115,36 @@ def _same(tensor: torch.Tensor, wanted: tuple[int, ...]) -> bool:
 
 
 def _hadamard(
-    tensors: Mapping[str, torch.Tensor], module: Any, said: Strength | None, names: Sequence[str], where: str
+    tensors: Mapping[str, torch.Tensor],
+    module: Any,
+    adapter_scale: AdapterScale | None,
+    names: Sequence[str],
+    where: str,
 ) -> torch.Tensor:
     """LoHa: the element-wise product of two low-rank matrices."""
     factors = [_product(tensors, f"hada_w{number}", f"hada_t{number}", module, where) for number in (1, 2)]
     if factors[0].shape != factors[1].shape:
-        raise _unfit(where, tensors)
+        raise _shape_error(where, tensors)
     rank = tensors["hada_w1_b"].shape[0]
-    alpha, of = stated_alpha(said, tensors.get("alpha"), names, rank, where)
+    alpha, of = stated_alpha(adapter_scale, tensors.get("alpha"), names, rank, where)
     return _as_matrix(alpha / of * factors[0] * factors[1], tensors, module, where)
 
 
 def _kronecker(
-    tensors: Mapping[str, torch.Tensor], module: Any, said: Strength | None, names: Sequence[str], where: str
+    tensors: Mapping[str, torch.Tensor],
+    module: Any,
+    adapter_scale: AdapterScale | None,
+    names: Sequence[str],
+    where: str,
 ) -> torch.Tensor:
     """LoKr: the Kronecker product of a small and a large matrix, each whole or of low rank."""
     left = tensors["lokr_w1"] if "lokr_w1" in tensors else _product(tensors, "lokr_w1", "lokr_t1", module, where)
     right = tensors["lokr_w2"] if "lokr_w2" in tensors else _product(tensors, "lokr_w2", "lokr_t2", module, where)
     if left.ndim != 2 or right.ndim not in (2, 4) or left.numel() * right.numel() != _values(module):
-        raise _unfit(where, tensors)
+        raise _shape_error(where, tensors)
     inner = next((tensors[role] for role in ("lokr_w1_b", "lokr_w2_b") if role in tensors), None)
     rank = inner.shape[0] if inner is not None else None
-    alpha, of = stated_alpha(said, tensors.get("alpha"), names, rank, where)
+    alpha, of = stated_alpha(adapter_scale, tensors.get("alpha"), names, rank, where)
     blocks = torch.einsum("ab,cd...->acbd...", left, right).reshape(left.shape[0] * right.shape[0], -1)
     return _as_matrix(alpha / of * blocks, tensors, module, where)
 
@@ -138,10 +154,10 @@ def _product(tensors: Mapping[str, torch.Tensor], stem: str, core: str, module: 
     first, second = (_need(tensors, f"{stem}_{side}", f"{stem}_a and {stem}_b", where) for side in "ab")
     middle = tensors.get(core)
     if first.ndim != 2 or second.ndim != 2:
-        raise _unfit(where, tensors)
+        raise _shape_error(where, tensors)
     if middle is None:
         if first.shape[1] != second.shape[0] or first.shape[0] * second.shape[1] > _values(module):
-            raise _unfit(where, tensors)
+            raise _shape_error(where, tensors)
         return first @ second
     rank = (first.shape[0], second.shape[0])
     if (
@@ -149,13 +165,13 @@ def _product(tensors: Mapping[str, torch.Tensor], stem: str, core: str, module: 
         or middle.shape[:2] != rank
         or (first.shape[1] * second.shape[1] * middle[0, 0].numel() > _values(module))
     ):
-        raise _unfit(where, tensors)
+        raise _shape_error(where, tensors)
     return torch.einsum("ijkl,ip,jr->prkl", middle, first, second)
 
 
 def _as_matrix(change: torch.Tensor, tensors: Mapping[str, torch.Tensor], module: Any, where: str) -> torch.Tensor:
     if change.shape[0] != sizes(module)[1] or change.numel() != _values(module):
-        raise _unfit(where, tensors)
+        raise _shape_error(where, tensors)
     return change.reshape(change.shape[0], -1)
 
 
@@ -169,7 +185,7 @@ def _decompose(change: torch.Tensor, tensors: Mapping[str, torch.Tensor], module
     outputs, inputs = weight.shape[:2]
     per_output = "magnitude" in tensors or magnitude.shape[:1] == (outputs,)
     if magnitude.numel() != (outputs if per_output else inputs):
-        raise _unfit(where, tensors)
+        raise _shape_error(where, tensors)
     axes = tuple(axis for axis in range(weight.ndim) if axis != (0 if per_output else 1))
     norm = torch.linalg.vector_norm(whole, dim=axes, keepdim=True)
     if not (norm > 0).all():
@@ -197,6 +213,6 @@ def _values(module: Any) -> int:
     return inputs * outputs
 
 
-def _unfit(where: str, tensors: Mapping[str, torch.Tensor]) -> BadAdapter:
+def _shape_error(where: str, tensors: Mapping[str, torch.Tensor]) -> BadAdapter:
     found = ", ".join(f"{role} {tuple(tensor.shape)}" for role, tensor in sorted(tensors.items()))
     return BadAdapter(f"{where}: {found} do not fit the module; the adapter is of another base")

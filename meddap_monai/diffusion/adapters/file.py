@@ -17,7 +17,7 @@ from safetensors.torch import save as to_bytes
 from meddap_monai import store
 from meddap_monai.core import resources
 from meddap_monai.diffusion.adapters.formats import AdapterWeights, to_diffusers
-from meddap_monai.diffusion.adapters.strength import CONFIG
+from meddap_monai.diffusion.adapters.scale import CONFIG
 from meddap_monai.errors import BadAdapter
 
 WEIGHTS = "adapter.safetensors"

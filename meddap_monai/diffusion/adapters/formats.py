@@ -18,7 +18,7 @@ from torch import nn
 from meddap_monai.diffusion.adapters.factors import assemble
 from meddap_monai.diffusion.adapters.injection import LowRank
 from meddap_monai.diffusion.adapters.module_names import KOHYA, PEFT, locate, plain_modules_of, spellings
-from meddap_monai.diffusion.adapters.strength import CONFIG, HEADER, check_kohya, said_by
+from meddap_monai.diffusion.adapters.scale import CONFIG, HEADER, check_kohya, scale_of
 from meddap_monai.diffusion.adapters.targets import COMPONENTS, suffixes
 from meddap_monai.errors import BadAdapter
 
@@ -93,19 +93,19 @@ def read_layout(
         if role in roles:
             raise BadAdapter(f"{where}: {part} {name} has two {role} tensors (the second is {key!r}), expected one")
         roles[role] = tensor
-    _check_scale_is_said(tensors, header, config, where)
+    _check_scale_given(tensors, header, config, where)
     parts: dict[str, dict[str, LowRank]] = {}
     for part in (part for part in COMPONENTS if part in found):
-        said = said_by(header, config, part, where)
+        adapter_scale = scale_of(header, config, part, where)
         modules = {name: module for name, module in plain_modules_of(components[part]).items() if name in found[part]}
         parts[part] = {
-            name: assemble(found[part][name], module, said, _names(part, name), f"{where}: {part} {name}")
+            name: assemble(found[part][name], module, adapter_scale, _names(part, name), f"{where}: {part} {name}")
             for name, module in modules.items()
         }
     return AdapterWeights(parts, _layout_of(next(iter(tensors))), dict(header))
 
 
-def _check_scale_is_said(
+def _check_scale_given(
     tensors: Mapping[str, torch.Tensor], header: Mapping[str, str], config: Mapping[str, Any] | None, where: str
 ) -> None:
     alphas = any(key.endswith(".alpha") for key in tensors)

@@ -74,7 +74,7 @@ def remove_tokens(pipeline: Any, name: str) -> None:
 
 
 @torch.no_grad()
-def prove_effect(pipeline: Any, vectors: Mapping[str, torch.Tensor], where: str) -> float:
+def check_effect(pipeline: Any, vectors: Mapping[str, torch.Tensor], where: str) -> float:
     """Return how far the new words move the text encoder's output from that of an empty prompt.
 
     Raises:

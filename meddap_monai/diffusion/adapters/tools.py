@@ -49,7 +49,7 @@ def read_any(path: Path | str, base: str | Path | Base | None = None) -> tuple[A
     """
     path = adapter_path(path)
     own = (path / CARD).is_file()
-    known = own_base(read_card(path)) if own else None
+    known = base_of_card(read_card(path)) if own else None
     file = path / WEIGHTS if own else find_file(path)
     tensors, header = read_tensors(file)
     reasons = []
@@ -62,7 +62,7 @@ def read_any(path: Path | str, base: str | Path | Base | None = None) -> tuple[A
     raise BadAdapter(f"{file}: fits none of the bases tried; name its own with --base. " + "; ".join(reasons))
 
 
-def own_base(card: dict[str, Any]) -> str | None:
+def base_of_card(card: dict[str, Any]) -> str | None:
     """Return the base that a card names where it is on this machine; a stranger's card starts no download."""
     name = str(card["base"])
     return name if name == EMBEDDED or Path(name).is_dir() else None
@@ -71,7 +71,7 @@ def own_base(card: dict[str, Any]) -> str | None:
 def _base_of(path: Path | str) -> str:
     """Return the base an own adapter names; the embedded one for a foreign file, which names none."""
     path = adapter_path(path)
-    found = own_base(read_card(path)) if (path / CARD).is_file() else EMBEDDED
+    found = base_of_card(read_card(path)) if (path / CARD).is_file() else EMBEDDED
     if found is None:
         raise BadBase(f"{path}: its base is not on this machine; name it with --base")
     return found
@@ -160,7 +160,7 @@ def merge_adapters(
     base: str | Path | Base | None = None,
     weights: Sequence[float] = (),
 ) -> Path:
-    """Write a base with adapters melted into its weights: an ordinary Stable Diffusion folder.
+    """Write a base with adapters merged into its weights: an ordinary Stable Diffusion folder.
 
     Args:
         paths: adapter folders or files.

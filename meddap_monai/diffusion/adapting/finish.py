@@ -45,7 +45,7 @@ def finish_adapter(
         _write_base(prepared, place, card)
     else:
         save_adapter(output, result, card)
-        _prove(prepared, output)
+        _check_saved(prepared, output)
     provenance.write_train_hashes(place, prepared.training, records, prepared.base.train_hashes)
     store.write_atomic(place / "card.md", card_text(store_card(place, card), sheet))
     taught = len(prepared.training)
@@ -106,7 +106,7 @@ def _pictures(prepared: Prepared, output: Path) -> list[str]:
     return names
 
 
-def _prove(prepared: Prepared, output: Path) -> None:
+def _check_saved(prepared: Prepared, output: Path) -> None:
     """Load the adapter through the same door as everyone, on a fresh base: what is saved must load and act."""
     pipeline = load_base(prepared.base)
     load_adapter(pipeline, output)
@@ -118,7 +118,7 @@ def _write_base(prepared: Prepared, folder: Path, card: dict[str, Any]) -> None:
         fresh: Any = load_base(prepared.base)
         pipeline.text_encoder = fresh.text_encoder
     pipeline.vae.to(prepared.device)
-    with store.naming_full_disk(folder):
+    with store.disk_full_errors(folder):
         pipeline.save_pretrained(folder, safe_serialization=True)
     parts = ("unet", "text_encoder", "vae")
     counts = {part: sum(p.numel() for p in getattr(pipeline, part).parameters()) for part in parts}

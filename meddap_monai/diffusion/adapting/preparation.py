@@ -13,7 +13,7 @@ from torch import nn
 
 from meddap_monai import store
 from meddap_monai.core.devices import PRECISIONS, choose_device
-from meddap_monai.core.distributed import ALONE, Ranks
+from meddap_monai.core.distributed import SINGLE_PROCESS, Ranks
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.diffusion.adapting.batches import Batches, Item
@@ -101,7 +101,7 @@ def prepare(
     everything: Sequence[Record],
     base: Base,
     flag: store.InterruptFlag,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> Prepared:
     """Load the base, encode images and prompts, put the trainable layers in.
 
@@ -146,8 +146,8 @@ def prepare(
         config, pipeline, base, table, classes, class_prompts,
         trainable, objective.to(device), batches, validating, prompts, training, size, factor, device,
     )  # fmt: skip
-    _settle(prepared, trainable)
-    prepared.real_rows = _real_rows(prepared)
+    _free_memory(prepared, trainable)
+    prepared.real_rows = _real_samples(prepared)
     return prepared
 
 
@@ -200,7 +200,7 @@ def _prompts(
     return lambda: encoded
 
 
-def _settle(prepared: Prepared, trainable: Trainable) -> None:
+def _free_memory(prepared: Prepared, trainable: Trainable) -> None:
     """Free what the training does not use and switch on what saves memory or time."""
     pipeline, config = prepared.pipeline, prepared.config
     pipeline.set_progress_bar_config(disable=True)
@@ -221,7 +221,7 @@ def _settle(prepared: Prepared, trainable: Trainable) -> None:
         prepared.network = torch.compile(pipeline.unet)  # type: ignore[assignment]
 
 
-def _real_rows(prepared: Prepared) -> list[list[np.ndarray]]:
+def _real_samples(prepared: Prepared) -> list[list[np.ndarray]]:
     """Return a few real training pictures per class, for the sample grids."""
     config, (height, width) = prepared.config, prepared.size
     rows = []

@@ -11,7 +11,7 @@ from monai.inferers import Inferer, SimpleInferer
 from monai.utils.enums import CommonKeys
 
 from meddap_monai.core.devices import PRECISIONS
-from meddap_monai.core.distributed import ALONE, Ranks
+from meddap_monai.core.distributed import SINGLE_PROCESS, Ranks
 from meddap_monai.diffusion.adapting.batches import Batch, Batches
 from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.adapting.trainable import Trainable
@@ -55,7 +55,7 @@ class AdapterTrainer(StepTrainer):
         factor: int,
         device: torch.device,
         inferer: Inferer | None = None,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
     ) -> None:
         super().__init__(self.step, config.steps, device)
         self.config, self.unet, self.trainable, self.optimizer = config, unet, trainable, optimizer
@@ -73,13 +73,13 @@ class AdapterTrainer(StepTrainer):
         batch = self.batches.step(number).to(self.state.device)
         self.state.ids = batch.ids
         size = self.micro_batch or -(-len(batch) // config.accumulate)
-        loss = within_memory(lambda images: self._gradients(batch, images), size, self._go_on_with)
+        loss = within_memory(lambda images: self._gradients(batch, images), size, self._shrink_micro_batch)
         rates = [group["lr"] for group in self.optimizer.param_groups]
         check_finite(loss, "adapt", number + 1, rates[0], batch.ids, self.ranks)
         output = {CommonKeys.LOSS: float(loss), "gradient_norm": self._update()}
         return output | {f"learning_rate_{group}": rate for group, rate in enumerate(rates)}
 
-    def _go_on_with(self, size: int) -> None:
+    def _shrink_micro_batch(self, size: int) -> None:
         self.micro_batch = size
 
     def _gradients(self, batch: Batch, size: int) -> torch.Tensor:
@@ -89,14 +89,14 @@ class AdapterTrainer(StepTrainer):
             part = batch.part(start, start + size)
             with self.cast():
                 noisy, target = self.objective.diffuse(part.clean, part.noise, part.times)
-                answer = self.answer(noisy, part.times, part.prompts)
-            errors = self.objective.errors(answer, target)
+                prediction = self.predict(noisy, part.times, part.prompts)
+            errors = self.objective.errors(prediction, target)
             loss = (errors * self.objective.weight(part.times) * part.factors).sum() / len(batch)
             (loss if self.fp16 is None else self.fp16.scale(loss)).backward()
             total += loss.detach()
         return total
 
-    def answer(self, noisy: torch.Tensor, times: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def predict(self, noisy: torch.Tensor, times: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Return the network's prediction for noisy latents ``(N, C, h, w)`` at `times` with the prompts at `rows`."""
         words = self.prompts().take(rows)
         dtype = next(self.unet.parameters()).dtype

@@ -11,7 +11,7 @@ from meddap_monai.diffusion.adapting.batches import Item
 from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
 from meddap_monai.diffusion.bases.noise import Objective
 
-Answer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(noisy latents, times, prompt rows) -> the network's answer."""
 
 
@@ -50,7 +50,7 @@ class FixedValidation:
         self.seed, self.rank, self.world = seed, rank, world
 
     @torch.no_grad()
-    def __call__(self, answer: Answer, device: torch.device) -> torch.Tensor:
+    def __call__(self, predict: Predict, device: torch.device) -> torch.Tensor:
         """Return this process's share of the mean error; the shares of all processes add up to it."""
         total = torch.zeros((), dtype=torch.float64)
         for chunk in self.chunks[self.rank :: self.world]:
@@ -59,7 +59,7 @@ class FixedValidation:
             times = torch.tensor([time for _, time in chunk]).to(device)
             noisy, target = self.objective.diffuse(clean.to(device), noise.to(device), times)
             prompts = torch.tensor([item.prompt for item, _ in chunk]).to(device)
-            errors = self.objective.errors(answer(noisy, times, prompts), target)
+            errors = self.objective.errors(predict(noisy, times, prompts), target)
             total += errors.double().sum().cpu()
         return total / self.count
 
@@ -71,9 +71,9 @@ class FixedValidation:
 def validation_loss(trainer: AdapterTrainer, fixed: FixedValidation) -> float:
     """Return the validation loss, over all processes, of the weights that would be kept now."""
 
-    def answer(noisy: torch.Tensor, times: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def predict(noisy: torch.Tensor, times: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         with trainer.cast():
-            return trainer.answer(noisy, times, rows)
+            return trainer.predict(noisy, times, rows)
 
     with trainer.kept_values():
-        return trainer.ranks.sum(float(fixed(answer, trainer.state.device)))
+        return trainer.ranks.sum(float(fixed(predict, trainer.state.device)))

@@ -33,7 +33,7 @@ from meddap_monai.images.reading.recorded import open_recorded
 from meddap_monai.training.checkpoint import NAME
 from meddap_monai.training.finite import check_finite
 from meddap_monai.training.schedules import FLOOR, schedule, set_rate
-from meddap_monai.training.step_trainer import Run, train
+from meddap_monai.training.step_trainer import TrainingRun, train
 
 TIMES = ("noisy", "clean")
 
@@ -147,7 +147,7 @@ def train_latent_classifier(
         ids = [item["id"] for item in training]
         work = LatentClassifierTraining(config, pipeline.scheduler, latents, labels, len(classes), ids)
         with store.InterruptFlag() as flag:
-            train(work, Run("latent_classifier", config.steps, output / NAME, flag, output / "tensorboard"))
+            train(work, TrainingRun("latent_classifier", config.steps, output / NAME, flag, output / "tensorboard"))
         with store.atomic_path(output / "classifier.safetensors") as temporary:
             save_file({name: value.contiguous() for name, value in work.model.state_dict().items()}, str(temporary))
         write_train_hashes(output, training, everything, base.train_hashes)

@@ -58,7 +58,7 @@ class PlanRow:
     width: int
 
     @property
-    def together(self) -> tuple[Any, ...]:
+    def batch_key(self) -> tuple[Any, ...]:
         """What images of one batch must share."""
         return (self.mode, self.scheduler, self.steps, self.guidance, self.strength, self.height, self.width)
 
@@ -132,7 +132,7 @@ def shards(rows: Iterable[PlanRow], size: int) -> Iterator[tuple[int, list[PlanR
 
 def batches(rows: Sequence[PlanRow], size: int) -> Iterator[list[PlanRow]]:
     """Cut the rows of a shard into batches of at most `size` rows that may be sampled together."""
-    for _, group in itertools.groupby(rows, key=lambda row: row.together):
+    for _, group in itertools.groupby(rows, key=lambda row: row.batch_key):
         members = list(group)
         for start in range(0, len(members), size):
             yield members[start : start + size]

@@ -21,7 +21,7 @@ from meddap_monai.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PlanInputs:
     """What the records and the base contribute to a plan.
 
     Attributes:
@@ -39,7 +39,9 @@ class Wanted:
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def survey(records: Iterable[Record], classes: Sequence[str], size: tuple[int, int], keep_ids: bool) -> Wanted:
+def count_training_images(
+    records: Iterable[Record], classes: Sequence[str], size: tuple[int, int], keep_ids: bool
+) -> PlanInputs:
     """Count the real training images of each class, in one pass.
 
     Args:
@@ -55,10 +57,10 @@ def survey(records: Iterable[Record], classes: Sequence[str], size: tuple[int, i
             real[record["class_name"]] += 1
             if keep_ids:
                 sources[record["class_name"]].append(record["id"])
-    return Wanted(list(classes), real, {name: sorted(ids) for name, ids in sources.items()}, size)
+    return PlanInputs(list(classes), real, {name: sorted(ids) for name, ids in sources.items()}, size)
 
 
-def counts_per_cell(config: GenerateConfig, wanted: Wanted) -> dict[tuple[str, str], int]:
+def counts_per_cell(config: GenerateConfig, wanted: PlanInputs) -> dict[tuple[str, str], int]:
     """Return images per (class, adjective).
 
     Ratios follow MEDDAP (expansion ratio times the real count, per class and adjective); `balance` fills each class up
@@ -86,7 +88,7 @@ def counts_per_cell(config: GenerateConfig, wanted: Wanted) -> dict[tuple[str, s
     return cells
 
 
-def _total(config: GenerateConfig, wanted: Wanted, name: str) -> int:
+def _total(config: GenerateConfig, wanted: PlanInputs, name: str) -> int:
     real = wanted.real.get(name, 0)
     if config.balance:
         return max(wanted.real.values(), default=0) - real
@@ -96,7 +98,7 @@ def _total(config: GenerateConfig, wanted: Wanted, name: str) -> int:
     return round(ratio * real)
 
 
-def _of_class(value: Any, name: str, wanted: Wanted, key: str) -> Any:
+def _of_class(value: Any, name: str, wanted: PlanInputs, key: str) -> Any:
     if not isinstance(value, Mapping):
         return value
     check_keys(value, wanted.classes, f"generate#{key}")
@@ -108,7 +110,7 @@ def _part(total: int, number: int, parts: int) -> int:
     return total // parts + (number < total % parts)
 
 
-def make_plan(config: GenerateConfig, table: PromptTable, wanted: Wanted) -> Iterator[PlanRow]:
+def make_plan(config: GenerateConfig, table: PromptTable, wanted: PlanInputs) -> Iterator[PlanRow]:
     """Yield the rows of the plan in order; memory does not depend on their number.
 
     Raises:
@@ -131,7 +133,7 @@ def make_plan(config: GenerateConfig, table: PromptTable, wanted: Wanted) -> Ite
 
 
 def complete_row(
-    row: int, number: int, given: Mapping[str, Any], config: GenerateConfig, table: PromptTable, wanted: Wanted
+    row: int, number: int, given: Mapping[str, Any], config: GenerateConfig, table: PromptTable, wanted: PlanInputs
 ) -> PlanRow:
     """Return a row from what is given, the rest from the configuration.
 
@@ -141,7 +143,7 @@ def complete_row(
         given: columns; ``class_name`` is the least.
         config: the configuration.
         table: the prompt table.
-        wanted: see `Wanted`.
+        wanted: see `PlanInputs`.
     """
     name, adjective = given["class_name"], given.get("adjective") or "none"
     check_choice(name, wanted.classes, f"generate, plan row {row}, class_name")
@@ -177,7 +179,9 @@ def complete_row(
     )
 
 
-def _prompt(name: str, adjective: str, number: int, config: GenerateConfig, table: PromptTable, wanted: Wanted) -> str:
+def _prompt(
+    name: str, adjective: str, number: int, config: GenerateConfig, table: PromptTable, wanted: PlanInputs
+) -> str:
     if name in wanted.prompts:
         check_choice(adjective, table.adjectives, f"prompt table {table.name!r}: adjectives")
         return f"{table.adjectives[adjective]} {wanted.prompts[name]}".strip()
@@ -189,7 +193,7 @@ _AS_CONFIGURED = ("mode", "scheduler", "steps", "guidance", "strength", "height"
 """Columns of a plan that are checked as the configuration's keys of the same names are."""
 
 
-def _given_plan(path: Path, config: GenerateConfig, table: PromptTable, wanted: Wanted) -> Iterator[PlanRow]:
+def _given_plan(path: Path, config: GenerateConfig, table: PromptTable, wanted: PlanInputs) -> Iterator[PlanRow]:
     seen: Counter[tuple[str, str]] = Counter()
     checked: set[tuple[Any, ...]] = set()
     for row, given in enumerate(read_table(path)):
@@ -199,9 +203,9 @@ def _given_plan(path: Path, config: GenerateConfig, table: PromptTable, wanted: 
         try:
             made = complete_row(row, seen[cell], given, config, table, wanted)
             check_range(made.seed, 0, 2**63 - 1, "seed")
-            if made.together not in checked:
+            if made.batch_key not in checked:
                 replace(config, **{name: getattr(made, name) for name in _AS_CONFIGURED})
-                checked.add(made.together)
+                checked.add(made.batch_key)
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}, row {row}: {error}") from error
         seen[cell] += 1

@@ -104,11 +104,11 @@ class ShardMaker:
     def run(self) -> int:
         """Make every shard of this process that is not committed yet; return the batch size in use at the end."""
         config, output = self.request.config, self.request.output
-        total = sum(1 for row in plan.read_plan(output / PLAN) if self.ranks.mine(row.row // config.shard_size))
+        total = sum(1 for row in plan.read_plan(output / PLAN) if self.ranks.owns(row.row // config.shard_size))
         hidden = self.ranks.rank > 0
         with tqdm(total=total, desc="generate", unit="image", disable=hidden) as bar, _curves(output, hidden) as curves:
             for number, rows in plan.shards(plan.read_plan(output / PLAN), config.shard_size):
-                if not self.ranks.mine(number):
+                if not self.ranks.owns(number):
                     continue
                 if store.shard_done(output, number):
                     bar.update(len(rows))
@@ -207,16 +207,16 @@ def _wants_grey(request: Request) -> bool:
 def _curves(output: Path, hidden: bool) -> Any:
     """Return a TensorBoard writer as a context; one that writes nothing for all processes but the first."""
     if hidden:
-        return _Silent()
+        return _NullWriter()
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(output / "tensorboard"))
 
 
-class _Silent:
+class _NullWriter:
     """A TensorBoard writer that writes nothing."""
 
-    def __enter__(self) -> _Silent:
+    def __enter__(self) -> _NullWriter:
         return self
 
     def __exit__(self, *_: object) -> None:

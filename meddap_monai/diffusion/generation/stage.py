@@ -90,27 +90,27 @@ def request_of(
 
 def _make(job: Request, ranks: Ranks, flag: store.InterruptFlag, stage: store.Stage) -> None:
     """Write the plan in the first process, make the shards in all of them, finish in the first."""
-    ranks.first(lambda: _check_inputs(job))
-    ranks.first(lambda: _train_guide(job))
+    ranks.run_on_first(lambda: _check_inputs(job))
+    ranks.run_on_first(lambda: _train_guide(job))
     with contextlib.ExitStack() as opened:
-        with _agreed(ranks):
+        with _wait_for_all(ranks):
             sampler = opened.enter_context(open_sampler(guided_by(job.config, job.output), job.base, job.adapters))
-        rows = ranks.first(lambda: _write_plan(job, sampler.size))
-        with _agreed(ranks):
+        rows = ranks.run_on_first(lambda: _write_plan(job, sampler.size))
+        with _wait_for_all(ranks):
             used = ShardMaker(job, sampler, ranks, flag).run()
     if ranks.rank == 0:
         _finish(job, stage, rows, used)
 
 
 @contextlib.contextmanager
-def _agreed(ranks: Ranks) -> Iterator[None]:
+def _wait_for_all(ranks: Ranks) -> Iterator[None]:
     """Wait at the end until all processes are done; when one fails, all end with its reason."""
     try:
         yield
     except Exception as error:
-        ranks.agree(f"{type(error).__name__}: {error}")
+        ranks.barrier(f"{type(error).__name__}: {error}")
         raise
-    ranks.agree(None)
+    ranks.barrier(None)
 
 
 def _check_inputs(job: Request) -> None:
@@ -144,7 +144,7 @@ def _write_plan(job: Request, size: tuple[int, int]) -> int:
     if path.is_file():
         return sum(1 for _ in plan.read_plan(path))
     keep_ids = job.config.mode != "text" or job.config.plan is not None
-    wanted = planning.survey(iter_records(job.records), class_names(job.records), size, keep_ids)
+    wanted = planning.count_training_images(iter_records(job.records), class_names(job.records), size, keep_ids)
     if not job.config.templates:
         wanted = dataclasses.replace(wanted, prompts=cards(job.base, job.adapters)["class_prompts"])
     return plan.write_plan(path, planning.make_plan(job.config, load_prompt_table(job.config.prompts), wanted))

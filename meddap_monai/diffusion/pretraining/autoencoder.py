@@ -212,13 +212,13 @@ def _write_linear_encoder(encoder: Any, pca: PatchPCA, config: AutoencoderConfig
     encoder.conv_in.weight[0, :, 1, 1] = 1.0 / encoder.conv_in.in_channels
     levels = len(config.channels) - 1
     for level in range(levels - 1):
-        _gather(encoder.down_blocks[level].downsamplers[0].conv, 4**level)
-    homes, mirrors = _homes(config)
+        _space_to_depth(encoder.down_blocks[level].downsamplers[0].conv, 4**level)
+    channels_of_latents, mirrors = _latent_channels(config)
     last = encoder.down_blocks[levels - 1].downsamplers[0].conv
-    _project(last, pca, levels, homes)
-    last.weight[mirrors] = -last.weight[homes]
-    last.bias[mirrors] = -last.bias[homes]
-    _pass_through(encoder, config, homes)
+    _project(last, pca, levels, channels_of_latents)
+    last.weight[mirrors] = -last.weight[channels_of_latents]
+    last.bias[mirrors] = -last.bias[channels_of_latents]
+    _make_norm_linear(encoder, config, channels_of_latents)
 
 
 def _identity(convolution: Any) -> None:
@@ -229,7 +229,7 @@ def _identity(convolution: Any) -> None:
         convolution.weight[channel, channel, middle, middle] = 1.0
 
 
-def _gather(convolution: Any, channels: int) -> None:
+def _space_to_depth(convolution: Any, channels: int) -> None:
     """Turn a stride-2 convolution into "four pixels become four channels"; its taps 0 and 1 are the 2 x 2 patch."""
     nn.init.zeros_(convolution.weight)
     nn.init.zeros_(convolution.bias)
@@ -239,7 +239,7 @@ def _gather(convolution: Any, channels: int) -> None:
                 convolution.weight[channel * 4 + row * 2 + column, channel, row, column] = 1.0
 
 
-def _homes(config: AutoencoderConfig) -> tuple[list[int], list[int]]:
+def _latent_channels(config: AutoencoderConfig) -> tuple[list[int], list[int]]:
     """Return the channels of each latent and of its negative in the last layers.
 
     They are spread over the groups; places 0 and 1 of a group stay free for the constants. With its negative beside
@@ -251,11 +251,11 @@ def _homes(config: AutoencoderConfig) -> tuple[list[int], list[int]]:
         for place in range(2, size - 1, 2)
         for group in range(config.groups)
     ]
-    homes = places[: config.latents]
-    return [home for home, _ in homes], [mirror for _, mirror in homes]
+    channels_of_latents = places[: config.latents]
+    return [home for home, _ in channels_of_latents], [mirror for _, mirror in channels_of_latents]
 
 
-def _project(convolution: Any, pca: PatchPCA, levels: int, homes: list[int]) -> None:
+def _project(convolution: Any, pca: PatchPCA, levels: int, channels_of_latents: list[int]) -> None:
     """Map the last 2 x 2 patch of gathered channels onto the components."""
     nn.init.zeros_(convolution.weight)
     nn.init.zeros_(convolution.bias)
@@ -266,11 +266,13 @@ def _project(convolution: Any, pca: PatchPCA, levels: int, homes: list[int]) -> 
         left = sum((code % 2) << level for level, code in enumerate(codes))
         for row in (0, 1):
             for column in (0, 1):
-                convolution.weight[homes, channel, row, column] = pca.basis[:, top + half * row, left + half * column]
-    convolution.bias[homes] = -(pca.basis * pca.mean).sum(dim=(1, 2))
+                convolution.weight[channels_of_latents, channel, row, column] = pca.basis[
+                    :, top + half * row, left + half * column
+                ]
+    convolution.bias[channels_of_latents] = -(pca.basis * pca.mean).sum(dim=(1, 2))
 
 
-def _pass_through(encoder: Any, config: AutoencoderConfig, homes: list[int]) -> None:
+def _make_norm_linear(encoder: Any, config: AutoencoderConfig, channels_of_latents: list[int]) -> None:
     """Make the last normalisation and activation linear: two large constants per group fix its statistics."""
     size = config.channels[-1] // config.groups
     nn.init.zeros_(encoder.conv_out.weight)
@@ -278,7 +280,7 @@ def _pass_through(encoder: Any, config: AutoencoderConfig, homes: list[int]) -> 
     encoder.conv_out.bias[config.latents :] = -30.0
     encoder.conv_norm_out.weight.fill_(_STAY_LINEAR * (2.0 / size) ** 0.5)
     encoder.conv_norm_out.bias.fill_(_SHIFT)
-    for latent, home in enumerate(homes):
+    for latent, home in enumerate(channels_of_latents):
         encoder.conv_out.weight[latent, home, 1, 1] = 1.0
         encoder.conv_out.bias[latent] = -_SHIFT
     constants = encoder.mid_block.resnets[0].conv2.bias

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-def make_rival(seed: int, device: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+def make_discriminator(seed: int, device: str) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Return a patch discriminator of grey pictures (0.2 M parameters, no normalisation) and its optimizer."""
     widths = (1, 32, 64, 96)
     layers: list[nn.Module] = []
@@ -33,8 +33,8 @@ def make_rival(seed: int, device: str) -> tuple[nn.Module, torch.optim.Optimizer
         for before, after in zip(widths, widths[1:], strict=False):
             layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         discriminator = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1)).to(device)
-    rival = torch.optim.AdamW(discriminator.parameters(), lr=0.0, betas=(0.5, 0.9), weight_decay=0.0)
-    return discriminator, rival
+    discriminator_optimizer = torch.optim.AdamW(discriminator.parameters(), lr=0.0, betas=(0.5, 0.9), weight_decay=0.0)
+    return discriminator, discriminator_optimizer
 
 
 def crops_of_step(step: int, side: int, crop: int, batch: int) -> tuple[int, int]:
@@ -64,7 +64,7 @@ class AutoencoderTraining:
         """Hold the pictures (N, H, W) uint8 and make the optimizers."""
         self.vae, self.pca, self.config, self.seed = vae.to(device), pca, config, seed
         self.pixels, self.ids, self.device = pixels, ids, device
-        self.discriminator, self.rival = make_rival(seed, device)
+        self.discriminator, self.discriminator_optimizer = make_discriminator(seed, device)
         trained = vae.decoder if pca is not None else vae
         self.optimizer = torch.optim.AdamW(trained.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=0.0)
 
@@ -72,7 +72,7 @@ class AutoencoderTraining:
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
         names = {"vae": self.vae, "discriminator": self.discriminator}
-        return names | {"optimizer": self.optimizer, "rival": self.rival}
+        return names | {"optimizer": self.optimizer, "discriminator_optimizer": self.discriminator_optimizer}
 
     def advance(self, step: int) -> dict[str, float]:
         """Do step `step`: crops on even steps, whole pictures on odd ones."""
@@ -88,15 +88,17 @@ class AutoencoderTraining:
         adversarial = config.adversarial > 0 and step >= config.adversarial_from * config.steps
         if adversarial:
             last = self.vae.decoder.conv_out.weight
-            total = total + config.adversarial * deceive(self.discriminator, last, loss, (made,))
+            total = total + config.adversarial * generator_loss(self.discriminator, last, loss, (made,))
         self.optimizer.zero_grad()
         total.backward()
         nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
         self.optimizer.step()
         report = {name: value.item() for name, value in losses.items()}
         if adversarial:
-            verdict = judge(self.discriminator, self.rival, (images,), (made.detach(),), 0.5 * rate)
-            report["discriminator"] = check_finite(verdict, "pretrain#autoencoder", step + 1, rate, names).item()
+            hinge_loss = discriminator_step(
+                self.discriminator, self.discriminator_optimizer, (images,), (made.detach(),), 0.5 * rate
+            )
+            report["discriminator"] = check_finite(hinge_loss, "pretrain#autoencoder", step + 1, rate, names).item()
         return report
 
     def picture(self, writer: SummaryWriter, step: int) -> None:
@@ -160,30 +162,30 @@ def gradient_energy(images: torch.Tensor) -> torch.Tensor:
     return torch.diff(images, dim=3).abs().mean()
 
 
-def deceive(
+def generator_loss(
     discriminator: nn.Module, last: nn.Parameter, loss: torch.Tensor, fakes: Sequence[torch.Tensor]
 ) -> torch.Tensor:
     """Return the generator's hinge loss, scaled so that its gradient at `last` is as large as that of `loss`."""
-    verdict = -torch.stack([discriminator(fake).mean() for fake in fakes]).mean()
+    hinge_loss = -torch.stack([discriminator(fake).mean() for fake in fakes]).mean()
     own = torch.autograd.grad(loss, last, retain_graph=True)[0].norm()
-    other = torch.autograd.grad(verdict, last, retain_graph=True)[0].norm()
+    other = torch.autograd.grad(hinge_loss, last, retain_graph=True)[0].norm()
     weight = (own / (other + 1e-6)).clamp(max=100.0).detach()
-    return weight * verdict
+    return weight * hinge_loss
 
 
-def judge(
+def discriminator_step(
     discriminator: nn.Module,
-    rival: torch.optim.Optimizer,
+    discriminator_optimizer: torch.optim.Optimizer,
     reals: Sequence[torch.Tensor],
     fakes: Sequence[torch.Tensor],
     rate: float,
 ) -> torch.Tensor:
     """Do one step of the discriminator on pairs of real and made pictures; return its hinge loss."""
-    set_rate(rival, rate)
+    set_rate(discriminator_optimizer, rate)
     losses = [functional.relu(1 - discriminator(real)).mean() for real in reals]
     losses += [functional.relu(1 + discriminator(fake)).mean() for fake in fakes]
     loss = torch.stack(losses).sum() / len(reals)
-    rival.zero_grad()
+    discriminator_optimizer.zero_grad()
     loss.backward()
-    rival.step()
+    discriminator_optimizer.step()
     return loss.detach()

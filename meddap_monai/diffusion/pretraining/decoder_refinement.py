@@ -24,10 +24,10 @@ from meddap_monai.core.seeds import derive_seed, generator
 from meddap_monai.diffusion.bases.sample_pictures import dpm_solver
 from meddap_monai.diffusion.pretraining.autoencoder_training import (
     crops_of_step,
-    deceive,
+    discriminator_step,
+    generator_loss,
     gradient_energy,
-    judge,
-    make_rival,
+    make_discriminator,
     reconstruction_losses,
 )
 from meddap_monai.diffusion.pretraining.config import PretrainConfig, RefinementConfig
@@ -130,15 +130,15 @@ class RefinementTraining:
         self.latents, self.drawn = latents, drawn
         self.factor = views.pixels.shape[-1] // latents.shape[-1]
         self.words = [views.captions[row] for row in rows]
-        self.kin: dict[str, list[int]] = defaultdict(list)
+        self.rows_of_caption: dict[str, list[int]] = defaultdict(list)
         for row, caption in enumerate(views.captions):
-            self.kin[caption].append(row)
-        self.power = {word: self._mean_power(self.kin[word]) for word in sorted(set(self.words))}
+            self.rows_of_caption[caption].append(row)
+        self.power = {word: self._mean_power(self.rows_of_caption[word]) for word in sorted(set(self.words))}
         self._make_networks()
 
     def _make_networks(self) -> None:
         vae = self.vae
-        self.discriminator, self.rival = make_rival(self.seed, self.device)
+        self.discriminator, self.discriminator_optimizer = make_discriminator(self.seed, self.device)
         vae.requires_grad_(False)
         vae.decoder.requires_grad_(True)
         self.average = copy.deepcopy(vae.decoder).requires_grad_(False)
@@ -148,7 +148,7 @@ class RefinementTraining:
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
         modules = {"decoder": self.vae.decoder, "average": self.average, "discriminator": self.discriminator}
-        return modules | {"optimizer": self.optimizer, "rival": self.rival}
+        return modules | {"optimizer": self.optimizer, "discriminator_optimizer": self.discriminator_optimizer}
 
     def advance(self, step: int) -> dict[str, float]:
         """Do step `step`: the decoder, its average, then the discriminator."""
@@ -157,7 +157,7 @@ class RefinementTraining:
         rate = config.learning_rate * schedule("cosine", step, config.steps, min(100, config.steps), FLOOR)
         set_rate(self.optimizer, rate)
         images, latents, names = self._encoded(step, draw)
-        drawn, kin, power = self._drawn(draw)
+        drawn, same_caption_images, power = self._drawn(draw)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.half):
             made, free = (self.vae.decode(part).sample.float().mean(1, keepdim=True) for part in (latents, drawn))
         losses = reconstruction_losses(made, images)
@@ -166,7 +166,7 @@ class RefinementTraining:
         loss = check_finite(loss + config.energy * losses["energy"], "pretrain#refinement", step + 1, rate, names)
         weight = config.adversarial * min(1.0, max(0.0, 10 * step / config.steps - 1))
         last = self.vae.decoder.conv_out.weight
-        total = loss + weight * deceive(self.discriminator, last, loss, (made, free))
+        total = loss + weight * generator_loss(self.discriminator, last, loss, (made, free))
         self.optimizer.zero_grad()
         total.backward()
         nn.utils.clip_grad_norm_(self.vae.decoder.parameters(), 1.0)
@@ -174,10 +174,12 @@ class RefinementTraining:
         update_average(self.average.parameters(), self.vae.decoder.parameters(), config.ema, step)
         report = {name: value.item() for name, value in losses.items()}
         fakes = (made.detach(), free.detach())
-        pace = rate / config.learning_rate * config.discriminator_learning_rate
-        verdict = judge(self.discriminator, self.rival, (images, kin), fakes, pace)
-        report["discriminator"] = check_finite(verdict, "pretrain#refinement", step + 1, rate, names).item()
-        report["gradient energy drawn"] = float(gradient_energy(fakes[1]) / gradient_energy(kin))
+        discriminator_rate = rate / config.learning_rate * config.discriminator_learning_rate
+        hinge_loss = discriminator_step(
+            self.discriminator, self.discriminator_optimizer, (images, same_caption_images), fakes, discriminator_rate
+        )
+        report["discriminator"] = check_finite(hinge_loss, "pretrain#refinement", step + 1, rate, names).item()
+        report["gradient energy drawn"] = float(gradient_energy(fakes[1]) / gradient_energy(same_caption_images))
         report["gradient energy"] = float(gradient_energy(fakes[0]) / gradient_energy(images))
         return report
 
@@ -212,8 +214,8 @@ class RefinementTraining:
     def _drawn(self, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return drawn latents, pictures of the same captions, and the mean power of those captions."""
         chosen = torch.randint(len(self.drawn), (self.config.batch_drawn,), generator=draw).tolist()
-        kin = [self.kin[self.words[number]] for number in chosen]
-        rows = [one[int(torch.randint(len(one), (1,), generator=draw))] for one in kin]
+        same_caption_rows = [self.rows_of_caption[self.words[number]] for number in chosen]
+        rows = [one[int(torch.randint(len(one), (1,), generator=draw))] for one in same_caption_rows]
         power = torch.stack([self.power[self.words[number]] for number in chosen])
         return self.drawn[chosen].float().to(self.device), grey_tensor(self.pixels[rows], self.device), power
 

@@ -32,7 +32,7 @@ def export_base(job: PretrainJob, sharpened: Base | None = None) -> Path:
     pipeline = job.pipeline(job.unet)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.to("cpu", torch.float16)
-    with store.naming_full_disk(folder):
+    with store.disk_full_errors(folder):
         pipeline.save_pretrained(folder)
     _open_as_float32(folder / "text_encoder" / "config.json")
     write_train_hashes(folder, job.training, job.everything, sharpened.train_hashes if sharpened else ())
@@ -40,7 +40,7 @@ def export_base(job: PretrainJob, sharpened: Base | None = None) -> Path:
         part.to(job.config.device, torch.float32)
     document = describe(job, pipeline)
     if sharpened:
-        document = _carried_on(sharpened.card, document)
+        document = _refined_card(sharpened.card, document)
     store.write_json(folder / "base.json", document | {"sha256": open_base(folder).sha256})
     sheet, rows = sample_sheet(pipeline, job.tables, job.config.seed, columns=6, steps=15)
     _save_picture(folder / "samples.png", sheet)
@@ -80,7 +80,7 @@ def describe(job: PretrainJob, pipeline: Any) -> dict[str, Any]:
     }
 
 
-def _carried_on(before: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
+def _refined_card(before: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
     """Return the card of a base whose decoder was trained on: the base's own, with the new steps."""
     steps = dict(before["steps"])
     for phase in ("refinement", "corners"):

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from meddap_monai import store
-from meddap_monai.core.distributed import ALONE, Ranks
+from meddap_monai.core.distributed import SINGLE_PROCESS, Ranks
 from meddap_monai.core.records import Record, read_records
 from meddap_monai.diffusion.bases.prompts import PromptTable, load_prompt_table, table_names
 from meddap_monai.diffusion.pretraining.autoencoder import PatchPCA, build_autoencoder, fit_patch_pca
@@ -27,7 +27,7 @@ from meddap_monai.diffusion.pretraining.unet import Cache, DenoiserTraining, bui
 from meddap_monai.diffusion.pretraining.views import Views, cut_views, grey_tensor
 from meddap_monai.errors import RecordsError
 from meddap_monai.training.checkpoint import load_checkpoint
-from meddap_monai.training.step_trainer import Run, Work, train
+from meddap_monai.training.step_trainer import TrainingRun, TrainingTask, train
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class PretrainJob:
     """The phases over one set of pictures; each goes on from its own checkpoint."""
 
-    def __init__(self, config: PretrainConfig, output: Path, records: Path, ranks: Ranks = ALONE) -> None:
+    def __init__(self, config: PretrainConfig, output: Path, records: Path, ranks: Ranks = SINGLE_PROCESS) -> None:
         """Read the records and cut the views."""
         self.config, self.output, self.phases, self.ranks = config, output, output / "phases", ranks
         self.interrupt = store.InterruptFlag()
@@ -106,7 +106,7 @@ class PretrainJob:
             if self.ranks.rank == 0:
                 place = self.phases / "drawn.safetensors"
                 draw_once(place, self.pipeline(self.unet), captions, config, self._stop_between)
-            self.ranks.share()
+            self.ranks.broadcast()
             drawn = load_file(store.regular_file(self.phases / "drawn.safetensors"))["latents"]
             refinement = RefinementTraining(self.vae, views, self.latents, drawn, rows, config)
             self._run("refinement", config.refinement.steps, refinement)
@@ -180,18 +180,18 @@ class PretrainJob:
             torch.manual_seed(self.config.seed)
             return make(*arguments)
 
-    def _run(self, name: str, steps: int, work: Work, ranks: Ranks | None = None) -> None:
+    def _run(self, name: str, steps: int, work: TrainingTask, ranks: Ranks | None = None) -> None:
         """Run a phase, divided among `ranks`; without them the first process runs it and the others load the result.
 
         Each phase has a folder of curves of its own: purging from the first step that is done again purges a folder.
         """
         config, checkpoint = self.config, self.phases / f"{name}.pt"
         if ranks or self.ranks.rank == 0:
-            run = Run(
+            run = TrainingRun(
                 name, steps, checkpoint, self.interrupt, self.output / "tensorboard" / name, config.checkpoint_every,
-                pictures_every=config.pictures_every, ranks=ranks or ALONE, device=config.device,
+                pictures_every=config.pictures_every, ranks=ranks or SINGLE_PROCESS, device=config.device,
             )  # fmt: skip
             train(work, run)
-        self.ranks.share()
+        self.ranks.broadcast()
         if not ranks and self.ranks.rank:
             load_checkpoint(checkpoint, work.state)

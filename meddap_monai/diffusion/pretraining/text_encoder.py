@@ -140,7 +140,7 @@ class TextEncoderTraining:
         for number, head in enumerate(self.heads):
             wanted = labels[:, number, None].expand(tells.shape)
             losses.append(functional.cross_entropy(head(hidden[tells]), wanted[tells]))
-        apart = _apart(hidden.mean(1), labels[:, 0])
+        apart = _class_similarity(hidden.mean(1), labels[:, 0])
         rate = config.learning_rate * schedule("cosine", step, config.steps, min(50, config.steps), FLOOR)
         names = [self.captions[number].text for number in chosen[:3].tolist()]
         loss = check_finite(torch.as_tensor(sum(losses) + apart), "pretrain#text_encoder", step + 1, rate, names)
@@ -152,7 +152,7 @@ class TextEncoderTraining:
         return report | {"cosine": float(apart.item())}
 
 
-def _apart(pooled: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+def _class_similarity(pooled: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     """Return the mean cosine above 0 between embeddings of different classes."""
     unit = functional.normalize(pooled - pooled.mean(0, keepdim=True).detach(), dim=1)
     other = classes[:, None] != classes[None]

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from meddap_monai.core.constraints import Choice, Count, Range, Share, here, settings
-from meddap_monai.core.distributed import ALONE, Ranks
+from meddap_monai.core.distributed import SINGLE_PROCESS, Ranks
 from meddap_monai.core.seeds import generator
 from meddap_monai.diffusion.bases.noise import Objective
 from meddap_monai.errors import ConfigurationError
@@ -165,7 +165,7 @@ class DenoiserTraining:
         seed: int,
         device: str = "cpu",
         half: bool = True,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
     ) -> None:
         """Make the optimizer and the average.
 
@@ -197,7 +197,7 @@ class DenoiserTraining:
         groups = [{"params": rest, "factor": 1.0}, {"params": text, "factor": config.text_factor}]
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, weight_decay=1e-2, fused=True)
         self.objective = Objective(scheduler.config).to(device)
-        self.chances = {changed: _chances(cache, config.balance, changed) for changed in (False, True)}
+        self.chances = {changed: _sampling_weights(cache, config.balance, changed) for changed in (False, True)}
 
     @property
     def state(self) -> dict[str, Any]:
@@ -248,7 +248,7 @@ class DenoiserTraining:
         return chosen
 
 
-def _chances(cache: Cache, balance: float, changed: bool) -> torch.Tensor:
+def _sampling_weights(cache: Cache, balance: float, changed: bool) -> torch.Tensor:
     sizes = Counter(group for group, flag in zip(cache.groups, cache.changed, strict=True) if bool(flag) == changed)
     weights = [
         sizes[group] ** (balance - 1.0) if bool(flag) == changed else 0.0

@@ -13,10 +13,10 @@ from meddap_monai import store
 from meddap_monai.classifier.scoring import load_classifier
 from meddap_monai.core.records import read_records
 from meddap_monai.evaluation import arms as arm_names
-from meddap_monai.evaluation import judge as judging
+from meddap_monai.evaluation import bootstrap
 from meddap_monai.evaluation.config import EvaluateConfig
 from meddap_monai.evaluation.generative import measure
-from meddap_monai.evaluation.predictions import Run
+from meddap_monai.evaluation.predictions import ClassifierRun
 from meddap_monai.evaluation.report.curves import curves_of_arms
 from meddap_monai.evaluation.report.material import class_counts, device_of, read_sections, records_of, sum_stages
 from meddap_monai.evaluation.report.subgroups import subgroup_table
@@ -29,23 +29,23 @@ COMPARED = ("auc", "macro_f1", "balanced_accuracy", "accuracy")
 
 def build_report(
     config: EvaluateConfig,
-    runs: Sequence[Run],
-    tables: Mapping[str, judging.Table],
+    runs: Sequence[ClassifierRun],
+    tables: Mapping[str, bootstrap.Table],
     sections: Mapping[str, Path],
     stages: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Return everything the report says, as JSON values (but for NaN, which `store.write_json` writes as null)."""
-    judged = {name: judging.judge(table, config.samples, config.seed) for name, table in tables.items()}
+    results = {name: bootstrap.bootstrap_metrics(table, config.samples, config.seed) for name, table in tables.items()}
     compared = {
-        name: judging.compare_all(found, _compared(config), config.confidence) for name, found in judged.items()
+        name: bootstrap.compare_all(found, _compared(config), config.confidence) for name, found in results.items()
     }
-    judging.correct([row for rows in compared.values() for row in rows])
+    bootstrap.correct([row for rows in compared.values() for row in rows])
     found_verdicts = [
         verdict
         for name, rows in compared.items()
-        for verdict in judging.verdicts(rows, judged[name], name, config.metric, config.level)
+        for verdict in bootstrap.verdicts(rows, results[name], name, config.metric, config.level)
     ]
-    reference = arm_names.counterpart(arm_names.REFERENCE, "", list(judged["own"].seeds))
+    reference = arm_names.counterpart(arm_names.REFERENCE, "", list(results["own"].seeds))
     return {
         "title": config.title,
         "question": config.question,
@@ -65,7 +65,7 @@ def build_report(
         "verdicts": found_verdicts,
         "training": _training_cost(runs),
         "draw": class_counts(read_records(runs[0].records, full=True)),
-        "sets": _sets(config, runs, tables, judged, compared),
+        "sets": _sets(config, runs, tables, results, compared),
         "sections": read_sections(sections),
         "stages": sum_stages([*stages, *sections.values()]),
         "command": config.command,
@@ -75,9 +75,9 @@ def build_report(
 
 def _sets(
     config: EvaluateConfig,
-    runs: Sequence[Run],
-    tables: Mapping[str, judging.Table],
-    judged: Mapping[str, judging.Judged],
+    runs: Sequence[ClassifierRun],
+    tables: Mapping[str, bootstrap.Table],
+    results: Mapping[str, bootstrap.BootstrapResults],
     compared: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> dict[str, dict[str, Any]]:
     """Return test set -> what was found on it; ``masked`` is None where no class is absent."""
@@ -86,14 +86,14 @@ def _sets(
     for name, table in tables.items():
         masked = None
         if _lacks_classes(table):
-            hidden = judging.judge(table, config.samples, config.seed, mask=True)
-            masked = judging.summarise(hidden, config.confidence)
-        found = judging.summarise(judged[name], config.confidence)
+            hidden = bootstrap.bootstrap_metrics(table, config.samples, config.seed, mask=True)
+            masked = bootstrap.summarise(hidden, config.confidence)
+        found = bootstrap.summarise(results[name], config.confidence)
         sets[name] = {
             **_describe(name, table),
             "arms": found,
             "masked": masked,
-            "details": judging.details(table),
+            "details": bootstrap.details(table),
             "comparisons": [{**row, "found": asdict(row["found"])} for row in compared[name]],
             "subgroups": subgroup_table(table, config.samples, config.seed, config.confidence),
             "curves": curves_of_arms(table, config.samples, config.seed, config.confidence),
@@ -102,7 +102,7 @@ def _sets(
     return sets
 
 
-def train_sizes(runs: Sequence[Run]) -> dict[str, float]:
+def train_sizes(runs: Sequence[ClassifierRun]) -> dict[str, float]:
     """Return arm -> mean number of real training images that its draws hold."""
     sizes: dict[str, list[int]] = {}
     counted: dict[Path, int] = {}
@@ -126,7 +126,7 @@ def learning_curves(
     return {arm: [points[size] for size in sorted(points)] for arm, points in lines.items()}
 
 
-def _training_cost(runs: Sequence[Run]) -> dict[str, Any]:
+def _training_cost(runs: Sequence[ClassifierRun]) -> dict[str, Any]:
     """Seconds that the classifiers took, from their ``cost.json``; the sanity arm is left out."""
     trained = [run for run in runs if arm_names.base_arm(run.arm) != arm_names.HOG]
     stages = [store.read_stage(run.model) for run in trained]
@@ -135,8 +135,8 @@ def _training_cost(runs: Sequence[Run]) -> dict[str, Any]:
     return {"runs": len(trained), "cost": {"seconds": seconds, "device": ", ".join(devices), "out": len(trained)}}
 
 
-def likeness(
-    config: EvaluateConfig, runs: Sequence[Run], own: judging.Table, sections: Mapping[str, Path]
+def generative_metrics(
+    config: EvaluateConfig, runs: Sequence[ClassifierRun], own: bootstrap.Table, sections: Mapping[str, Path]
 ) -> dict[str, Any] | None:
     """Measure the synthetic images of the sections in the features of a classifier trained on real images only."""
     real = [run for run in runs if arm_names.base_arm(run.arm) in (arm_names.REFERENCE, arm_names.SECOND_REFERENCE)]
@@ -156,7 +156,10 @@ def likeness(
 
 
 def maps(
-    config: EvaluateConfig, runs: Sequence[Run], tables: Mapping[str, judging.Table], sections: Mapping[str, Path]
+    config: EvaluateConfig,
+    runs: Sequence[ClassifierRun],
+    tables: Mapping[str, bootstrap.Table],
+    sections: Mapping[str, Path],
 ) -> list[dict[str, Any]]:
     """Return the maps of `embedding.draw_maps`: real training, synthetic and test images; none unless asked for."""
     from meddap_monai.evaluation.embedding import chosen_runs, draw_maps
@@ -178,11 +181,11 @@ def _compared(config: EvaluateConfig) -> tuple[str, ...]:
     return (config.metric, *[name for name in COMPARED if name != config.metric])
 
 
-def _lacks_classes(table: judging.Table) -> bool:
+def _lacks_classes(table: bootstrap.Table) -> bool:
     return any(len(np.unique(found.labels)) < len(found.classes) for runs in table.values() for found in runs.values())
 
 
-def _describe(name: str, table: judging.Table) -> dict[str, Any]:
+def _describe(name: str, table: bootstrap.Table) -> dict[str, Any]:
     all_predictions = [found for runs in table.values() for found in runs.values()]
     first = all_predictions[0]
     sizes = sorted({len(found.rows) for found in all_predictions})

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from meddap_monai.evaluation.judge import Table, patient_draws
+from meddap_monai.evaluation.bootstrap import Table, patient_draws
 from meddap_monai.evaluation.predictions import Predictions
 from meddap_monai.statistics.intervals import over_seeds
 

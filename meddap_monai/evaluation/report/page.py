@@ -47,7 +47,7 @@ def render(report: Mapping[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(
-        number=number, shown=shown, signed=signed, percent=percent, duration=duration, reach=reach
+        number=number, shown=with_interval, signed=signed, percent=percent, duration=duration, reach=count_range
     )
     template = environment.get_template("page.html.j2")
     return template.render(
@@ -59,13 +59,13 @@ def render(report: Mapping[str, Any]) -> str:
         maps=[_map(report, found) for found in report.get("maps", ())],
         made=next((row for row in report["stages"] if row["stage"] == "generate"), None),
         chosen=next((row for row in report["stages"] if row["stage"] == "select"), None),
-        answer=answer(report["verdicts"]),
+        answer=headline(report["verdicts"]),
         candidates=[arm for arm in report["arms"] if arm_names.is_candidate(arm)],
         costs=_costs(report),
     )
 
 
-def answer(verdicts: Sequence[Mapping[str, Any]]) -> str:
+def headline(verdicts: Sequence[Mapping[str, Any]]) -> str:
     """Return the headline's answer in one sentence."""
     if not verdicts:
         return "Nothing to decide: no arm with synthetic images was compared with a reference arm."
@@ -178,7 +178,7 @@ def results_markdown(report: Mapping[str, Any]) -> str:
     parts = []
     for name, found in report["sets"].items():
         filled = [(arm, values) for arm in arm_names.in_order(report["arms"]) if (values := found["arms"].get(arm))]
-        lines = [[arm, *(shown(values[metric]) for metric in MAIN_METRICS)] for arm, values in filled]
+        lines = [[arm, *(with_interval(values[metric]) for metric in MAIN_METRICS)] for arm, values in filled]
         parts += markdown_table(f"{found['name']} ({name})", ["arm"], lines)
     return "\n".join(parts)
 
@@ -200,7 +200,7 @@ def signed(value: float | None) -> str:
     return "–" if value is None else f"{value:+.3f}"
 
 
-def shown(value: Mapping[str, Any] | None) -> str:
+def with_interval(value: Mapping[str, Any] | None) -> str:
     """Return ``mean [low, high]``."""
     if value is None or value["mean"] is None:
         return "–"
@@ -209,7 +209,7 @@ def shown(value: Mapping[str, Any] | None) -> str:
     return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
-def reach(values: list[int]) -> str:
+def count_range(values: list[int]) -> str:
     """Return the range of counts that differ between seeds, one number when they do not."""
     return f"{values[0]} to {values[-1]}" if len(values) > 1 else str(values[0])
 

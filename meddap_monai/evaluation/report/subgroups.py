@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from meddap_monai.evaluation.judge import Table, patient_draws
+from meddap_monai.evaluation.bootstrap import Table, patient_draws
 from meddap_monai.evaluation.predictions import Predictions
 from meddap_monai.statistics.intervals import PatientDraws, over_seeds
 from meddap_monai.statistics.weighted import weighted_metrics
@@ -54,12 +54,12 @@ def _judge(parts: list[Predictions], draws: PatientDraws, confidence: float) -> 
     values = [
         weighted_metrics(found.probabilities, found.labels, draws.weights(found.groups))["auc"] for found in parts
     ]
-    judged = over_seeds(np.stack(values), len({name for found in parts for name in found.groups}))
-    low, high = judged.interval(confidence, (0.0, 1.0))
+    estimate = over_seeds(np.stack(values), len({name for found in parts for name in found.groups}))
+    low, high = estimate.interval(confidence, (0.0, 1.0))
     return {
         "images": images,
         "patients": patients,
-        "mean": float(judged.mean),
+        "mean": float(estimate.mean),
         "low": float(low),
         "high": float(high),
     }

@@ -21,7 +21,7 @@ from pydicom.datadict import tag_for_keyword
 from meddap_monai import store
 from meddap_monai.core.records import FILE_GROUP, pixel_hash
 from meddap_monai.errors import UnreadableImage
-from meddap_monai.images.reading.dicom import UltrasoundInfo, door, read_ultrasound
+from meddap_monai.images.reading.dicom import UltrasoundInfo, dicom_errors, read_ultrasound
 from meddap_monai.images.reading.frames import thumbnail
 from meddap_monai.images.reading.header import open_header
 from meddap_monai.images.reading.limits import DEFAULT_LIMITS
@@ -151,7 +151,7 @@ def _label_in_file(path: Path, attribute: str, kind: str) -> str | None:
     tag = tag_for_keyword(attribute)
     if kind != "dicom" or tag is None:
         raise UnreadableImage(f"{path}: is not DICOM, so it has no attribute to take the label from")
-    with door(path), open_header(path, DEFAULT_LIMITS, extra=(tag,)) as header:
+    with dicom_errors(path), open_header(path, DEFAULT_LIMITS, extra=(tag,)) as header:
         value = header.dataset.get(attribute)
     return None if value is None or isinstance(value, bytes) else str(value).strip()
 

@@ -74,7 +74,7 @@ class Journal:
         self.database.execute("PRAGMA synchronous = OFF")
         self.database.executescript(_KEPT + _THIS_RUN)
 
-    def want(self, sources: Iterable[Source], masks: str = "reject") -> str:
+    def set_sources(self, sources: Iterable[Source], masks: str = "reject") -> str:
         """Set the sources of this run; return a hash of them and of the state of their files.
 
         Of a file that is listed twice, under other spellings of its path or through links too, one is taken where
@@ -90,7 +90,7 @@ class Journal:
             mark = json.dumps([stamp, source.label, source.group, facts])
             task = dataclasses.asdict(source) | {"path": str(source.path)}
             said = (source.label, source.group, facts, *pair_of(source.relative))
-            self._want_one(place, source.relative, mark, task, source.error, file, *said)
+            self._set_source(place, source.relative, mark, task, source.error, file, *said)
         for statement in (*_SETTLE, *([_MASKS] if masks == "reject" else [])):
             self.database.execute(statement)
         self.database.execute("UPDATE wanted SET mark = mark || error")
@@ -99,7 +99,7 @@ class Journal:
             listing.update(f"{name} {mark}\n".encode())
         return listing.hexdigest()
 
-    def _want_one(self, place: int, relative: str, mark: str, task: dict[str, Any], *rest: Any) -> None:
+    def _set_source(self, place: int, relative: str, mark: str, task: dict[str, Any], *rest: Any) -> None:
         """Insert a source; where its name is there already, it gets a number behind a zero byte, as no file has."""
         insert = f"INSERT OR IGNORE INTO wanted VALUES (?, {', '.join('?' * 10)})"
         for name in (relative, f"{relative}\0{place}"):
@@ -147,7 +147,7 @@ class Journal:
             self.database.commit()
             self._committed = time.monotonic()
 
-    def forget(self, names: Iterable[str]) -> int:
+    def mark_unread(self, names: Iterable[str]) -> int:
         """Have files read again; return how many."""
         found = self.database.executemany("DELETE FROM files WHERE name = ?", ((name,) for name in names))
         return max(0, found.rowcount)

@@ -122,14 +122,14 @@ class Ledger:
             "WHERE reason IS NULL AND split IS NULL"
         )
 
-    def lost(self, folder: Path) -> Iterator[str]:
+    def missing_files(self, folder: Path) -> Iterator[str]:
         """Yield the files of images that stay, but whose PNG is not in the folder."""
         found = self.database.execute(
             "SELECT name, accepted.id FROM accepted JOIN images USING (image) WHERE reason IS NULL"
         )
         return (name for name, identity in found if not (folder / f"{identity}.png").exists())
 
-    def stays(self, identity: str) -> bool:
+    def is_kept(self, identity: str) -> bool:
         """Tell whether an id is that of an image that stays."""
         query = "SELECT 1 FROM accepted WHERE id = ? AND reason IS NULL"
         return self.database.execute(query, (identity,)).fetchone() is not None
@@ -158,7 +158,7 @@ class Ledger:
         query = "SELECT split || '/' || class_name, count(*) FROM accepted WHERE reason IS NULL GROUP BY 1 ORDER BY 1"
         return dict(self.database.execute(query))
 
-    def exposed(self) -> dict[str, int]:
+    def count_not_deidentified(self) -> dict[str, int]:
         """Return the numbers of images that were taken whole, and of those whose region is a guess."""
         query = (
             "SELECT count(*) FROM accepted JOIN images USING (image) "

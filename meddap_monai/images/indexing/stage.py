@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from meddap_monai import store
-from meddap_monai.core.records import Record, deal_draw, deal_shares, write_records
+from meddap_monai.core.records import Record, iter_draw, iter_split, write_records
 from meddap_monai.errors import ConfigurationError, RecordsError
 from meddap_monai.images.indexing import sources
 from meddap_monai.images.indexing.accept import Acceptance
@@ -19,7 +19,7 @@ from meddap_monai.images.indexing.duplicates import Groups
 from meddap_monai.images.indexing.journal import Journal, open_journal
 from meddap_monai.images.indexing.ledger import Ledger, Members
 from meddap_monai.images.indexing.sources import Source
-from meddap_monai.images.indexing.workforce import accept_all
+from meddap_monai.images.indexing.worker_pool import accept_all
 from meddap_monai.images.reading.pseudonym import load_key, pseudonym
 
 
@@ -54,7 +54,7 @@ def index(config: IndexConfig, output: Path, *, overwrite: bool = False) -> Path
         store.open_stage(output, "index", plan, inputs, overwrite) as stage,
         open_journal(output / "private" / "journal.sqlite") as journal,
     ):
-        listing = journal.want(found, config.masks)
+        listing = journal.set_sources(found, config.masks)
         if stage.done and stage.document.get("listing") == listing:
             return output / "records.jsonl"
         (output / "images").mkdir(exist_ok=True)
@@ -63,7 +63,7 @@ def index(config: IndexConfig, output: Path, *, overwrite: bool = False) -> Path
             _read_new(journal, config, output, key)
             ledger = Ledger(journal)
             counts = _decide(ledger, config, output, key) | {"masks": journal.masks()}
-            if not journal.forget(ledger.lost(output / "images")):
+            if not journal.mark_unread(ledger.missing_files(output / "images")):
                 break
         _finish(stage, ledger, config, key, counts, listing)
     return output / "records.jsonl"
@@ -139,8 +139,8 @@ def _split(members: Members, config: IndexConfig) -> Iterator[Record]:
     if config.split:
         return (record | {"split": config.split} for name in members for record in members[name])
     if config.draw is not None:
-        return deal_draw(members, config.draw["train"], config.draw["val"], config.seed)
-    return deal_shares(members, config.fractions, config.seed)
+        return iter_draw(members, config.draw["train"], config.draw["val"], config.seed)
+    return iter_split(members, config.fractions, config.seed)
 
 
 def _finish(
@@ -151,7 +151,7 @@ def _finish(
     rejected = ledger.write_lists(stage.folder, key)
     out = write_records(stage.folder / "records.jsonl", ledger.records(classes))
     for image in (stage.folder / "images").iterdir():
-        if not ledger.stays(image.stem):
+        if not ledger.is_kept(image.stem):
             image.unlink()
-    counts |= {"in": out + rejected, "out": out, "rejected": rejected, **ledger.exposed()}
+    counts |= {"in": out + rejected, "out": out, "rejected": rejected, **ledger.count_not_deidentified()}
     stage.finish(counts, classes=classes, listing=listing, splits=ledger.splits())

@@ -138,7 +138,7 @@ def read_ultrasound(
         ConfigurationError: an argument that is not listed above.
     """
     _check_arguments(frames, outside, colour, window, modality)
-    with door(path), open_header(path, limits) as header:
+    with dicom_errors(path), open_header(path, limits) as header:
         if modality == "US" and word(header, "Modality") not in ("US", "IVUS"):
             raise UnreadableImage(f"{path}: Modality (0008,0060) is not US; set modality to any to read it")
         layout = read_layout(header, limits)
@@ -175,7 +175,7 @@ def _check_arguments(frames: str | Sequence[int], outside: str, colour: str, win
 
 
 @contextmanager
-def door(path: Path | str) -> Iterator[None]:
+def dicom_errors(path: Path | str) -> Iterator[None]:
     """Turn whatever a damaged file makes the libraries raise into `UnreadableImage`, without values of the file."""
     try:
         with warnings.catch_warnings():

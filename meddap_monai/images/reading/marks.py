@@ -30,7 +30,7 @@ def png_is_marked(path: Path | str, stream: BinaryIO) -> bool:
 def nifti_is_marked(path: Path | str, stream: BinaryIO, limits: Limits) -> bool:
     """Whether a NIfTI file's description or an extension says so, packed or not."""
     head = head_of_nifti(path, stream, limits)
-    return head[148:228].strip(b"\0 ").upper().startswith(b"SYNTHETIC") or _says(head[348:])
+    return head[148:228].strip(b"\0 ").upper().startswith(b"SYNTHETIC") or _has_notice(head[348:])
 
 
 def other_is_marked(stream: BinaryIO) -> bool:
@@ -38,13 +38,13 @@ def other_is_marked(stream: BinaryIO) -> bool:
     stream.seek(0)
     tail = b""
     while block := stream.read(MIB):
-        if _says(tail + block):
+        if _has_notice(tail + block):
             return True
         tail = block[-len(NOTICE) :]
     return False
 
 
-def _says(data: bytes) -> bool:
+def _has_notice(data: bytes) -> bool:
     return NOTICE.encode() in data or b"SyntheticData" in data
 
 

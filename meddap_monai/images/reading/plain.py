@@ -19,7 +19,7 @@ from meddap_monai.images.reading.limits import DEFAULT_LIMITS, Limits, check_dec
 from meddap_monai.images.reading.marks import nifti_is_marked, other_is_marked, png_is_marked
 from meddap_monai.images.reading.nifti import read_nifti
 from meddap_monai.images.reading.raster import FORMATS as RASTERS
-from meddap_monai.images.reading.raster import naming_faults, open_raster
+from meddap_monai.images.reading.raster import open_raster, raster_errors
 
 Read = tuple[np.ndarray, tuple[float, float] | None, tuple[int, ...], int]
 """Pixels (F, H, W, C) uint8, (row, column) spacing in mm or None, numbers of the frames read, frames in the file."""
@@ -96,7 +96,7 @@ def is_marked_synthetic(path: Path | str, limits: Limits = DEFAULT_LIMITS) -> bo
         UnreadableImage: not a regular file, or damaged.
     """
     stream, _ = open_regular(path, limits)
-    with naming_faults(path, limits), stream:
+    with raster_errors(path, limits), stream:
         kind = _kind(path, stream.read(352))
         stream.seek(0)
         return FORMATS[kind].marked(path, stream, limits) if kind in FORMATS else other_is_marked(stream)
@@ -116,7 +116,7 @@ def _read_raster(path: Path | str, frames: str, limits: Limits) -> Read:
 
 
 def _read_nifti(path: Path | str, frames: str, limits: Limits) -> Read:
-    with naming_faults(path, limits):
+    with raster_errors(path, limits):
         stream, size = open_regular(path, limits)
         with stream:
             return read_nifti(path, stream, size, frames, limits)

@@ -85,7 +85,7 @@ class Raster:
 def open_raster(path: Path | str, limits: Limits) -> Iterator[Raster]:
     """Open a PNG, JPEG, TIFF or BMP file; every fault while it is open becomes `UnreadableImage`."""
     stream, size = open_regular(path, limits)
-    with naming_faults(path, limits), stream, warnings.catch_warnings():
+    with raster_errors(path, limits), stream, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow only warns of is refused by the ceilings, or read
         raster = Raster(path, stream, size, limits)
         with raster.image:
@@ -93,7 +93,7 @@ def open_raster(path: Path | str, limits: Limits) -> Iterator[Raster]:
 
 
 @contextlib.contextmanager
-def naming_faults(path: Path | str, limits: Limits) -> Iterator[None]:
+def raster_errors(path: Path | str, limits: Limits) -> Iterator[None]:
     """Turn whatever a damaged file makes the libraries raise into `UnreadableImage`."""
     try:
         yield

@@ -117,11 +117,11 @@ def synthetic_dicom(
         contributing_equipment=[equipment],
     )
     _mark(dataset, synthetic, class_name)
-    _forget_times(dataset)
+    _remove_times(dataset)
     return dataset
 
 
-def _forget_times(dataset: Any) -> None:
+def _remove_times(dataset: Any) -> None:
     """Remove the times of writing, all optional here (PS3.3 C.7.6.1, C.8.6.2, C.12.1): equal images, equal files."""
     for part in (dataset, *dataset.ContributingEquipmentSequence):
         for name in _TIMES:

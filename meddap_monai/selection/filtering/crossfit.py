@@ -85,7 +85,7 @@ class FilterConfig:
 
 
 @dataclass(frozen=True)
-class Judged:
+class FilterPredictions:
     """What the K networks say about N images.
 
     Attributes:
@@ -197,7 +197,9 @@ def _batches(records: Sequence[Record], images: np.ndarray, plan: np.ndarray) ->
 
 
 @torch.inference_mode()
-def judge(networks: Sequence[nn.Module], images: np.ndarray, config: FilterConfig, batch: int = 256) -> Judged:
+def predict(
+    networks: Sequence[nn.Module], images: np.ndarray, config: FilterConfig, batch: int = 256
+) -> FilterPredictions:
     """Let every network look at every image.
 
     Args:
@@ -217,7 +219,9 @@ def judge(networks: Sequence[nn.Module], images: np.ndarray, config: FilterConfi
             collected[number].append((logits.view(shape).cpu().numpy(), features.view(shape).mean(dim=0).cpu().numpy()))
     joined = np.stack([np.concatenate([pair[1] for pair in parts]) for parts in collected])
     joined /= np.maximum(np.linalg.norm(joined, axis=-1, keepdims=True), 1e-12)
-    return Judged(np.stack([np.concatenate([pair[0] for pair in parts], axis=1) for parts in collected]), joined)
+    return FilterPredictions(
+        np.stack([np.concatenate([pair[0] for pair in parts], axis=1) for parts in collected]), joined
+    )
 
 
 def with_features(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

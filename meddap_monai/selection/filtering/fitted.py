@@ -19,7 +19,7 @@ from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.core.tensors import read_weights
 from meddap_monai.errors import StageError
-from meddap_monai.selection.filtering.crossfit import FilterConfig, Judged, assign_folds, judge, train_fold
+from meddap_monai.selection.filtering.crossfit import FilterConfig, FilterPredictions, assign_folds, predict, train_fold
 from meddap_monai.statistics.metrics import all_metrics, confusion
 
 
@@ -30,18 +30,18 @@ class FittedFilter:
     Attributes:
         networks: K, in evaluation mode.
         fold: (M,) int, the network that left each real training image out.
-        judged: what all networks say about the M real training images.
+        predicted: what all networks say about the M real training images.
         temperature: divisor of the logits that calibrates the out-of-fold predictions (Guo et al. 2017).
     """
 
     networks: list[nn.Module]
     fold: np.ndarray
-    judged: Judged
+    predicted: FilterPredictions
     temperature: float
 
     def measure(self, labels: np.ndarray) -> dict[str, object]:
         """Return how good the filter is, out of fold: accuracy, balanced accuracy, AUC and the confusion matrix."""
-        logits = self.judged.out_of_fold(self.fold).astype(np.float64)
+        logits = self.predicted.out_of_fold(self.fold).astype(np.float64)
         probabilities = softmax(logits / self.temperature)
         found = all_metrics(probabilities, labels)
         return {
@@ -86,10 +86,10 @@ def fit_filter(
         own = [training[row] for row in rows]
         path = folder / f"fold_{number}.safetensors"
         networks.append(_network(config, own, images[rows], len(classes), path, run_seed))
-    judged = judge(networks, images, config)
+    predicted = predict(networks, images, config)
     labels = np.array([record["label"] for record in training])
-    temperature = fit_temperature(judged.out_of_fold(fold).astype(np.float64), labels)
-    fitted = FittedFilter(networks, fold, judged, temperature)
+    temperature = fit_temperature(predicted.out_of_fold(fold).astype(np.float64), labels)
+    fitted = FittedFilter(networks, fold, predicted, temperature)
     document = {
         "configuration": config,
         "classes": list(classes),

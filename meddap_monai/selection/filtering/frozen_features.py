@@ -29,7 +29,7 @@ from meddap_monai.core import resources
 from meddap_monai.core.records import Record
 from meddap_monai.core.tensors import check_finite, read_weights
 from meddap_monai.errors import ConfigurationError, StageError
-from meddap_monai.selection.filtering.crossfit import FilterConfig, Judged, with_features
+from meddap_monai.selection.filtering.crossfit import FilterConfig, FilterPredictions, with_features
 from meddap_monai.selection.filtering.fitted import fit_filter
 from meddap_monai.selection.pixels import read_squares
 
@@ -52,23 +52,28 @@ class FeatureSet:
 
 
 def for_rules(
-    extractor: str, judged: Judged, records: Sequence[Record], images: np.ndarray, path: Path, device: str = "cpu"
+    extractor: str,
+    predicted: FilterPredictions,
+    records: Sequence[Record],
+    images: np.ndarray,
+    path: Path,
+    device: str = "cpu",
 ) -> FeatureSet:
     """Return the features that the rules look at, from the filter or from another extractor, and cache them.
 
     Args:
         extractor: see above.
-        judged: what the filter says about the images.
+        predicted: what the filter says about the images.
         records: N records.
         images: (N, C, H, W) uint8.
         path: ``.npy`` file of the cache.
         device: where an extractor runs.
     """
     if extractor == FILTER:
-        save(path, judged.joined, records, FILTER)
-        return FeatureSet(judged.features, judged.joined)
+        save(path, predicted.joined, records, FILTER)
+        return FeatureSet(predicted.features, predicted.joined)
     values = extract(extractor, records, images, path, device)
-    return FeatureSet(np.broadcast_to(values, (len(judged.features), *values.shape)), values)
+    return FeatureSet(np.broadcast_to(values, (len(predicted.features), *values.shape)), values)
 
 
 def of_training(
@@ -96,8 +101,8 @@ def of_training(
     if extractor != FILTER:
         return extract(extractor, training, images, path, config.device)
     fitted = fit_filter(config, training, images, everything, classes, output / "filter", seed)
-    save(path, fitted.judged.joined, training, FILTER)
-    return fitted.judged.joined
+    save(path, fitted.predicted.joined, training, FILTER)
+    return fitted.predicted.joined
 
 
 def extract(

@@ -15,7 +15,7 @@ from meddap_monai.classifier.scoring import softmax
 from meddap_monai.core.constraints import Choice, Range, Share, here, settings
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.selection.filtering.conformal import cross_conformal
-from meddap_monai.selection.filtering.crossfit import Judged
+from meddap_monai.selection.filtering.crossfit import FilterPredictions
 
 
 @dataclass(frozen=True)
@@ -55,31 +55,33 @@ class Evidence:
 
     Attributes:
         labels: (N,) int, target labels of the synthetic images.
-        judged: of the synthetic images.
+        predicted: of the synthetic images.
         features: (K, N, D) float32 of unit length, per fold.
         real_labels: (M,) int.
-        real_judged: of the real images.
+        real_predicted: of the real images.
         real_features: (K, M, D) float32 of unit length, per fold.
         fold: (M,) int, the fold that left each real image out.
         temperature: fitted on the out-of-fold predictions.
     """
 
     labels: np.ndarray
-    judged: Judged
+    predicted: FilterPredictions
     features: np.ndarray
     real_labels: np.ndarray
-    real_judged: Judged
+    real_predicted: FilterPredictions
     real_features: np.ndarray
     fold: np.ndarray
     temperature: float
 
     def probabilities(self) -> np.ndarray:
         """Return (K, N, C) float64 calibrated probabilities of the synthetic images, per network."""
-        return np.stack([softmax(logits / self.temperature) for logits in self.judged.mean_logits.astype(np.float64)])
+        return np.stack(
+            [softmax(logits / self.temperature) for logits in self.predicted.mean_logits.astype(np.float64)]
+        )
 
     def real_probabilities(self) -> np.ndarray:
         """Return (M, C) float64 calibrated probabilities of the real images, out of fold."""
-        return softmax(self.real_judged.out_of_fold(self.fold).astype(np.float64) / self.temperature)
+        return softmax(self.real_predicted.out_of_fold(self.fold).astype(np.float64) / self.temperature)
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def by_centroid(evidence: Evidence, _: RuleConfig) -> Verdict:
     Features and centroids are of unit length; distances are averaged over the folds. The margin to the best other
     class is the rule's score, the similarity to the own centroid its order.
     """
-    classes = int(evidence.judged.logits.shape[-1])
+    classes = int(evidence.predicted.logits.shape[-1])
     similarity = np.zeros((len(evidence.labels), classes))
     for number in range(len(evidence.features)):
         similarity += evidence.features[number] @ _centroids(evidence, number, classes).T / len(evidence.features)
@@ -147,7 +149,7 @@ def _centroids(evidence: Evidence, number: int, classes: int) -> np.ndarray:
 
 def by_agreement(evidence: Evidence, config: RuleConfig) -> Verdict:
     """Keep what enough networks, in enough augmented views, call by its target label."""
-    votes = evidence.judged.logits.argmax(axis=-1) == evidence.labels
+    votes = evidence.predicted.logits.argmax(axis=-1) == evidence.labels
     share = votes.mean(axis=(0, 1))
     return Verdict({"agreement": share}, share >= config.agreement, share)
 

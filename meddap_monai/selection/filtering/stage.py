@@ -20,7 +20,7 @@ from meddap_monai.errors import RecordsError
 from meddap_monai.selection.copies.detection import Images, calibrate, find_nearest
 from meddap_monai.selection.filtering import frozen_features
 from meddap_monai.selection.filtering.config import SelectConfig
-from meddap_monai.selection.filtering.crossfit import judge
+from meddap_monai.selection.filtering.crossfit import predict
 from meddap_monai.selection.filtering.decisions import CopyCheck, check_copies, decide, require_every_class
 from meddap_monai.selection.filtering.fitted import fit_filter
 from meddap_monai.selection.filtering.outcome import summarise, write_outcome
@@ -100,12 +100,14 @@ def _run(config: SelectConfig, output: Path, data: _Inputs, stage: store.Stage) 
             config.filter, data.training, real_images[0], data.everything, data.classes, output / "filter", config.seed
         )
         progress.update()
-        judged = judge(fitted.networks, images[0], config.filter)
+        predicted = predict(fitted.networks, images[0], config.filter)
         cache, name, device = output / "features", config.features, config.filter.device
-        real = frozen_features.for_rules(name, fitted.judged, data.training, real_images[0], cache / "real.npy", device)
-        own = frozen_features.for_rules(name, judged, data.synthetic, images[0], cache / "synthetic.npy", device)
+        real = frozen_features.for_rules(
+            name, fitted.predicted, data.training, real_images[0], cache / "real.npy", device
+        )
+        own = frozen_features.for_rules(name, predicted, data.synthetic, images[0], cache / "synthetic.npy", device)
         evidence = Evidence(
-            data.labels(data.synthetic), judged, own.per_fold, data.labels(data.training), fitted.judged,
+            data.labels(data.synthetic), predicted, own.per_fold, data.labels(data.training), fitted.predicted,
             real.per_fold, fitted.fold, fitted.temperature,
         )  # fmt: skip
         progress.update()
@@ -130,9 +132,9 @@ def _run(config: SelectConfig, output: Path, data: _Inputs, stage: store.Stage) 
 
 def _read(config: SelectConfig, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
     """Return what the filter sees, (N, C, S, S) uint8, and the copy check's thumbnails, (N, 64, 64) float32."""
-    judged = config.filter
-    squares = read_squares(records, judged.resolution, judged.channels, judged.fit, config.threads)
-    if judged.fit == "stretch" and judged.resolution >= THUMBNAIL:
+    predicted = config.filter
+    squares = read_squares(records, predicted.resolution, predicted.channels, predicted.fit, config.threads)
+    if predicted.fit == "stretch" and predicted.resolution >= THUMBNAIL:
         return squares, to_thumbnails(squares, THUMBNAIL)
     return squares, to_thumbnails(read_squares(records, THUMBNAIL, threads=config.threads), THUMBNAIL)
 

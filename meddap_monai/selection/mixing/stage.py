@@ -45,7 +45,7 @@ def mix(config: MixConfig, output: Path, *, records: Path, kept: Path | None = N
             return output / "hybrid.jsonl"
         extra = {}
         if config.mode == "search" and config.arm != "real":
-            config, extra["search"] = _found(config, output / "search", Path(records), kept)
+            config, extra["search"] = _with_best_ratio(config, output / "search", Path(records), kept)
         real = read_records(records, source="real", full=True)
         training = [record for record in real if record["split"] == "train"]
         classes = class_names(records)
@@ -61,7 +61,9 @@ def mix(config: MixConfig, output: Path, *, records: Path, kept: Path | None = N
     return output / "hybrid.jsonl"
 
 
-def _found(config: MixConfig, folder: Path, records: Path, kept: Path | None) -> tuple[MixConfig, dict[str, Any]]:
+def _with_best_ratio(
+    config: MixConfig, folder: Path, records: Path, kept: Path | None
+) -> tuple[MixConfig, dict[str, Any]]:
     """Return the configuration with the ratio and threshold found on val, and the table of the search."""
 
     def at(candidate: Candidate) -> MixConfig:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from meddap_monai.diffusion.adapters import adapter as adapters
 from meddap_monai.diffusion.adapters.effect import run_once
 from meddap_monai.diffusion.adapters.formats import AdapterWeights, read_layout, to_diffusers, to_kohya
-from meddap_monai.diffusion.adapters.strength import HEADER
+from meddap_monai.diffusion.adapters.scale import HEADER
 from meddap_monai.diffusion.adapters.targets import recognise
 from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.errors import BadAdapter

@@ -198,7 +198,7 @@ def test_saving_memory_or_time_does_not_change_the_result(
 def test_r17_out_of_memory_halves_and_finishes(
     tiny_base: Path, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = AdapterTrainer.answer
+    whole = AdapterTrainer.predict
 
     def small_memory(self, noisy, times, rows):
         if len(noisy) > 1:
@@ -207,7 +207,7 @@ def test_r17_out_of_memory_halves_and_finishes(
 
     config = quick(steps=2, batch=4, validation_every=0)
     plain = adapt(config, tmp_path / "a", records=records, base=tiny_base)
-    monkeypatch.setattr(AdapterTrainer, "answer", small_memory)
+    monkeypatch.setattr(AdapterTrainer, "predict", small_memory)
     folder = adapt(config, tmp_path / "b", records=records, base=tiny_base)
     assert json.loads((folder / "adapter.json").read_text())["micro_batch"] == 1
     left, right = (load_file(path / "adapter.safetensors") for path in (plain, folder))

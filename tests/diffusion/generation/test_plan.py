@@ -14,7 +14,7 @@ from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.errors import ConfigurationError
 
 CLASSES = ["benign", "malignant", "normal"]
-WANTED = planning.Wanted(
+WANTED = planning.PlanInputs(
     CLASSES,
     {"benign": 10, "malignant": 6, "normal": 3},
     {name: [f"{name}-{number}" for number in range(3)] for name in CLASSES},
@@ -73,7 +73,7 @@ def test_unconditional_has_the_empty_prompt() -> None:
 
 
 def test_adapters_prompt_comes_first_with_the_adjective_in_front() -> None:
-    wanted = planning.Wanted(CLASSES, WANTED.real, {}, (32, 32), {"benign": "a photo of sks breast"})
+    wanted = planning.PlanInputs(CLASSES, WANTED.real, {}, (32, 32), {"benign": "a photo of sks breast"})
     rows = list(planning.make_plan(GenerateConfig(counts=1, adjectives=("dark",)), TABLE, wanted))
     assert rows[0].prompt == "dark a photo of sks breast"
     assert rows[1].prompt == "dark an ultrasound photo of malignant tumor in breast"
@@ -117,7 +117,7 @@ def test_wrong_wishes_are_named(keys: dict, text: str) -> None:
 
 
 def test_image_mode_without_sources_is_refused() -> None:
-    wanted = planning.Wanted(CLASSES, WANTED.real, {}, (32, 32))
+    wanted = planning.PlanInputs(CLASSES, WANTED.real, {}, (32, 32))
     with pytest.raises(ConfigurationError, match="needs real training images of class 'benign'"):
         list(planning.make_plan(GenerateConfig(mode="image"), TABLE, wanted))
 

@@ -21,7 +21,7 @@ import meddap_monai
 from meddap_monai.core.configuration import build
 from meddap_monai.core.records import class_names, read_records
 from meddap_monai.errors import ConfigurationError, DiskFull, ForeignOutput, RecordsError, StageError
-from meddap_monai.images.indexing import workforce
+from meddap_monai.images.indexing import worker_pool
 from meddap_monai.images.indexing.accept import Acceptance
 from meddap_monai.images.indexing.config import IndexConfig
 from meddap_monai.images.indexing.duplicates import BLOCK, Groups, near_duplicates
@@ -115,8 +115,8 @@ def test_a_grown_folder_only_reads_what_is_new(tmp_path: Path, key: Path, monkey
     Image.fromarray(simulate_image("benign", 9, size=(48, 48))).save(source / "b" / "new.png")
     (source / "a" / "0.png").unlink()
     read: list[str] = []
-    original = workforce.accept
-    monkeypatch.setattr(workforce, "accept", lambda task, how: read.append(task["relative"]) or original(task, how))
+    original = worker_pool.accept
+    monkeypatch.setattr(worker_pool, "accept", lambda task, how: read.append(task["relative"]) or original(task, how))
     second = read_records(index(config, tmp_path / "out"))
     assert read == ["b/new.png"]
     assert len(second) == len(first) == 6 and len({r["id"] for r in first} & {r["id"] for r in second}) == 5
@@ -133,9 +133,9 @@ def test_copies_are_dropped_and_not_read_again(tmp_path: Path, key: Path, monkey
     rejects = (tmp_path / "out" / "rejects.csv").read_text()
     assert rejects.count("exact duplicate of ") == 2 and rejects.count("occurs under several classes") == 2
     read: list[str] = []
-    original_accept = workforce.accept
+    original_accept = worker_pool.accept
     monkeypatch.setattr(
-        workforce, "accept", lambda task, how: read.append(task["relative"]) or original_accept(task, how)
+        worker_pool, "accept", lambda task, how: read.append(task["relative"]) or original_accept(task, how)
     )
     Image.fromarray(simulate_image("benign", 9, size=(48, 48))).save(source / "b" / "new.png")
     assert len(read_records(index(config, tmp_path / "out"))) == 8 and read == ["b/new.png"]
@@ -215,7 +215,7 @@ def test_a_full_disk_in_a_worker_reaches_the_caller(monkeypatch: pytest.MonkeyPa
     original = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda words, **keys: original([sys.executable, "-c", code], **keys))
     with pytest.raises(DiskFull, match="a.png: the disk is full"):
-        list(workforce.accept_all([{"relative": "a"}], HOW, 1, timeout=20, memory=500))
+        list(worker_pool.accept_all([{"relative": "a"}], HOW, 1, timeout=20, memory=500))
 
 
 def table(folder: Path, rows: list[list[str]], name: str = "index.csv") -> None:
@@ -358,7 +358,7 @@ def test_a_crash_or_a_hang_costs_one_file(workers: int, monkeypatch: pytest.Monk
     names = ["a", "crash", "b", "hang", "c", "d", "crash", "e"]
     begin = time.monotonic()
     tasks = [{"relative": name} for name in names]
-    outcomes = list(workforce.accept_all(tasks, HOW, workers, timeout=1.5, memory=500))
+    outcomes = list(worker_pool.accept_all(tasks, HOW, workers, timeout=1.5, memory=500))
     assert sorted(outcome["relative"] for outcome in outcomes) == sorted(names)
     errors = {outcome["relative"]: outcome["error"] for outcome in outcomes if "error" in outcome}
     assert set(errors) == {"crash", "hang"}

@@ -9,7 +9,7 @@ from torch import nn
 
 from meddap_monai.classifier.networks import build_network
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.selection.filtering.crossfit import FilterConfig, judge, train_fold, with_features
+from meddap_monai.selection.filtering.crossfit import FilterConfig, predict, train_fold, with_features
 
 
 @pytest.mark.parametrize("name", ["resnet10_tiny", "densenet121", "vit_tiny", "efficientnet_b0", "seresnet50"])
@@ -34,7 +34,7 @@ def test_judging_does_not_depend_on_the_batch(views: int) -> None:
     config = FilterConfig(network="resnet10_tiny", resolution=32, views=views)
     networks = [build_network("resnet10_tiny", 3, 1, 32).eval() for _ in range(2)]
     images = np.random.default_rng(0).integers(0, 256, (7, 1, 32, 32), dtype=np.uint8)
-    whole, parts = judge(networks, images, config), judge(networks, images, config, batch=3)
+    whole, parts = predict(networks, images, config), predict(networks, images, config, batch=3)
     assert whole.logits.shape == (2, views, 7, 3) and whole.features.shape[:2] == (2, 7)
     assert np.allclose(whole.logits, parts.logits, atol=1e-5) and np.allclose(whole.features, parts.features, atol=1e-5)
     assert np.linalg.norm(whole.joined, axis=1) == pytest.approx(np.ones(7), abs=1e-5)
@@ -51,6 +51,6 @@ def test_training_learns_and_repeats() -> None:
     records = [{"id": str(n), "label": int(label), "source": "real"} for n, label in enumerate(labels)]
     config = FilterConfig(network="resnet10_tiny", resolution=32, steps=30, batch=8)
     first, again, other = (train_fold(config, records, images, 2, seed) for seed in (1, 1, 2))
-    found = judge([first, again, other], images, config).mean_logits
+    found = predict([first, again, other], images, config).mean_logits
     assert (found[0].argmax(axis=1) == labels).mean() > 0.9
     assert (found[0] == found[1]).all() and not np.allclose(found[0], found[2])

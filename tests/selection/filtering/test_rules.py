@@ -7,7 +7,7 @@ import pytest
 
 from meddap_monai.errors import ConfigurationError, RecordsError
 from meddap_monai.selection.filtering.conformal import cross_conformal
-from meddap_monai.selection.filtering.crossfit import Judged, assign_folds
+from meddap_monai.selection.filtering.crossfit import FilterPredictions, assign_folds
 from meddap_monai.selection.filtering.rules import RULES, Evidence, RuleConfig, within_quota
 
 
@@ -18,13 +18,13 @@ def evidence(count: int = 60, real: int = 90, classes: int = 3, wrong: int = 10,
     shown = np.where(np.arange(count) < wrong, (labels + 1) % classes, labels)
     fold = np.arange(real) // classes % 2
 
-    def judged(truth: np.ndarray) -> Judged:
+    def predicted(truth: np.ndarray) -> FilterPredictions:
         features = np.eye(8)[truth] + 0.15 * rng.standard_normal((2, len(truth), 8))
         features = (features / np.linalg.norm(features, axis=-1, keepdims=True)).astype(np.float32)
         logits = 4 * np.eye(classes)[truth] + 0.7 * rng.standard_normal((2, 2, len(truth), classes))
-        return Judged(logits.astype(np.float32), features)
+        return FilterPredictions(logits.astype(np.float32), features)
 
-    own, known = judged(shown), judged(real_labels)
+    own, known = predicted(shown), predicted(real_labels)
     return Evidence(labels, own, own.features, real_labels, known, known.features, fold, 1.0)
 
 
@@ -74,7 +74,7 @@ def test_probability_needs_the_largest_class_unless_told_otherwise() -> None:
     found = evidence(wrong=0)
     logits = np.zeros((2, 2, 60, 3), np.float32)
     logits[..., 0] = 0.1
-    flat = Evidence(**(vars(found) | {"judged": Judged(logits, found.features)}))
+    flat = Evidence(**(vars(found) | {"predicted": FilterPredictions(logits, found.features)}))
     strict = RULES["probability"].judge(flat, RuleConfig(threshold=0.2))
     loose = RULES["probability"].judge(flat, RuleConfig(threshold=0.2, argmax=False))
     assert strict.keep.tolist() == (found.labels == 0).tolist() and loose.keep.all()

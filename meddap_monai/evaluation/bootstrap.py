@@ -20,7 +20,7 @@ Table = Mapping[str, Mapping[int, Predictions]]
 
 
 @dataclass
-class Judged:
+class BootstrapResults:
     """Values of all runs on one test set, as they are and in the replicates of one bootstrap of patients.
 
     Attributes:
@@ -44,7 +44,7 @@ def patient_draws(table: Table, samples: int, seed: int) -> PatientDraws:
     return PatientDraws(patients, samples, seed)
 
 
-def judge(table: Table, samples: int, seed: int, mask: bool = False) -> Judged:
+def bootstrap_metrics(table: Table, samples: int, seed: int, mask: bool = False) -> BootstrapResults:
     """Compute point values and replicates of all runs.
 
     Args:
@@ -54,12 +54,12 @@ def judge(table: Table, samples: int, seed: int, mask: bool = False) -> Judged:
         mask: renormalise over the classes present first.
     """
     draws = patient_draws(table, samples, seed)
-    judged = Judged({}, {}, len(draws.names))
+    results = BootstrapResults({}, {}, len(draws.names))
     for arm, runs in table.items():
-        judged.seeds[arm] = sorted(runs)
-        found = [_values(runs[number], draws, mask) for number in judged.seeds[arm]]
-        judged.values[arm] = {name: np.stack([row[name] for row in found]) for name in METRICS}
-    return judged
+        results.seeds[arm] = sorted(runs)
+        found = [_values(runs[number], draws, mask) for number in results.seeds[arm]]
+        results.values[arm] = {name: np.stack([row[name] for row in found]) for name in METRICS}
+    return results
 
 
 def _values(found: Predictions, draws: PatientDraws, mask: bool) -> dict[str, np.ndarray]:
@@ -67,13 +67,13 @@ def _values(found: Predictions, draws: PatientDraws, mask: bool) -> dict[str, np
     return weighted_metrics(probabilities, found.labels, draws.weights(found.groups))
 
 
-def summarise(judged: Judged, confidence: float) -> dict[str, dict[str, dict[str, Any]]]:
+def summarise(results: BootstrapResults, confidence: float) -> dict[str, dict[str, dict[str, Any]]]:
     """Return arm -> metric -> mean, interval, standard error, standard deviation over seeds and the seeds' values."""
     result: dict[str, dict[str, dict[str, Any]]] = {}
-    for arm, metrics in judged.values.items():
+    for arm, metrics in results.values.items():
         result[arm] = {}
         for name, table in metrics.items():
-            found, values = over_seeds(table, judged.patients), table[:, 0]
+            found, values = over_seeds(table, results.patients), table[:, 0]
             low, high = found.interval(confidence, METRICS[name].range)
             spread = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
             shown = {"mean": found.mean, "low": low, "high": high, "error": found.error, "sd": spread}
@@ -81,18 +81,18 @@ def summarise(judged: Judged, confidence: float) -> dict[str, dict[str, dict[str
     return result
 
 
-def compare(judged: Judged, arm: str, reference: str, metric: str, confidence: float) -> Comparison | None:
+def compare(results: BootstrapResults, arm: str, reference: str, metric: str, confidence: float) -> Comparison | None:
     """Compare two arms over the seeds they share; None when they share none."""
-    common = [number for number in judged.seeds[arm] if number in judged.seeds[reference]]
+    common = [number for number in results.seeds[arm] if number in results.seeds[reference]]
     if not common:
         return None
 
     def pick(name: str) -> np.ndarray:
-        return judged.values[name][metric][[judged.seeds[name].index(number) for number in common]]
+        return results.values[name][metric][[results.seeds[name].index(number) for number in common]]
 
     sign = -1.0 if METRICS[metric].lower_is_better else 1.0
     differences = sign * (pick(arm) - pick(reference))
-    found = over_seeds(differences, judged.patients)
+    found = over_seeds(differences, results.patients)
     low, high = found.interval(confidence)
     return Comparison(
         difference=float(found.mean),
@@ -107,17 +107,17 @@ def compare(judged: Judged, arm: str, reference: str, metric: str, confidence: f
     )
 
 
-def compare_all(judged: Judged, metrics: tuple[str, ...], confidence: float) -> list[dict[str, Any]]:
+def compare_all(results: BootstrapResults, metrics: tuple[str, ...], confidence: float) -> list[dict[str, Any]]:
     """Compare every arm with its references; Holm's correction is added by `correct`."""
     rows = []
-    arms = arm_names.in_order(judged.seeds)
+    arms = arm_names.in_order(results.seeds)
     for arm in arms:
         for wanted in (arm_names.REFERENCE, arm_names.SECOND_REFERENCE):
             reference = arm_names.counterpart(wanted, arm, arms)
             if reference is None or arm_names.base_arm(arm) == wanted:
                 continue
             for metric in metrics:
-                found = compare(judged, arm, reference, metric, confidence)
+                found = compare(results, arm, reference, metric, confidence)
                 if found is not None:
                     rows.append({"arm": arm, "reference": reference, "metric": metric, "found": found})
     return rows
@@ -135,10 +135,10 @@ def correct(rows: list[dict[str, Any]]) -> None:
 
 
 def verdicts(
-    rows: list[dict[str, Any]], judged: Judged, test_set: str, metric: str, level: float
+    rows: list[dict[str, Any]], results: BootstrapResults, test_set: str, metric: str, level: float
 ) -> list[dict[str, Any]]:
     """Return the verdict of every arm with synthetic images on one test set; `correct` must have run."""
-    arms = arm_names.in_order(judged.seeds)
+    arms = arm_names.in_order(results.seeds)
     classical = arm_names.counterpart(arm_names.REFERENCE, "", arms)
     main = arm_names.REFERENCE if classical else arm_names.SECOND_REFERENCE
     sign = -1.0 if METRICS[metric].lower_is_better else 1.0
@@ -148,10 +148,10 @@ def verdicts(
             continue
         if arm_names.base_arm(row["reference"]) != main:
             continue
-        own = sign * judged.mean(row["arm"], metric)
-        rivals = [arm_names.counterpart(name, row["arm"], arms) for name in (*arm_names.CONTROLS, arm_names.HOG)]
-        beaten_by = [name for name in rivals if name and sign * judged.mean(name, metric) >= own]
-        pairs = len(set(judged.seeds[row["arm"]]) & set(judged.seeds[row["reference"]]))
+        own = sign * results.mean(row["arm"], metric)
+        controls = [arm_names.counterpart(name, row["arm"], arms) for name in (*arm_names.CONTROLS, arm_names.HOG)]
+        beaten_by = [name for name in controls if name and sign * results.mean(name, metric) >= own]
+        pairs = len(set(results.seeds[row["arm"]]) & set(results.seeds[row["reference"]]))
         word, reason = verdict(row["found"], beaten_by, level, pairs)
         result.append(
             {

@@ -52,7 +52,7 @@ _REASONS = {
 }
 
 
-class Strength:
+class AdapterScale:
     """What one configuration says about the scale of every module it is for.
 
     Attributes:
@@ -151,12 +151,12 @@ def alpha_number(value: Any, what: str, where: str) -> float:
 
 
 def stated_alpha(
-    said: Strength | None, tensor: torch.Tensor | None, names: Sequence[str], rank: int | None, where: str
+    adapter_scale: AdapterScale | None, tensor: torch.Tensor | None, names: Sequence[str], rank: int | None, where: str
 ) -> tuple[float, int]:
     """Return (alpha, rank) of a module, for a scale of ``alpha / rank``, from all that a file says.
 
     Args:
-        said: by a configuration.
+        adapter_scale: by a configuration.
         tensor: the module's own alpha.
         names: the spellings of the module's name.
         rank: of its tensors; None for a LoKr of two whole factors, whose scale is 1 in LyCORIS.
@@ -165,7 +165,7 @@ def stated_alpha(
     Raises:
         BadAdapter: a number out of range, another rank than the tensors have, or two scales.
     """
-    found = [said.find(names)] if said else []
+    found = [adapter_scale.find(names)] if adapter_scale else []
     if tensor is not None:
         if tensor.numel() != 1:
             raise BadAdapter(f"{where}: alpha has shape {tuple(tensor.shape)}, expected one number")
@@ -181,11 +181,11 @@ def stated_alpha(
     return found[0]
 
 
-def said_by(header: Mapping[str, str], config: Mapping[str, Any] | None, part: str, where: str) -> Strength | None:
+def scale_of(header: Mapping[str, str], config: Mapping[str, Any] | None, part: str, where: str) -> AdapterScale | None:
     """Return what the configuration beside a file, or else its header, says about a model part; None for nothing.
 
     Raises:
-        BadAdapter: see `Strength`; or both say something.
+        BadAdapter: see `AdapterScale`; or both say something.
     """
     settings = header_settings(header, where)
     of_part = {key.removeprefix(f"{part}."): value for key, value in settings.items() if key.startswith(f"{part}.")}
@@ -196,8 +196,8 @@ def said_by(header: Mapping[str, str], config: Mapping[str, Any] | None, part: s
             f"{where}: both its header and {CONFIG} beside it say a scale; keep the one that belongs to it"
         )
     if config is not None:
-        return Strength(config, f"{where} ({CONFIG})")
-    return Strength(of_part, f"{where} (header, {part})") if of_part else None
+        return AdapterScale(config, f"{where} ({CONFIG})")
+    return AdapterScale(of_part, f"{where} (header, {part})") if of_part else None
 
 
 def header_settings(header: Mapping[str, str], where: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ from meddap_monai.diffusion.adapting.methods.uslora import USLoRA
 from meddap_monai.diffusion.adapting.stage import make_optimizer
 from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
 from meddap_monai.diffusion.bases.architectures import build_autoencoder, build_text_encoder, build_unet
-from meddap_monai.diffusion.bases.base import load_base
+from meddap_monai.diffusion.bases.base import load_base, open_base
 from meddap_monai.diffusion.bases.conditioning import encode_prompts
 from meddap_monai.diffusion.bases.noise import Objective
 from meddap_monai.diffusion.bases.prompts import load_prompt_table
@@ -96,7 +96,7 @@ class PublishedLoop:
         self.optimizer = make_optimizer(config, self.trainable.groups(config.weight_decay), device)
         self.objective = Objective(self.pipeline.scheduler.config).to(device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-        (self.height, self.width), _ = preparation.picture_size(self.pipeline, config, base)
+        (self.height, self.width), _ = preparation.picture_size(self.pipeline, config, open_base(base))
         self.draw = torch.Generator().manual_seed(0)
         self.count = 0
 
@@ -140,7 +140,7 @@ class OurLoop:
     def __init__(self, config: AdaptConfig, base: str, records: list, folder: Path) -> None:
         started = time.perf_counter()
         flag = store.InterruptFlag()
-        self.prepared = preparation.prepare(config.filled(), folder, records, base, flag)
+        self.prepared = preparation.prepare(config.filled(), folder, records, open_base(base), flag)
         self.encoding = time.perf_counter() - started
         prepared = self.prepared
         optimizer = make_optimizer(config, prepared.trainable.groups(config.weight_decay), prepared.device)

@@ -19,8 +19,8 @@ KEYS = {"steps": 2, "ratio": 1, "shard_size": 2, "device": "cpu"}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return every file by name, without the cost and TensorBoard's event files, which hold times."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != store.COST]
+    """Return every file by name, without the cost, event files and index's journal, which hold times."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (store.COST, "journal.sqlite")]
     found = {str(path.relative_to(folder)): path.read_bytes() for path in files}
     return {name: data for name, data in found.items() if "tensorboard" not in name}
 

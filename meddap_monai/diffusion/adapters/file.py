@@ -114,6 +114,8 @@ def find_file(path: Path) -> Path:
     Raises:
         BadAdapter: there is none, or the folder holds several.
     """
+    if not path.exists():
+        raise BadAdapter(f"{path}: does not exist, expected an adapter folder or file")
     if not path.is_dir():
         return path
     for known in (*_FOREIGN, WEIGHTS):

@@ -22,7 +22,7 @@ from meddap_monai.diffusion.adapting.batches import Batches, Item
 from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
-from meddap_monai.diffusion.bases.base import load_base
+from meddap_monai.diffusion.bases.base import load_base, open_base
 from meddap_monai.diffusion.bases.noise import Objective
 from meddap_monai.errors import ConfigurationError, ForeignOutput, LeakedRecords, MissingPackage, RecordsError
 from meddap_monai.training.checkpoint import NAME
@@ -175,7 +175,7 @@ def test_parts_that_are_not_needed_are_freed(tiny_base: Path, records: Path, tmp
         ({"method": "textual_inversion"}, True, False),
     ):
         config = quick(**settings).filled()
-        prepared = preparation.prepare(config, tmp_path, everything, tiny_base, store.InterruptFlag())
+        prepared = preparation.prepare(config, tmp_path, everything, open_base(tiny_base), store.InterruptFlag())
         assert (prepared.pipeline.text_encoder is not None, prepared.pipeline.vae is not None) == (text, vae)
         learning = {id(parameter) for parameter in prepared.trainable.parameters.values()}
         assert all(not p.requires_grad or id(p) in learning for p in prepared.pipeline.unet.parameters())

@@ -223,7 +223,7 @@ def test_number_of_adapter_weights_is_checked(records: Path, tiny_base: Path, tm
 
 
 def test_a_missing_adapter_is_refused(records: Path, tiny_base: Path, tmp_path: Path) -> None:
-    with pytest.raises((BadAdapter, OSError)):
+    with pytest.raises(BadAdapter, match="no: does not exist"):
         generate(
             GenerateConfig(counts=1, **FEW),
             tmp_path / "out",

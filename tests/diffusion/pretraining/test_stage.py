@@ -255,34 +255,45 @@ def test_r27_interrupted_in_any_phase_then_resumed(
     assert weights(pretrain(SMALL, tmp_path / "out", records=few_records)) == weights(small_base)
 
 
+SPOILT = dataclasses.replace(SMALL, unet=dataclasses.replace(SMALL.unet, warmup=1, steps=20))
+
+
+@pytest.fixture
+def absurd_rate(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The UNet's learning rate is 1e38, which no configuration may ask for."""
+    monkeypatch.setattr("meddap_monai.diffusion.pretraining.unet.schedule", lambda *_: 1e38 / SMALL.unet.learning_rate)
+    return monkeypatch
+
+
+@pytest.mark.usefixtures("absurd_rate")
 def test_r18_a_loss_that_is_not_finite_names_step_rate_and_samples(few_records: Path, tmp_path: Path) -> None:
-    config = dataclasses.replace(SMALL, unet=dataclasses.replace(SMALL.unet, learning_rate=1e38, warmup=1, steps=20))
-    with pytest.raises(
-        NonFiniteLoss, match=r"pretrain#unet: the loss is nan at step \d+.*learning rate .*images train-"
-    ):
-        pretrain(config, tmp_path / "out", records=few_records)
+    named = r"pretrain#unet: the loss is nan at step \d+.*learning rate .*images train-"
+    with pytest.raises(NonFiniteLoss, match=named):
+        pretrain(SPOILT, tmp_path / "out", records=few_records)
 
 
-def test_r18_weights_that_are_not_finite_are_never_saved(few_records: Path, tmp_path: Path) -> None:
+def test_r18_weights_that_are_not_finite_are_never_saved(
+    few_records: Path, tmp_path: Path, absurd_rate: pytest.MonkeyPatch
+) -> None:
     """The step before the loss is seen to be wrong spoils them; a checkpoint of it could never go on."""
-    spoilt = dataclasses.replace(SMALL.unet, learning_rate=1e38, warmup=1, steps=20)
-    config = dataclasses.replace(SMALL, unet=spoilt, checkpoint_every=1)
+    config = dataclasses.replace(SPOILT, checkpoint_every=1)
     with pytest.raises(NonFiniteLoss, match="unet.pt: .*unet.* no longer finite at step 1; .*another output folder"):
         pretrain(config, tmp_path / "out", records=few_records)
     assert not (tmp_path / "out" / "phases" / "unet.pt").exists()
-    with pytest.raises(ForeignOutput, match="configuration unet#learning_rate was 1e.38, now 0.0005"):
-        pretrain(dataclasses.replace(config, unet=SMALL.unet), tmp_path / "out", records=few_records)
-    better = dataclasses.replace(config, unet=dataclasses.replace(spoilt, learning_rate=1e-3))
+    absurd_rate.undo()
+    better = dataclasses.replace(config, unet=dataclasses.replace(config.unet, learning_rate=1e-3))
+    with pytest.raises(ForeignOutput, match="configuration unet#learning_rate was 0.0005, now 0.001"):
+        pretrain(better, tmp_path / "out", records=few_records)
     pretrain(better, tmp_path / "out", records=few_records, overwrite=True)
 
 
+@pytest.mark.usefixtures("absurd_rate")
 def test_a_damaged_checkpoint_is_named(few_records: Path, tmp_path: Path) -> None:
-    config = dataclasses.replace(SMALL, unet=dataclasses.replace(SMALL.unet, learning_rate=1e38, warmup=1, steps=20))
     with pytest.raises(NonFiniteLoss):
-        pretrain(config, tmp_path / "out", records=few_records)
+        pretrain(SPOILT, tmp_path / "out", records=few_records)
     (tmp_path / "out" / "phases" / "text.pt").write_bytes(b"garbage")
     with pytest.raises(StageError, match=r"text\.pt: not a checkpoint of this training .UnpicklingError.; delete it"):
-        pretrain(config, tmp_path / "out", records=few_records)
+        pretrain(SPOILT, tmp_path / "out", records=few_records)
 
 
 def test_a_gpu_that_is_not_there_is_named_first(few_records: Path, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_resampling_enlarges_a_part() -> None:
     "changes, text",
     [
         ({"distances": ("corelation",)}, "did you mean 'correlation'"),
-        ({"distances": ()}, "expected some, or select#copies#action off"),
+        ({"distances": ()}, "select#copies#distances: got none, expected at least one"),
         ({"action": "delete"}, "select#copies#action"),
         ({"percentile": 0.0}, "expected a number from 0.01 to 50"),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from meddap_monai.core.constraints import Choice, Precision, Range, Share, here, settings
-from meddap_monai.errors import ConfigurationError
+from meddap_monai.errors import ConfigurationError, MeddapError
 from meddap_monai.store import sha256_file
 
 HEADS = ("none", "logistic", "svc", "mlp")
@@ -113,7 +113,10 @@ def identity(config: ClassifyConfig) -> ClassifyConfig:
     Its path can hold a patient's or a hospital's name. So its SHA-256 and its suffix stand in its place.
 
     Raises:
-        StageError: the file of weights cannot be read.
+        ConfigurationError: the file of weights cannot be read.
     """
-    weights = config.weights and Path(f"{sha256_file(config.weights)}{Path(config.weights).suffix}")
+    try:
+        weights = config.weights and Path(f"{sha256_file(config.weights)}{Path(config.weights).suffix}")
+    except MeddapError as error:
+        raise ConfigurationError(f"classify#weights: {error}") from error
     return replace(config, workers=0, cache="memory", pictures=True, device="cpu", weights=weights)

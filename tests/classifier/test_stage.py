@@ -24,7 +24,15 @@ from meddap_monai.classifier.scoring import load_classifier
 from meddap_monai.classifier.stage import classify, initial_network
 from meddap_monai.core.provenance import check_provenance
 from meddap_monai.core.records import Record, read_records, write_records
-from meddap_monai.errors import ForeignOutput, Interrupted, LeakedRecords, MissingPackage, NonFiniteLoss, RecordsError
+from meddap_monai.errors import (
+    ConfigurationError,
+    ForeignOutput,
+    Interrupted,
+    LeakedRecords,
+    MissingPackage,
+    NonFiniteLoss,
+    RecordsError,
+)
 from meddap_monai.training.checkpoint import NAME as CHECKPOINT
 
 TINY = ClassifyConfig(
@@ -233,6 +241,9 @@ def test_a_file_of_weights_stands_there_by_its_content_and_not_by_its_path(
     torch.save(initial_network(replace(TINY, seed=8), 3).state_dict(), first)
     with pytest.raises(ForeignOutput, match="configuration weights was"):
         classify(config, folder, records=simulated_records)
+    with pytest.raises(ConfigurationError, match=r"classify#weights: .*gone\.pt: cannot be read"):
+        classify(replace(config, weights=tmp_path / "gone.pt"), tmp_path / "none", records=simulated_records)
+    assert not (tmp_path / "none").exists()
 
 
 def test_caches_and_workers_do_not_change_the_weights(simulated_records: Path, tmp_path: Path) -> None:

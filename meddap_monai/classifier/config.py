@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 from meddap_monai.core.constraints import Choice, Precision, Range, Share, here, settings
-from meddap_monai.errors import ConfigurationError
+from meddap_monai.errors import ConfigurationError, MeddapError
+from meddap_monai.store import sha256_file
 
 HEADS = ("none", "logistic", "svc", "mlp")
 EXTRACTOR_HOG = "hog"
@@ -107,5 +108,15 @@ class ClassifyConfig:
 
 
 def identity(config: ClassifyConfig) -> ClassifyConfig:
-    """Return the configuration without what does not change the result."""
-    return replace(config, workers=0, cache="memory", pictures=True, device="cpu")
+    """Return the configuration without what does not change the result; the file of weights by its content.
+
+    Its path can hold a patient's or a hospital's name. So its SHA-256 and its suffix stand in its place.
+
+    Raises:
+        ConfigurationError: the file of weights cannot be read.
+    """
+    try:
+        weights = config.weights and Path(f"{sha256_file(config.weights)}{Path(config.weights).suffix}")
+    except MeddapError as error:
+        raise ConfigurationError(f"classify#weights: {error}") from error
+    return replace(config, workers=0, cache="memory", pictures=True, device="cpu", weights=weights)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from jinja2 import UndefinedError
+
 from meddap_monai import store
+from meddap_monai.errors import StageError
 from meddap_monai.evaluation.report.page import render, results_csv, results_markdown
 from meddap_monai.evaluation.stage import read_report
 
@@ -16,10 +19,18 @@ def redraw(folder: Path | str) -> Path:
 
     Raises:
         FolderInUse: an evaluation is writing there.
+        StageError: ``report.json`` is missing, damaged or of another layout; the page and the tables stay as they are.
     """
     folder = Path(folder)
     with store.lock_folder(folder):
         report = read_report(folder)
-        store.write_atomic(folder / "results.csv", results_csv(report))
-        store.write_atomic(folder / "results.md", results_markdown(report))
-        return store.write_atomic(folder / "report.html", render(report))
+        try:
+            table, text, page = results_csv(report), results_markdown(report), render(report)
+        except (LookupError, TypeError, ValueError, AttributeError, UndefinedError) as error:
+            raise StageError(
+                f"{folder / 'report.json'}: has another layout than this version writes ({type(error).__name__}: "
+                f"{error}); run evaluate again, into another folder or with overwrite"
+            ) from error
+        store.write_atomic(folder / "results.csv", table)
+        store.write_atomic(folder / "results.md", text)
+        return store.write_atomic(folder / "report.html", page)

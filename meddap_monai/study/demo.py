@@ -29,11 +29,11 @@ def run_demo(
         trust: let MONAI run code in overlays and overrides, instead of refusing it.
     """
     output = Path(output)
+    sections = load_sections(["demo.yaml", *overlays], overrides, trust=trust)
+    sections = with_command(sections, "demo", overlays, overrides)
     folders = {scanner: output / "dicom" / scanner for scanner in ("own", "unseen")}
     for seed, (scanner, folder) in enumerate(folders.items()):
         _simulate(folder, scanner, seed)
-    sections = load_sections(["demo.yaml", *overlays], overrides, trust=trust)
-    sections = with_command(sections, "demo", overlays, overrides)
     places = {"index#source": str(folders["own"]), "unseen#source": str(folders["unseen"])}
     return run_study(output, override(sections, places, "demo"), overwrite)
 

@@ -24,7 +24,15 @@ from meddap_monai.classifier.scoring import load_classifier
 from meddap_monai.classifier.stage import classify, initial_network
 from meddap_monai.core.provenance import check_provenance
 from meddap_monai.core.records import Record, read_records, write_records
-from meddap_monai.errors import ForeignOutput, Interrupted, LeakedRecords, MissingPackage, NonFiniteLoss, RecordsError
+from meddap_monai.errors import (
+    ConfigurationError,
+    ForeignOutput,
+    Interrupted,
+    LeakedRecords,
+    MissingPackage,
+    NonFiniteLoss,
+    RecordsError,
+)
 from meddap_monai.training.checkpoint import NAME as CHECKPOINT
 
 TINY = ClassifyConfig(
@@ -213,6 +221,29 @@ def test_options_train_and_load(simulated_records: Path, tmp_path: Path, options
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return dict(torch.load(folder / "model.pt", weights_only=True)["network"])
+
+
+def test_a_file_of_weights_stands_there_by_its_content_and_not_by_its_path(
+    simulated_records: Path, tmp_path: Path
+) -> None:
+    first = tmp_path / "Jane Roe, ward 'B'" / "start.pt"
+    first.parent.mkdir()
+    torch.save(initial_network(replace(TINY, seed=9), 3).state_dict(), first)
+    config = replace(TINY, steps=2, validation_every=1, weights=first)
+    folder = classify(config, tmp_path / "model", records=simulated_records)
+    written = [path for path in folder.rglob("*") if path.is_file()]
+    assert [path.name for path in written if b"Jane Roe" in path.read_bytes()] == []
+    shown = json.loads((folder / "stage.json").read_text())["configuration"]["weights"]
+    assert shown == f"{store.sha256_file(first)}.pt"
+    moved = shutil.copy(first, tmp_path / "moved.pt")
+    assert classify(replace(config, weights=Path(moved)), folder, records=simulated_records) == folder
+    assert load_classifier(folder).classes == ["benign", "malignant", "normal"]
+    torch.save(initial_network(replace(TINY, seed=8), 3).state_dict(), first)
+    with pytest.raises(ForeignOutput, match="configuration weights was"):
+        classify(config, folder, records=simulated_records)
+    with pytest.raises(ConfigurationError, match=r"classify#weights: .*gone\.pt: cannot be read"):
+        classify(replace(config, weights=tmp_path / "gone.pt"), tmp_path / "none", records=simulated_records)
+    assert not (tmp_path / "none").exists()
 
 
 def test_caches_and_workers_do_not_change_the_weights(simulated_records: Path, tmp_path: Path) -> None:

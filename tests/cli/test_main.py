@@ -71,6 +71,15 @@ def test_missing_records_are_one_sentence_and_leave_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("word", ["adapt#method=$print(1)", "seeds=@x", "generat#steps=2"])
+def test_a_demo_checks_its_configuration_before_it_simulates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    assert main(["demo", word, "--output", str(tmp_path / "out")]) == 2
+    assert word.partition("#")[0].partition("=")[0] in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_ctrl_c_in_a_stage_without_steps_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

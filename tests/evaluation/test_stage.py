@@ -14,7 +14,7 @@ import pytest
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.stage import classify
 from meddap_monai.core.records import read_records, write_records
-from meddap_monai.errors import ConfigurationError, ForeignOutput, LeakedRecords, RecordsError
+from meddap_monai.errors import ConfigurationError, ForeignOutput, LeakedRecords, RecordsError, StageError
 from meddap_monai.evaluation.config import EvaluateConfig
 from meddap_monai.evaluation.predictions import ClassifierRun
 from meddap_monai.evaluation.redraw import redraw
@@ -224,6 +224,20 @@ def test_again_is_byte_equal_and_redrawing_too(
         assert (again.parent / name).read_bytes() == (report.parent / name).read_bytes(), name
     before = report.read_bytes()
     assert redraw(report.parent).read_bytes() == before
+
+
+@pytest.mark.parametrize("layout", ["former", "empty", "list of sets"])
+def test_a_report_of_another_layout_is_one_named_error_and_stays(report: Path, tmp_path: Path, layout: str) -> None:
+    document = json.loads((report.parent / "report.json").read_text())
+    for row in (row for found in document["sets"].values() for row in found["comparisons"]):
+        del row["found"]["freedom"], row["found"]["p_value"]
+    other = {"former": document, "empty": {}, "list of sets": document | {"sets": []}}
+    (tmp_path / "report.json").write_text(json.dumps(other[layout]))
+    (tmp_path / "results.csv").write_text("as it was")
+    with pytest.raises(StageError, match=r"report\.json: has another layout than this version writes"):
+        redraw(tmp_path)
+    assert (tmp_path / "results.csv").read_text() == "as it was"
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_a_run_beyond_the_configuration_is_refused(report: Path, runs: list[ClassifierRun], unseen: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "reliability"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "reliability"))
 
 import raw_dicom as raw
 from raw_dicom import GREY

@@ -10,7 +10,9 @@ from meddap_monai.core.constraints import Choice, Precision, Range, Share, here,
 from meddap_monai.errors import ConfigurationError, MeddapError
 from meddap_monai.store import sha256_file
 
-HEADS = ("none", "logistic", "svc", "mlp")
+CANDIDATES = ("logistic", "svc", "mlp", "boosting")
+"""Classical heads, the simplest first; ``auto`` compares them."""
+HEADS = ("none", *CANDIDATES, "auto")
 EXTRACTOR_HOG = "hog"
 
 
@@ -25,7 +27,8 @@ class ClassifyConfig:
         network: a name of `meddap_monai.classifier.networks.NETWORKS`, ``torchvision:<name>``, ``timm:<name>``, or
             ``hog`` (histograms of oriented gradients; only with a head).
         weights: local state dict (``.pt`` or ``.safetensors``) to start from, never downloaded; None starts at random.
-        head: ``none`` trains the network; else a classical head is fitted on its frozen features.
+        head: ``none`` trains the network; else a classical head is fitted on its frozen features, with ``auto`` the one
+            that does best on training patients left out.
         channels: 1 (grey) or 3.
         resolution: side of the square that the network sees, in pixels.
         fit: ``pad`` keeps the aspect ratio with black borders, ``stretch`` fills the square, ``crop`` cuts the centre.

@@ -59,7 +59,7 @@ def describe_extractor(config: ClassifyConfig) -> str:
     if config.network == EXTRACTOR_HOG:
         return "hog (has no weights)"
     if config.weights is None:
-        return f"{config.network} with random weights of seed {config.seed}"
+        return f"{config.network} with random weights"
     return f"{config.network} with the weights {config.weights.name}"
 
 

@@ -155,11 +155,11 @@ def test_metrics_say_which_weights_a_head_stands_on(simulated_records: Path, tmp
     torch.save(build_network("resnet10_tiny", classes=3, size=32).state_dict(), weights)
     said = []
     for number, (network, file) in enumerate((("hog", None), ("resnet10_tiny", None), ("resnet10_tiny", weights))):
-        config = ClassifyConfig(network=network, head="svc", resolution=32, weights=file, pictures=False, seed=4)
+        config = ClassifyConfig(network=network, head="svc", resolution=32, weights=file, pictures=False)
         folder = classify(config, tmp_path / str(number), records=simulated_records)
         said.append(json.loads((folder / "metrics.json").read_text())["features_of"])
     assert said == [
         "hog (has no weights)",
-        "resnet10_tiny with random weights of seed 4",
+        "resnet10_tiny with random weights",
         f"resnet10_tiny with the weights {sha256_file(weights)}.pt",
     ]

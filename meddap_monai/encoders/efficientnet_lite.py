@@ -49,10 +49,13 @@ class ConvNorm(nn.Sequential):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return features (B, after, H / stride, W / stride) of (B, before, H, W)."""
         (kernel, _), (stride, _) = self.conv.kernel_size, self.conv.stride
-        if kernel > 1:
-            missing = [_missing(side, kernel, stride) for side in images.shape[:1:-1]]
-            images = functional.pad(images, [part for total in missing for part in (total // 2, total - total // 2)])
-        found = self.norm(self.conv(images))
+        missing = [_missing(side, kernel, stride) for side in images.shape[2:]]
+        even = [total - total % 2 for total in missing]
+        if even != missing:
+            below, right = (total % 2 for total in missing)
+            images = functional.pad(images, [0, right, 0, below])
+        padding = [total // 2 for total in missing]
+        found = self.norm(functional.conv2d(images, self.conv.weight, None, stride, padding, 1, self.conv.groups))
         return functional.relu6(found) if self.active else found
 
 
@@ -95,6 +98,25 @@ class EfficientNetLite(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return features (B, 1280) of images (B, 3, H, W)."""
         return self.head(self.blocks(self.stem(images))).mean((2, 3))
+
+
+class EfficientNetLiteClassifier(EfficientNetLite):
+    """The network with a linear layer on its features.
+
+    Args:
+        classes: number of logits.
+        channels: 1 (the grey values stand for all three colours) or 3.
+        depth: see `EfficientNetLite`.
+    """
+
+    def __init__(self, classes: int, channels: int = 3, depth: float = 1.0) -> None:
+        super().__init__(depth)
+        self.channels = channels
+        self.classifier = nn.Linear(WIDTH, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits (B, classes) of images (B, channels, H, W)."""
+        return self.classifier(super().forward(images.expand(-1, 3, -1, -1) if self.channels == 1 else images))
 
 
 _PARTS = (

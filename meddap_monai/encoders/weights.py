@@ -102,4 +102,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             found = found[key]
     tensors = {name: tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
     check_finite(tensors, f"weights: {path}", ConfigurationError)
+    for wrapper in ("module.", "network."):  # of parallel training; of `Standardised`
+        if all(name.startswith(wrapper) for name in tensors):
+            tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
     return tensors

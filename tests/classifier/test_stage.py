@@ -319,7 +319,7 @@ def test_refuses_another_configuration_and_overwrites_when_told(simulated_record
     config = replace(TINY, steps=2)
     classify(config, tmp_path / "model", records=simulated_records)
     other = replace(config, learning_rate=0.5)
-    with pytest.raises(ForeignOutput, match="configuration learning_rate was 0.001, now 0.5"):
+    with pytest.raises(ForeignOutput, match="configuration learning_rate was 0.0003, now 0.5"):
         classify(other, tmp_path / "model", records=simulated_records)
     classify(other, tmp_path / "model", records=simulated_records, overwrite=True)
     assert store.read_stage(tmp_path / "model")["configuration"]["learning_rate"] == 0.5

@@ -10,10 +10,9 @@ import torch.nn.functional as F  # noqa: N812 - the name torch gives it everywhe
 from skimage.feature import hog
 from torch import nn
 
-from meddap_monai.classifier.augment import apply_classical, draw_classical
+from meddap_monai.classifier.augment import augment
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.data import normalise, to_float
-from meddap_monai.core.seeds import generator
 
 
 class Penultimate(nn.Module):
@@ -69,14 +68,13 @@ def extract(extractor: nn.Module, loader: Any, config: ClassifyConfig, augmented
         extractor: normalised images to features.
         loader: batches with ``image``.
         config: device, normalisation, and the seed of the augmentation.
-        augmented: change every image once by the classical augmentation first.
+        augmented: change every image once by the run's augmentation first.
     """
     extractor.eval()
     found = []
     for number, batch in enumerate(loader):
         images = to_float(batch["image"].to(config.device))
         if augmented:
-            drawn = draw_classical(len(images), generator(config.seed, "classify/augment", number))
-            images = apply_classical(images, drawn)
+            images = augment(images, config, number)
         found.append(extractor(normalise(images, config.normalise)).float().cpu())
     return torch.cat(found).numpy()

@@ -40,7 +40,7 @@ def prepared(config: ClassifyConfig, images: torch.Tensor, step: int = 7) -> tor
 def test_the_policy_acts_on_grey_levels_before_they_are_normalised(images: torch.Tensor) -> None:
     levels = (images * 255).round() / 255
     changed = apply(levels, draw(4, generator(5, "classify/augment", 7)))
-    assert 0 <= changed.min() and changed.max() <= 1
+    assert changed.min() >= 0 and changed.max() <= 1
     assert torch.equal(prepared(CONFIG, images), normalise(changed, "image"))
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+from meddap_monai.augmentation.parts import PARTS
 from meddap_monai.core.constraints import Choice, Precision, Range, Share, here, settings
 from meddap_monai.errors import ConfigurationError, MeddapError
 from meddap_monai.store import sha256_file
@@ -42,8 +43,11 @@ class ClassifyConfig:
         optimizer: ``adamw``, ``adam`` or ``sgd`` (momentum 0.9).
         schedule: ``cosine`` to zero, ``one_cycle`` (up over the first 30 %, then to zero; Smith and Topin 2019), or
             ``constant``.
-        augmentation: ``classical`` = rotation, zoom, flip, contrast, noise (`meddap_monai.classifier.augment`).
+        augmentation: ``classical`` = rotation, zoom, flip, contrast, noise (`meddap_monai.classifier.augment`);
+            ``ultrasound`` = what separates scanners (`meddap_monai.augmentation`).
         augmentation_of: which source is augmented.
+        augmentation_strength: factor on every range; 1 is as measured, 0 changes nothing.
+        augmentation_without: parts of ``ultrasound`` to leave out (`meddap_monai.augmentation.parts`); for ablations.
         real_weight: sampling weight of one real image.
         synthetic_weight: sampling weight of one synthetic image; 1 and 1 draw them as often as they occur.
         real_loss_weight: factor on the loss of real images.
@@ -86,8 +90,10 @@ class ClassifyConfig:
     weight_decay: Share = 0.05
     optimizer: Annotated[str, Choice(("adamw", "adam", "sgd"))] = "adamw"
     schedule: Annotated[str, Choice(("cosine", "one_cycle", "constant"))] = "one_cycle"
-    augmentation: Annotated[str, Choice(("none", "classical"))] = "none"
+    augmentation: Annotated[str, Choice(("none", "classical", "ultrasound"))] = "none"
     augmentation_of: Annotated[str, Choice(("all", "real", "synthetic"))] = "all"
+    augmentation_strength: Annotated[float, Range(0.0, 3.0)] = 1.0
+    augmentation_without: tuple[Annotated[str, Choice(PARTS)], ...] = ()
     real_weight: Annotated[float, Range(0.0, 1e6)] = 1.0
     synthetic_weight: Annotated[float, Range(0.0, 1e6)] = 1.0
     real_loss_weight: Annotated[float, Range(0.0, 1e6)] = 1.0

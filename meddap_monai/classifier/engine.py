@@ -15,12 +15,12 @@ from monai.inferers import SimpleInferer
 from monai.losses import FocalLoss
 from torch import nn
 
-from meddap_monai.classifier.augment import apply_classical, draw_classical
+from meddap_monai.classifier.augment import augment
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.data import to_float
 from meddap_monai.core.devices import PRECISIONS
 from meddap_monai.core.distributed import SINGLE_PROCESS, Ranks
-from meddap_monai.core.seeds import derive_seed, generator
+from meddap_monai.core.seeds import derive_seed
 from meddap_monai.encoders.layers import layers
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.statistics.metrics import macro_auc
@@ -161,14 +161,11 @@ class TrainingStep:
     def _prepare(self, batch: dict[str, Any], step: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         config = self.config
         images = to_float(batch["image"].to(device, non_blocking=True))
-        if config.augmentation == "classical":
-            drawn = draw_classical(len(images), generator(config.seed, "classify/augment", step))
-            changed = apply_classical(images, drawn)
-            if config.augmentation_of != "all":
-                wanted = batch["synthetic"] == int(config.augmentation_of == "synthetic")
-                changed = torch.where(wanted.to(device).view(-1, 1, 1, 1), changed, images)
-            images = changed
-        images = images.contiguous(memory_format=torch.channels_last)
+        changed = augment(images, config, step, self.ranks)
+        if config.augmentation_of != "all":
+            wanted = batch["synthetic"] == int(config.augmentation_of == "synthetic")
+            changed = torch.where(wanted.to(device).view(-1, 1, 1, 1), changed, images)
+        images = changed.contiguous(memory_format=torch.channels_last)
         targets = nn.functional.one_hot(batch["label"], self.classes).float().to(device)
         if config.mixup:
             images, targets = self._mix(images, targets, step)

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from meddap_monai.classifier.augment import apply_classical, draw_classical
+from meddap_monai.classifier.augment import augment
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.data import to_float
-from meddap_monai.core.seeds import generator
 
 
 @torch.inference_mode()
@@ -22,14 +21,13 @@ def extract(extractor: nn.Module, loader: Any, config: ClassifyConfig, augmented
         extractor: images in 0..1 to features.
         loader: batches with ``image``.
         config: device, and the seed of the augmentation.
-        augmented: change every image once by the classical augmentation first.
+        augmented: change every image once by the run's augmentation first.
     """
     extractor.eval()
     found = []
     for number, batch in enumerate(loader):
         images = to_float(batch["image"].to(config.device))
         if augmented:
-            drawn = draw_classical(len(images), generator(config.seed, "classify/augment", number))
-            images = apply_classical(images, drawn)
+            images = augment(images, config, number)
         found.append(extractor(images).float().cpu())
     return torch.cat(found).numpy()

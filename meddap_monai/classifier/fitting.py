@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from sklearn.utils.class_weight import compute_sample_weight
 
-from meddap_monai.classifier.config import EXTRACTOR_HOG, ClassifyConfig
+from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.scorers import SCORERS, Scorer
 from meddap_monai.core.seeds import derive_seed
 
@@ -33,35 +33,34 @@ def fit_scorer(
 
     Args:
         head: a name of `meddap_monai.classifier.config.CANDIDATES`.
-        config: seed, class weights, and whether the features are HOG's.
+        config: seed, class weights, and the encoder that the features are of.
         features: ``(N, D)``.
         labels: ``(N,)`` int, each of 0..K-1 at least once.
         weights: ``(N,)`` of the samples.
     """
-    name = "ridge" if head == "logistic" and config.network == EXTRACTOR_HOG else head
     scaler = StandardScaler()
     standard = scaler.fit_transform(features.astype(np.float64))
-    if config.class_weights == "balanced" and name in ("mlp", "boosting"):  # the others take it as their own setting
+    if config.class_weights == "balanced" and head in ("mlp", "boosting"):  # the others take it as their own setting
         weights = weights * compute_sample_weight("balanced", labels)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
-        learnt = FITS[name](build_model(name, config), standard, labels, weights)
+        learnt = FITS[head](build_model(head, config), standard, labels, weights)
     early = [each for each in caught if issubclass(each.category, ConvergenceWarning)]
     for each in caught:
         if each not in early:
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
     tensors = {"mean": scaler.mean_, "scale": scaler.scale_, **learnt}
     kept = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in tensors.items()}
-    return SCORERS[name](**kept), not early
+    return SCORERS[head](**kept), not early
 
 
-def build_model(name: str, config: ClassifyConfig) -> Any:
+def build_model(head: str, config: ClassifyConfig) -> Any:
     """Return the unfitted scikit-learn model of a head, on standardised features.
 
     ``logistic``: elastic net, l1 ratio 0.5, saga, C 10, 300 iterations, one class against the rest; ``svc``: rbf, C 10,
     gamma scale, 1000 iterations, tolerance 0.01; ``mlp``: 4 x 256, ReLU, L2 0.02, Adam 1e-3, batch 64, 300 epochs.
-    Ours are ``ridge``: C 0.01, multinomial, for HOG features; and ``boosting``: 100 rounds of trees of depth 3 at rate
-    0.1, each split on the root of the number of features (Friedman 2001, Breiman 2001).
+    Ours are ``ridge``: multinomial, C 0.001 (0.01 on HOG features, the sanity arm); and ``boosting``: 100 rounds of
+    trees of depth 3 at rate 0.1, each split among the root of the number of features (Friedman 2001, Breiman 2001).
     """
     seed = derive_seed(config.seed, "classify/head") % 2**32
     balanced = "balanced" if config.class_weights == "balanced" else None
@@ -69,7 +68,9 @@ def build_model(name: str, config: ClassifyConfig) -> Any:
         "logistic": lambda: LogisticRegression(
             C=10, l1_ratio=0.5, solver="saga", max_iter=300, class_weight=balanced, random_state=seed
         ),
-        "ridge": lambda: LogisticRegression(C=0.01, max_iter=2000, class_weight=balanced),
+        "ridge": lambda: LogisticRegression(
+            C=0.01 if config.encoder == "hog" else 0.001, max_iter=2000, class_weight=balanced
+        ),
         "svc": lambda: SVC(C=10, kernel="rbf", gamma="scale", max_iter=1000, tol=0.01, class_weight=balanced),
         "mlp": lambda: MLPClassifier(
             (256,) * 4, alpha=0.02, learning_rate_init=1e-3, batch_size=64, max_iter=300, random_state=seed
@@ -78,7 +79,7 @@ def build_model(name: str, config: ClassifyConfig) -> Any:
             n_estimators=100, learning_rate=0.1, max_depth=TREE_DEPTH, max_features="sqrt", random_state=seed
         ),
     }
-    return models[name]()
+    return models[head]()
 
 
 Learnt = dict[str, Any]

@@ -28,14 +28,14 @@ def train_head(config: ClassifyConfig, output: Path, material: Material) -> dict
             ``svc``), images of a single patient.
     """
     extractor = build_extractor(config, len(material.classes)).to(config.device)
-    examples = _examples(extractor, config, material)
+    examples = gather_examples(extractor, config, material)
     fitter = Fitter(config)
     compared = compare_heads(fitter, examples) if config.head == "auto" else {}
     name = best_head(compared) if compared else config.head
     head = Head(extractor, fitter.fit(name, examples))
     _say_once(fitter)
     truth = np.array([row["label"] for row in material.validation])
-    logits = head.score(_features(extractor, material.validation, config))
+    logits = scoring.predict_logits(head, scoring.single_pass_loader(material.validation, config), config)
     temperature = scoring.fit_temperature(logits, truth)
     probabilities = scoring.softmax(logits)
     scoring.write_model(output, config, material.classes, temperature, head=head.parts())
@@ -57,7 +57,7 @@ def train_head(config: ClassifyConfig, output: Path, material: Material) -> dict
     return {"validation": validation, **found}
 
 
-def _examples(extractor: nn.Module, config: ClassifyConfig, material: Material) -> Examples:
+def gather_examples(extractor: nn.Module, config: ClassifyConfig, material: Material) -> Examples:
     """Return what is fitted on; with classical augmentation, each chosen image once more, changed."""
     factors = {"real": config.real_loss_weight, "synthetic": config.synthetic_loss_weight}
     rows = [row for row in material.training if factors[row["source"]] > 0]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from meddap_monai.classifier.config import EXTRACTOR_HOG, ClassifyConfig
-from meddap_monai.classifier.features import Hog, Penultimate
-from meddap_monai.classifier.networks import build_network
+from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.scorers import SCORERS, Scorer, restore_scorer
 from meddap_monai.core.seeds import derive_seed
+from meddap_monai.encoders.features import Penultimate
+from meddap_monai.encoders.registry import build_network, find_encoder
 
 
 class Head(nn.Module):
@@ -28,13 +27,8 @@ class Head(nn.Module):
         self.extractor, self.scorer = extractor, scorer
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return ``(B, K)`` float64 log probabilities of normalised images ``(B, C, H, W)``."""
+        """Return ``(B, K)`` float64 log probabilities of images ``(B, C, H, W)`` in 0..1."""
         return self.scorer(self.extractor(images).to(self.scorer.mean.device))
-
-    @torch.inference_mode()
-    def score(self, features: np.ndarray) -> np.ndarray:
-        """Return ``(B, K)`` float64 log probabilities of features ``(B, D)``."""
-        return self.scorer(torch.from_numpy(features).to(self.scorer.mean.device)).cpu().numpy()
 
     def parts(self) -> dict[str, Any]:
         """Return what `restore_head` makes it from again: a name and tensors."""
@@ -44,23 +38,39 @@ class Head(nn.Module):
         return {"kind": kind, "scorer": learnt, "extractor": tensors}
 
 
-def build_extractor(config: ClassifyConfig, classes: int) -> nn.Module:
-    """Return the frozen extractor: HOG, or a network from local weights or from this seed's initial ones."""
-    if config.network == EXTRACTOR_HOG:
-        return Hog()
+def initial_network(config: ClassifyConfig, classes: int) -> nn.Module:
+    """Return the network with the initial weights of this seed, the same in every arm; pre-trained but for scratch."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "classify/weights"))
-        network = build_network(config.network, classes, config.channels, config.resolution, config.weights)
-    return Penultimate(network.eval()).requires_grad_(False)
+        return build_network(
+            config.encoder,
+            classes,
+            config.channels,
+            config.resolution,
+            config.weights,
+            config.mode != "scratch",
+            config.normalise,
+        )
+
+
+def empty_network(config: ClassifyConfig, classes: int) -> nn.Module:
+    """Return the network of a configuration for weights that are loaded next."""
+    return build_network(config.encoder, classes, config.channels, config.resolution, normalise=config.normalise)
+
+
+def build_extractor(config: ClassifyConfig, classes: int) -> nn.Module:
+    """Return the frozen encoder of a configuration, with its weights or the user's."""
+    return Penultimate(initial_network(config, classes).eval()).requires_grad_(False)
 
 
 def describe_extractor(config: ClassifyConfig) -> str:
-    """Return in words which weights the features of a head come from."""
-    if config.network == EXTRACTOR_HOG:
-        return "hog (has no weights)"
-    if config.weights is None:
-        return f"{config.network} with random weights"
-    return f"{config.network} with the weights {config.weights.name}"
+    """Return in words which weights the features of a head come from; a user's file by its name."""
+    own = find_encoder(config.encoder).weights
+    if config.weights is not None:
+        return f"{config.encoder} with the weights {config.weights.name}"
+    if own is not None:
+        return f"{config.encoder} with its own weights, {own.sha256[:12]}"
+    return f"{config.encoder} (has no weights)"
 
 
 def restore_head(config: ClassifyConfig, classes: int, parts: dict[str, Any]) -> Head:
@@ -71,6 +81,6 @@ def restore_head(config: ClassifyConfig, classes: int, parts: dict[str, Any]) ->
     """
     if "scorer" not in parts:
         raise ValueError("the head was stored by an earlier version of this package")
-    extractor = build_extractor(config, classes)
+    extractor = Penultimate(empty_network(config, classes)).eval()
     extractor.load_state_dict(parts["extractor"])
     return Head(extractor, restore_scorer(parts["kind"], parts["scorer"], classes))

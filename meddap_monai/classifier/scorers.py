@@ -140,13 +140,13 @@ class Trees(Scorer):
 
 
 SCORERS: Mapping[str, type[Scorer]] = {
-    "logistic": Logistic,
     "ridge": Softmax,
+    "logistic": Logistic,
     "svc": RbfSvc,
     "mlp": Perceptron,
     "boosting": Trees,
 }
-"""Heads by the name that a model file has for them; ``ridge`` is the logistic regression on HOG features."""
+"""Fitted heads by name."""
 
 
 def restore_scorer(name: str, tensors: Mapping[str, torch.Tensor], classes: int) -> Scorer:

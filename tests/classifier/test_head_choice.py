@@ -17,6 +17,7 @@ from meddap_monai.classifier.head_choice import Examples, Fitter, best_head, com
 from meddap_monai.classifier.scoring import fit_temperature, load_classifier
 from meddap_monai.classifier.stage import classify
 from meddap_monai.core.records import read_records
+from meddap_monai.encoders.registry import build_network
 from meddap_monai.errors import RecordsError
 from meddap_monai.statistics.metrics import macro_auc
 
@@ -39,11 +40,11 @@ def ring(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.filterwarnings("error")
 def test_a_head_that_can_bend_wins_where_no_line_divides() -> None:
-    features, labels = ring(60, seed=0)
-    table = compare_heads(Fitter(ClassifyConfig(head="auto")), examples(features, labels, [f"p{n}" for n in range(60)]))
+    features, labels = ring(40, seed=0)
+    table = compare_heads(Fitter(ClassifyConfig(head="auto")), examples(features, labels, [f"p{n}" for n in range(40)]))
     assert list(table) == list(CANDIDATES)
     assert table["logistic"]["auc"] < 0.7
-    assert table["svc"]["auc"] > 0.99
+    assert table["svc"]["auc"] > 0.97
     assert best_head(table) != "logistic"
     for values in table.values():
         assert 0 < values["log_loss"] < 3 and 0 <= values["ece"] <= 1
@@ -130,7 +131,11 @@ def test_a_class_of_one_patient_is_named() -> None:
 
 
 def test_auto_writes_its_table_says_once_what_stopped_early_and_loads(simulated_records: Path, tmp_path: Path) -> None:
-    config = ClassifyConfig(network="resnet10_tiny", head="auto", resolution=32, pictures=False)
+    weights = tmp_path / "weights.pt"
+    torch.save(build_network("resnet10_tiny", classes=3, size=32).network.state_dict(), weights)
+    config = ClassifyConfig(
+        encoder="resnet10_tiny", mode="probe", weights=weights, head="auto", resolution=32, pictures=False
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         folder = classify(config, tmp_path / "model", records=simulated_records)
@@ -140,7 +145,7 @@ def test_auto_writes_its_table_says_once_what_stopped_early_and_loads(simulated_
     assert results["head"] == best_head(table)
     assert json.loads((folder / "stage.json").read_text())["head"] == results["head"]
     fits = results["fits"]
-    assert fits["logistic"] in (5, 6) and sum(fits.values()) >= 21, "five folds for each head, then the chosen one"
+    assert min(fits.values()) == 5 and sum(fits.values()) in (26, 31), "five folds each, then the chosen one"
     early = sum(results["fits_not_converged"].values())
     said = [str(each.message) for each in caught if "limit of iterations" in str(each.message)]
     assert len(said) == (1 if early else 0)

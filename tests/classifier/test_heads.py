@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from meddap_monai.classifier.config import ClassifyConfig
-from meddap_monai.classifier.features import Hog, Penultimate
 from meddap_monai.classifier.fitting import build_model
-from meddap_monai.classifier.head_training import _examples
+from meddap_monai.classifier.head_training import gather_examples
 from meddap_monai.classifier.heads import build_extractor
 from meddap_monai.classifier.material import read_material
-from meddap_monai.classifier.networks import build_network
 from meddap_monai.classifier.scoring import load_classifier
 from meddap_monai.classifier.stage import classify
 from meddap_monai.core.records import read_records, write_records
+from meddap_monai.encoders.features import Hog, Penultimate
+from meddap_monai.encoders.registry import ENCODERS, build_network
 from meddap_monai.errors import StageError
 from meddap_monai.statistics.metrics import all_metrics
 from meddap_monai.store import sha256_file
@@ -28,18 +28,20 @@ from meddap_monai.store import sha256_file
 @pytest.mark.parametrize(
     ("network", "head"),
     [
-        ("hog", "logistic"),
-        ("resnet10_tiny", "logistic"),
-        ("resnet10_tiny", "svc"),
-        ("resnet10_tiny", "mlp"),
-        ("resnet10_tiny", "boosting"),
-        ("vit_tiny", "logistic"),
+        ("hog", "ridge"),
+        ("efficientnet_lite0", "ridge"),
+        ("efficientnet_lite0", "logistic"),
+        ("efficientnet_lite0", "svc"),
+        ("efficientnet_lite0", "mlp"),
+        ("efficientnet_lite0", "boosting"),
     ],
 )
 def test_heads_train_store_no_pickle_and_load_to_equal_predictions(
     simulated_records: Path, tmp_path: Path, network: str, head: str
 ) -> None:
-    config = ClassifyConfig(network=network, head=head, resolution=32, pictures=False, class_weights="balanced")
+    config = ClassifyConfig(
+        encoder=network, mode="probe", head=head, resolution=32, pictures=False, class_weights="balanced"
+    )
     folder = classify(config, tmp_path / "model", records=simulated_records)
     stored = torch.load(folder / "model.pt", weights_only=True)["head"]
     assert {type(value) for value in stored["scorer"].values()} == {torch.Tensor}
@@ -57,9 +59,9 @@ def test_heads_train_store_no_pickle_and_load_to_equal_predictions(
 def test_classical_augmentation_adds_every_training_image_changed_once(simulated_records: Path) -> None:
     material = read_material(simulated_records)
     plain, augmented = (
-        _examples(build_extractor(config, 3), config, material)
+        gather_examples(build_extractor(config, 3), config, material)
         for name in ("none", "classical")
-        for config in [ClassifyConfig(network="resnet10_tiny", head="svc", resolution=32, augmentation=name)]
+        for config in [ClassifyConfig(mode="probe", head="svc", resolution=32, augmentation=name)]
     )
     count, width = plain.features.shape
     assert count == len(read_records(simulated_records, split="train"))
@@ -74,7 +76,7 @@ def test_hog_tells_simulated_classes_apart(simulated_records: Path, tmp_path: Pa
     """The sanity arm learns something: the simulated classes differ in shape."""
     from meddap_monai.statistics.metrics import macro_auc
 
-    config = ClassifyConfig(network="hog", head="logistic", resolution=128, pictures=False)
+    config = ClassifyConfig(encoder="hog", mode="probe", head="ridge", resolution=128, pictures=False)
     folder = classify(config, tmp_path / "model", records=simulated_records)
     test = read_records(simulated_records, split="test")
     labels = np.array([row["label"] for row in test])
@@ -131,7 +133,9 @@ def test_a_source_of_weight_zero_is_not_fitted_at_all(simulated_records: Path, t
     hybrid.mkdir()
     write_records(hybrid / "records.jsonl", [*rows, *made[:10]])
     (hybrid / "stage.json").write_text((simulated_records.parent / "stage.json").read_text())
-    config = ClassifyConfig(network="hog", head="logistic", resolution=64, pictures=False, synthetic_loss_weight=0.0)
+    config = ClassifyConfig(
+        encoder="hog", mode="probe", head="ridge", resolution=64, pictures=False, synthetic_loss_weight=0.0
+    )
     test = read_records(simulated_records, split="test")
     found = [
         load_classifier(classify(config, tmp_path / str(place), records=records)).probabilities(test)
@@ -141,7 +145,7 @@ def test_a_source_of_weight_zero_is_not_fitted_at_all(simulated_records: Path, t
 
 
 def test_a_head_of_before_is_refused_with_what_to_do(simulated_records: Path, tmp_path: Path) -> None:
-    config = ClassifyConfig(network="hog", head="svc", resolution=64, pictures=False)
+    config = ClassifyConfig(encoder="hog", mode="probe", head="svc", resolution=64, pictures=False)
     folder = classify(config, tmp_path / "model", records=simulated_records)
     document = torch.load(folder / "model.pt", weights_only=True)
     document["head"] = {"features": torch.zeros(2, 3), "labels": torch.zeros(2), "extractor": {}}
@@ -152,14 +156,16 @@ def test_a_head_of_before_is_refused_with_what_to_do(simulated_records: Path, tm
 
 def test_metrics_say_which_weights_a_head_stands_on(simulated_records: Path, tmp_path: Path) -> None:
     weights = tmp_path / "somebody.pt"
-    torch.save(build_network("resnet10_tiny", classes=3, size=32).state_dict(), weights)
+    torch.save(build_network("resnet10_tiny", classes=3, size=32).network.state_dict(), weights)
     said = []
-    for number, (network, file) in enumerate((("hog", None), ("resnet10_tiny", None), ("resnet10_tiny", weights))):
-        config = ClassifyConfig(network=network, head="svc", resolution=32, weights=file, pictures=False)
-        folder = classify(config, tmp_path / str(number), records=simulated_records)
+    for encoder, file in (("hog", None), ("efficientnet_lite0", None), ("resnet10_tiny", weights)):
+        config = ClassifyConfig(
+            encoder=encoder, mode="probe", head="ridge", resolution=32, weights=file, pictures=False
+        )
+        folder = classify(config, tmp_path / encoder, records=simulated_records)
         said.append(json.loads((folder / "metrics.json").read_text())["features_of"])
     assert said == [
         "hog (has no weights)",
-        "resnet10_tiny with random weights",
+        f"efficientnet_lite0 with its own weights, {ENCODERS['efficientnet_lite0'].weights.sha256[:12]}",
         f"resnet10_tiny with the weights {sha256_file(weights)}.pt",
     ]

@@ -80,7 +80,8 @@ def runs(records: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Classi
     for arm, augmentation in ARMS.items():
         for seed in (0, 1):
             config = ClassifyConfig(
-                network="resnet10_tiny",
+                encoder="resnet10_tiny",
+                mode="scratch",
                 resolution=32,
                 steps=6,
                 batch=4,
@@ -106,7 +107,7 @@ def report(
 def test_report_json_holds_what_was_asked(report: Path) -> None:
     found = json.loads((report.parent / "report.json").read_text())
     assert set(found["arms"]) == {*ARMS, "hog"}
-    assert found["heads"] == {"hog": "logistic on features of hog (has no weights)"}
+    assert found["heads"] == {"hog": "ridge on features of hog (has no weights)"}
     assert found["heads"]["hog"] in report.read_text()
     assert set(found["sets"]) == {"own", "unseen"}
     assert found["sets"]["own"]["masked"] is None

@@ -124,11 +124,11 @@ class Trees(Scorer):
 
     def decide(self, features: torch.Tensor) -> torch.Tensor:
         """See `Scorer`."""
-        rounds, logits, leaves = self.value.shape
+        rounds, logits, leaves = map(int, self.value.shape)  # while traced, sides are tensors
         single = features.float().double()  # the trees of scikit-learn see float32
         trees = torch.arange(rounds * logits, device=features.device)
-        node = torch.zeros(1, dtype=torch.long, device=features.device).expand(len(features), rounds * logits)
-        for _ in range(leaves.bit_length() - 1):
+        node = torch.zeros(features.shape[0], 1, dtype=torch.long, device=features.device)
+        for _ in range(leaves.bit_length() - 1):  # (B, 1), then (B, R * C)
             place = node + trees * (leaves - 1)
             right = single.gather(1, self.feature.flatten()[place]) > self.threshold.flatten()[place]
             node = 2 * node + 1 + right.long()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 
 import pytest
 import torch
+
+import meddap_monai
 
 from meddap_monai.augmentation.parts import PARTS
 from meddap_monai.augmentation.policy import _BEAM, _GEOMETRY, _SCREEN, DRAWS, Values, apply, draw
@@ -123,6 +126,21 @@ def test_the_monai_transform_is_the_policy_on_one_image(images: torch.Tensor) ->
     changed = torch.as_tensor(transform(images[0]))
     drawn = draw(1, dice(transform.drawn["seed"]), 0.8, ["marks"])
     assert torch.allclose(changed, apply(images[:1], drawn)[0], atol=1e-6)
+
+
+def test_all_work_is_done_on_the_device_of_the_images(images: torch.Tensor) -> None:
+    """On the device `meta` nothing can mix with the CPU's tensors in silence."""
+    changed = apply(images.to("meta"), draw(16, dice(3)))
+    assert changed.device.type == "meta" and changed.shape == images.shape
+
+
+def test_the_documentation_says_what_each_part_does() -> None:
+    page = Path(meddap_monai.__file__).parents[1] / "docs/classifier.md"
+    if not page.is_file():
+        pytest.skip("needs the checkout")
+    assert [
+        f"| `{part}` | {says} |" for part, says in PARTS.items() if f"| `{part}` | {says} |" not in page.read_text()
+    ] == []
 
 
 @pytest.mark.slow

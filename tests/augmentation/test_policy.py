@@ -147,8 +147,8 @@ def test_a_batch_costs_little() -> None:
     batch, threads, seconds = torch.rand(16, 1, 128, 128, generator=dice()), torch.get_num_threads(), []
     torch.set_num_threads(1)
     for seed in range(10):
-        started = time.perf_counter()
+        started = time.thread_time()
         apply(batch, draw(16, dice(seed)))
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.thread_time() - started)
     torch.set_num_threads(threads)
     assert min(seconds) < 0.04

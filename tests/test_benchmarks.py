@@ -110,7 +110,7 @@ def test_an_ablation_leaves_one_part_out_at_a_time(
     assert {config.augmentation_strength for config in chosen.values()} == {0.5}
 
     size = ["--seeds", "2", "--train", "6", "--val", "2", "--parts", "zoom"]
-    quick = ["network=resnet10_tiny", "resolution=32", "steps=4", "validation_every=4"]
+    quick = ["encoder=resnet10_tiny", "mode=scratch", "resolution=32", "steps=4", "validation_every=4"]
     paths = ["--records", str(simulated_records), "--output", str(tmp_path / "runs")]
     found = ablation.main([*paths, *size, *quick])
     assert list(found) == ["none", "classical", "ultrasound", "without zoom"]

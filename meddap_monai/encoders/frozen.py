@@ -68,9 +68,13 @@ class FrozenEncoder(nn.Module):
         digest = hashlib.sha256(repr(self.network).encode())
         for name, tensor in self.network.state_dict().items():
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(_bytes(tensor))
         return digest.hexdigest()
 
 
 def _hash(image: torch.Tensor) -> str:
-    return hashlib.sha256(image.detach().cpu().contiguous().numpy().tobytes() + repr(tuple(image.shape)).encode()).hexdigest()
+    return hashlib.sha256(repr(tuple(image.shape)).encode() + _bytes(image)).hexdigest()
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().numpy().tobytes()

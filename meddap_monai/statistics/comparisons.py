@@ -84,14 +84,14 @@ LEAST_SEEDS = 5
 
 RULE = (
     "Stated before looking, and only for at least {least} paired seeds: an arm with synthetic images HELPS on a "
-    "test set when (1) the {confidence:.0%} interval of its paired difference in {metric} to the best "
-    "arm of real images alone (the floor: the one with the highest mean on that test set) lies wholly above zero, and (2) the p-value, corrected by Holm for all arms with synthetic "
-    "images on all test sets of this report, is below {level:g}, and (3) it also does better on average than the "
-    "controls (real images duplicated, synthetic images with shuffled labels) and than HOG with logistic "
-    "regression, where these were run. It HARMS when the interval of its difference to real images alone with the same "
-    "augmentation lies wholly below zero and (2) holds for that. "
-    "Everything else is NO EVIDENCE, which is not evidence of no effect: the smallest difference that could have "
-    "been found is printed beside it."
+    "test set when (1) the {confidence:.0%} interval of its paired difference in {metric} to the best arm of real "
+    "images alone (the floor: the one with the highest mean on that test set) lies wholly above zero, and (2) the "
+    "p-value, corrected by Holm for all arms with synthetic images on all test sets of this report, is below "
+    "{level:g}, and (3) it also does better on average than the controls (real images duplicated, synthetic images "
+    "with shuffled labels) and than HOG with logistic regression, where these were run. It HARMS when the interval "
+    "of its difference to real images alone with the same augmentation lies wholly below zero and (2) holds for "
+    "that. Everything else is NO EVIDENCE, which is not evidence of no effect: the smallest difference that could "
+    "have been found is printed beside it."
 )
 
 

@@ -155,16 +155,20 @@ def test_a_base_in_sixteen_bit_as_on_a_gpu(
 def test_the_method_of_the_adapters_page_trains_and_loads(
     tiny_base: Path, small_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(METHODS, "whole_transformers", USLoRA)  # put back afterwards
+    monkeypatch.setitem(METHODS, "unet_only", USLoRA)  # put back afterwards
     (block,) = [text for text in blocks(ROOT / "docs" / "adapters.md", "python") if "METHODS" in text]
     (tmp_path / "own_method.py").write_text(block)
     monkeypatch.syspath_prepend(tmp_path)
     importlib.import_module("own_method")
-    config = quick(method="whole_transformers", steps=1)
+    config = quick(method="unet_only", steps=1, method_settings={"targets": "attention"})
     folder = adapt(config, tmp_path / "a", records=small_records, base=tiny_base)
     adapter = adapters.load_adapter(load_base(tiny_base), folder)
     card = json.loads((folder / "adapter.json").read_text())
-    assert (card["method"], card["rank"], adapter.sets) == ("whole_transformers", 8, {"unet": "transformer"})
+    assert (card["method"], card["rank"], adapter.sets) == ("unet_only", 8, {"unet": "attention"})
+    with pytest.raises(ConfigurationError, match="adapt#method_settings#targets: .*did you mean 'attention'"):
+        AdaptConfig(method="unet_only", method_settings={"targets": "atention"})
+    with pytest.raises(ConfigurationError, match="adapt#method_settings: .*did you mean 'targets'"):
+        AdaptConfig(method="unet_only", method_settings={"target": "attention"})
 
 
 def test_a_card_may_hold_every_method_of_the_registry() -> None:
@@ -191,6 +195,8 @@ def test_prompts_of_dreambooth_and_inversion() -> None:
         ({"patience": 2, "validation_every": 0}, "needs validation"),
         ({"batch": 2, "accumulate": 4}, "at most the batch"),
         ({"precision": "fp8"}, "unknown value 'fp8'"),
+        ({"method_settings": {"targets": "text"}}, "adapt#method_settings: unknown key 'targets'; expected none"),
+        ({"method": "dreambooth", "method_settings": {"full": True}}, "stand under adapt#dreambooth"),
     ],
 )
 def test_settings_are_checked(settings: dict, text: str) -> None:

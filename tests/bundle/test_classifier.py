@@ -93,4 +93,4 @@ def test_a_nan_stops_the_bundle_and_names_step_and_images(records: Path, tmp_pat
     with pytest.raises(RuntimeError) as caught:
         flow.run()
     assert isinstance(caught.value.__cause__, NonFiniteLoss)
-    assert re.search(r"loss (nan|inf) at step \d+ .*images train-", str(caught.value.__cause__))
+    assert re.search(r"the loss is (nan|inf) at step \d+, .*images train-", str(caught.value.__cause__))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,48 +11,32 @@ from adapter_material import quick
 
 from meddap_monai import store
 from meddap_monai.classifier import stage as classifier_stage
-from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.stage import classify
 from meddap_monai.diffusion.adapting import preparation
 from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.shards import ShardMaker
 from meddap_monai.diffusion.generation.stage import generate
-from meddap_monai.diffusion.pretraining.autoencoder import AutoencoderConfig
-from meddap_monai.diffusion.pretraining.config import PretrainConfig, RefinementConfig
+from meddap_monai.diffusion.pretraining.config import RefinementConfig
 from meddap_monai.diffusion.pretraining.job import PretrainJob
 from meddap_monai.diffusion.pretraining.stage import pretrain
-from meddap_monai.diffusion.pretraining.text_encoder import TextEncoderConfig
-from meddap_monai.diffusion.pretraining.unet import DenoiserConfig
 from meddap_monai.diffusion.pretraining.views import ViewsConfig
 from meddap_monai.training.checkpoint import NAME
+from tests.classifier_material import TINY
+from tests.pretrain_material import SMALL
 from tests.reliability.writers import before
 
 ADAPT = quick(steps=16, ema=0.9, caption_dropout=0.2)
-CLASSIFY = ClassifyConfig(
-    network="resnet10_tiny",
-    resolution=32,
-    steps=120,
-    batch=4,
-    validation_every=20,
-    checkpoint_every=5,
-    augmentation="classical",
-    pictures=False,
-)
+CLASSIFY = replace(TINY, steps=120, batch=4, validation_every=20, checkpoint_every=5)
 GENERATE = GenerateConfig(counts=4, steps=3, scheduler="euler_ancestral", shard_size=2, batch=2, sheet_columns=2)
-PRETRAIN = PretrainConfig(
-    resolution=32,
-    prompts=("breast",),
+PRETRAIN = replace(
+    SMALL,
     views=ViewsConfig(clean=1, changed=1),
-    autoencoder=AutoencoderConfig(
-        channels=(8, 16, 16), latents=4, groups=4, steps=16, batch=2, crop=32, corner_steps=8
-    ),
-    text_encoder=TextEncoderConfig(width=32, layers=1, steps=16, batch=8),
-    unet=DenoiserConfig(channels=(16, 32), heads=2, groups=8, steps=16, batch=4, warmup=2),
+    autoencoder=replace(SMALL.autoencoder, steps=16, corner_steps=8),
+    text_encoder=replace(SMALL.text_encoder, steps=16),
+    unet=replace(SMALL.unet, steps=16),
     refinement=RefinementConfig(steps=8, drawn=4, sampling_steps=2, batch=2, crop=16),
     checkpoint_every=3,
-    pictures_every=1000,
-    precision="fp32",
 )
 STAGES = ("adapt", "classify", "generate", "pretrain")
 

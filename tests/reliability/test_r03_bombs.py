@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 import struct
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 import raw_dicom as raw
 from containers import chunk
 from costs import read_cheaply
+from PIL import Image
 
 from meddap_monai.errors import UnreadableImage
 from meddap_monai.images.reading.dicom import read_ultrasound

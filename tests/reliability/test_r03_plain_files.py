@@ -115,13 +115,12 @@ def test_one_frame_of_what_is_allowed_costs_little(name: str, make, tmp_path: Pa
     assert read_cheaply(tmp_path / name, frames="middle") == "read"
 
 
-def test_the_protected_worker_and_infer_refuse_it_too(tmp_path: Path) -> None:
+def test_the_protected_worker_and_infer_refuse_it_too(key: Path, tmp_path: Path) -> None:
     (tmp_path / "in" / "benign").mkdir(parents=True)
     bomb = tmp_path / "in" / "benign" / "x.png"
     bomb.write_bytes(animated(2**31 - 1))
     Image.fromarray(np.arange(768, dtype=np.uint8).reshape(24, 32)).save(tmp_path / "in" / "benign" / "y.png")
-    (tmp_path / "key").write_bytes(b"k" * 32)
-    config = IndexConfig(source=tmp_path / "in", key_file=tmp_path / "key", frames="all", workers=1, split="train")
+    config = IndexConfig(source=tmp_path / "in", key_file=key, frames="all", workers=1, split="train")
     assert len(read_records(index(config, tmp_path / "out"))) == 1
     assert "claims 2,147,483,647 animation frames" in (tmp_path / "out" / "rejects.csv").read_text()
     with pytest.raises(UnreadableImage, match="claims 2,147,483,647 animation frames"):

@@ -40,11 +40,6 @@ def bases(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return {"v1": tiny_base} | {name: build(folder / name, tiny_base) for name, build in BUILD.items()}
 
 
-@pytest.fixture(scope="module")
-def records(make_records: Callable[..., Path]) -> Path:
-    return make_records({"train": 2, "val": 1}, size=32)
-
-
 @pytest.mark.parametrize(("family", "settings"), [("xl", {}), ("xl", FULORA), ("v2", {}), ("v2", FULORA)])
 def test_an_adapter_is_trained_loaded_and_draws(
     bases: dict[str, Path], records: Path, tiny_base: Path, tmp_path: Path, family: str, settings: dict[str, Any]
@@ -59,7 +54,7 @@ def test_an_adapter_is_trained_loaded_and_draws(
     with pytest.raises(BadAdapter, match="own base"):
         adapters.load_adapter(load_base(tiny_base), folder)
 
-    few = GenerateConfig(ratio=1.0, steps=2, shard_size=4, batch=2)
+    few = GenerateConfig(ratio=0.5, steps=2, shard_size=4, batch=2)
     plain = generate(few, tmp_path / "plain", records=records, base=bases[family])
     taught = generate(few, tmp_path / "taught", records=records, base=bases[family], adapters=[folder])
     pictures = [[np.asarray(Image.open(r["image"])) for r in read_records(path)] for path in (plain, taught)]

@@ -39,9 +39,9 @@ from meddap_monai.study.sections import load_sections
         (["infer", "--models", "none", "--source", ".", "frams=all"], "infer: unknown key 'frams'; did you mean"),
         (["infer", "--models", "none", "--source", "."], "no classifier of this package"),
         (["grid", "--draws", "zero:r.jsonl"], "draws: got 'zero:r.jsonl', expected SEED:RECORDS_FILE"),
-        (["grid", "--draws", "0:none.jsonl", "classify#stepps=3"], "grid#classify: unknown key 'stepps'; did you mean"),
-        (["grid", "--draws", "0:none.jsonl", "steps"], "'steps': expected ID=VALUE"),
-        (["grid", "--draws", "0:none.jsonl", "arms=[real_synthetic]"], "needs synthetic images, seed 0 has none"),
+        (["grid", "classify#stepps=3", "--draws", "0:none.jsonl"], "grid#classify: unknown key 'stepps'; did you mean"),
+        (["grid", "steps", "--draws", "0:none.jsonl"], "'steps': expected ID=VALUE"),
+        (["grid", "arms=[real_synthetic]", "--draws", "0:none.jsonl"], "needs synthetic images, seed 0 has none"),
     ],
 )
 def test_what_is_wrong_is_one_sentence_and_exit_code_2(

@@ -16,7 +16,9 @@ import torch
 from torch import nn
 
 from meddap_monai import __version__, store
+from meddap_monai.classifier.heads import Head
 from meddap_monai.classifier.scoring import MODEL, Classifier, load_classifier, views_of
+from meddap_monai.encoders.features import Penultimate
 from meddap_monai.errors import ConfigurationError, MissingPackage, StageError
 
 TOLERANCE = 1e-5
@@ -37,6 +39,8 @@ class Exported(nn.Module):
     def __init__(self, model: Classifier) -> None:
         super().__init__()
         self.network, self.views, self.temperature = model.network, model.config.views, model.temperature
+        if isinstance(self.network, Head):  # whose encoder remembers images, which no file can
+            self.network = Head(Penultimate(self.network.extractor.network), self.network.scorer)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return ``(B, K)`` float32 probabilities of images ``(B, C, size, size)`` float32 in 0..1."""

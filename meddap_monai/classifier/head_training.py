@@ -58,7 +58,7 @@ def train_head(config: ClassifyConfig, output: Path, material: Material) -> dict
 
 
 def gather_examples(extractor: nn.Module, config: ClassifyConfig, material: Material) -> Examples:
-    """Return what is fitted on; with classical augmentation, each chosen image once more, changed."""
+    """Return what is fitted on; with augmentation, each chosen image once more, changed."""
     factors = {"real": config.real_loss_weight, "synthetic": config.synthetic_loss_weight}
     rows = [row for row in material.training if factors[row["source"]] > 0]
     missing = set(range(len(material.classes))) - {row["label"] for row in rows}

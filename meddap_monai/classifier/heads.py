@@ -10,7 +10,7 @@ from torch import nn
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.scorers import SCORERS, Scorer, restore_scorer
 from meddap_monai.core.seeds import derive_seed
-from meddap_monai.encoders.features import Penultimate
+from meddap_monai.encoders.frozen import FrozenEncoder
 from meddap_monai.encoders.registry import build_network, find_encoder
 
 
@@ -60,7 +60,7 @@ def empty_network(config: ClassifyConfig, classes: int) -> nn.Module:
 
 def build_extractor(config: ClassifyConfig, classes: int) -> nn.Module:
     """Return the frozen encoder of a configuration, with its weights or the user's."""
-    return Penultimate(initial_network(config, classes).eval()).requires_grad_(False)
+    return FrozenEncoder(initial_network(config, classes))
 
 
 def describe_extractor(config: ClassifyConfig) -> str:
@@ -81,6 +81,6 @@ def restore_head(config: ClassifyConfig, classes: int, parts: dict[str, Any]) ->
     """
     if "scorer" not in parts:
         raise ValueError("the head was stored by an earlier version of this package")
-    extractor = Penultimate(empty_network(config, classes)).eval()
+    extractor = FrozenEncoder(empty_network(config, classes))
     extractor.load_state_dict(parts["extractor"])
     return Head(extractor, restore_scorer(parts["kind"], parts["scorer"], classes))

@@ -16,12 +16,13 @@ from meddap_monai.classifier.heads import build_extractor
 from meddap_monai.classifier.material import read_material
 from meddap_monai.classifier.scoring import load_classifier
 from meddap_monai.classifier.stage import classify
-from meddap_monai.core.records import read_records, write_records
+from meddap_monai.core.records import read_records
 from meddap_monai.encoders.features import Hog, Penultimate
 from meddap_monai.encoders.registry import ENCODERS, build_network
 from meddap_monai.errors import StageError
 from meddap_monai.statistics.metrics import all_metrics
 from meddap_monai.store import sha256_file
+from tests.record_material import as_synthetic, write_like
 
 
 @pytest.mark.filterwarnings("ignore:classify. .* limit of iterations")
@@ -76,7 +77,9 @@ def test_hog_tells_simulated_classes_apart(simulated_records: Path, tmp_path: Pa
     """The sanity arm learns something: the simulated classes differ in shape."""
     from meddap_monai.statistics.metrics import macro_auc
 
-    config = ClassifyConfig(encoder="hog", mode="probe", head="ridge", resolution=128, pictures=False)
+    config = ClassifyConfig(
+        encoder="hog", mode="probe", head="ridge", resolution=128, augmentation="none", pictures=False
+    )
     folder = classify(config, tmp_path / "model", records=simulated_records)
     test = read_records(simulated_records, split="test")
     labels = np.array([row["label"] for row in test])
@@ -124,22 +127,15 @@ def test_penultimate_features_feed_the_last_layer(name: str, width: int) -> None
 def test_a_source_of_weight_zero_is_not_fitted_at_all(simulated_records: Path, tmp_path: Path) -> None:
     """What the sanity arm relies on where the records it is given hold synthetic images too."""
     rows = read_records(simulated_records, full=True)
-    made = [
-        row | {"id": f"s-{row['id']}", "source": "synthetic", "patient": "synthetic", "synthetic": {"seed": 1}}
-        for row in rows
-        if row["split"] == "train"
-    ]
-    hybrid = tmp_path / "hybrid"
-    hybrid.mkdir()
-    write_records(hybrid / "records.jsonl", [*rows, *made[:10]])
-    (hybrid / "stage.json").write_text((simulated_records.parent / "stage.json").read_text())
+    made = [as_synthetic(row) for row in rows if row["split"] == "train"]
+    hybrid = write_like(simulated_records, tmp_path / "hybrid", [*rows, *made[:10]])
     config = ClassifyConfig(
         encoder="hog", mode="probe", head="ridge", resolution=64, pictures=False, synthetic_loss_weight=0.0
     )
     test = read_records(simulated_records, split="test")
     found = [
         load_classifier(classify(config, tmp_path / str(place), records=records)).probabilities(test)
-        for place, records in enumerate((simulated_records, hybrid / "records.jsonl"))
+        for place, records in enumerate((simulated_records, hybrid))
     ]
     assert np.array_equal(*found)
 

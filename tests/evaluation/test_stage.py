@@ -7,11 +7,11 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.stage import classify
 from meddap_monai.core.records import read_records, write_records
 from meddap_monai.errors import ConfigurationError, ForeignOutput, LeakedRecords, RecordsError, StageError
@@ -21,6 +21,8 @@ from meddap_monai.evaluation.redraw import redraw
 from meddap_monai.evaluation.report.content import learning_curves
 from meddap_monai.evaluation.report.material import device_of, reasons, sum_stages
 from meddap_monai.evaluation.stage import evaluate
+from tests.classifier_material import TINY
+from tests.record_material import as_synthetic, write_like
 
 CONFIG = EvaluateConfig(samples=60, pictures=2, embedding="tsne", command="meddap study configs/demo.yaml")
 ARMS = {"real": "none", "real_classical": "classical", "real_synthetic_classical": "classical", "shuffled": "none"}
@@ -35,28 +37,17 @@ def records(make_records: Callable[..., Path]) -> Path:
 def unseen(make_records: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another scanner's images without the class normal."""
     source = make_records({"unseen": 6}, size=32)
-    folder = tmp_path_factory.mktemp("unseen")
-    write_records(
-        folder / "records.jsonl",
-        [
-            row | {"meta": {"device": "A" if place % 2 else "B"}}
-            for place, row in enumerate(read_records(source, full=True))
-            if row["class_name"] != "normal"
-        ],
-    )
-    shutil.copy(source.parent / "stage.json", folder / "stage.json")
-    return folder / "records.jsonl"
+    rows = [row for row in read_records(source, full=True) if row["class_name"] != "normal"]
+    scanned = [row | {"meta": {"device": "AB"[place % 2]}} for place, row in enumerate(rows)]
+    return write_like(source, tmp_path_factory.mktemp("unseen"), scanned)
 
 
 @pytest.fixture(scope="module")
 def synthetic(records: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders as `generate` and `select` leave them, from borrowed pictures."""
     root = tmp_path_factory.mktemp("synthetic")
-    rows = [
-        row
-        | {"id": f"s-{row['id']}", "source": "synthetic", "patient": "synthetic", "synthetic": {"prompt": "<b>x</b>"}}
-        for row in read_records(records, split="train", full=True)
-    ]
+    rows = [as_synthetic(row) for row in read_records(records, split="train", full=True)]
+    rows = [row | {"synthetic": {"prompt": "<b>x</b>"}} for row in rows]
     for name, file, chosen in (("generate", "generated.jsonl", rows), ("select", "kept.jsonl", rows[2:])):
         (root / name).mkdir()
         write_records(root / name / file, chosen)
@@ -79,18 +70,9 @@ def runs(records: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Classi
     made = []
     for arm, augmentation in ARMS.items():
         for seed in (0, 1):
-            config = ClassifyConfig(
-                encoder="resnet10_tiny",
-                mode="scratch",
-                resolution=32,
-                steps=6,
-                batch=4,
-                validation_every=3,
-                augmentation=augmentation,
-                pictures=False,
-                seed=seed,
-                learning_rate=1e-3 if arm != "shuffled" else 2e-3,
-            )
+            rate = 1e-3 if arm != "shuffled" else 2e-3
+            few = replace(TINY, steps=6, batch=4, validation_every=3)
+            config = replace(few, augmentation=augmentation, seed=seed, learning_rate=rate)
             made.append(ClassifierRun(arm, seed, classify(config, root / arm / str(seed), records=records), records))
     return made
 
@@ -198,7 +180,7 @@ def test_pictures_of_the_page_are_pictures(report: Path) -> None:
 
 def test_maps_show_training_synthetic_and_unseen_images_by_class(report: Path) -> None:
     maps = json.loads((report.parent / "report.json").read_text())["maps"]
-    assert [(found["arm"], found["seed"]) for found in maps] == [("real", 0), ("real_synthetic_classical", 0)]
+    assert [(found["arm"], found["seed"]) for found in maps] == [("real_classical", 0), ("real_synthetic_classical", 0)]
     for found in maps:
         counts = {name: {label: len(at) for label, at in part.items()} for name, part in found["points"].items()}
         assert set(counts) == {"real, training", "synthetic", "unseen test set"}

@@ -19,6 +19,7 @@ from meddap_monai import __version__, store
 from meddap_monai.classifier.heads import Head
 from meddap_monai.classifier.scoring import MODEL, Classifier, load_classifier, views_of
 from meddap_monai.encoders.features import Penultimate
+from meddap_monai.encoders.frozen import FrozenEncoder
 from meddap_monai.errors import ConfigurationError, MissingPackage, StageError
 
 TOLERANCE = 1e-5
@@ -39,8 +40,9 @@ class Exported(nn.Module):
     def __init__(self, model: Classifier) -> None:
         super().__init__()
         self.network, self.views, self.temperature = model.network, model.config.views, model.temperature
-        if isinstance(self.network, Head):  # whose encoder remembers images, which no file can
-            self.network = Head(Penultimate(self.network.extractor.network), self.network.scorer)
+        if isinstance(model.network, Head) and isinstance(model.network.extractor, FrozenEncoder):
+            # a frozen encoder remembers images, which no file can
+            self.network = Head(Penultimate(model.network.extractor.network), model.network.scorer)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return ``(B, K)`` float32 probabilities of images ``(B, C, size, size)`` float32 in 0..1."""
@@ -136,7 +138,7 @@ def _difference(network: nn.Module, answers: Answers, images: torch.Tensor) -> f
 def _write_torchscript(network: nn.Module, example: torch.Tensor, card: dict[str, Any], path: Path) -> Answers:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as a whole, which is what was asked for
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # other batches are compared below
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         with torch.no_grad():
             traced = torch.jit.trace(network, example, check_trace=False)
         whole = io.BytesIO()

@@ -1,4 +1,4 @@
-"""ROC and precision-recall curves of a test set, averaged over classes and seeds on one grid, with their intervals."""
+"""Curves of a test set: ROC and precision-recall, averaged over classes and seeds with intervals; calibration."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from meddap_monai.evaluation.bootstrap import Table, patient_draws
 from meddap_monai.evaluation.predictions import Predictions
 from meddap_monai.statistics.intervals import over_seeds
+from meddap_monai.statistics.metrics import confidence_bins
 
 GRID = np.linspace(0, 1, 51)
 BANDS = 200
@@ -40,6 +41,28 @@ def curves_of_arms(table: Table, samples: int, seed: int, confidence: float) -> 
             low, high = band.interval(confidence, (0.0, 1.0))
             shown = {"mean": band.mean, "low": low, "high": high}
             result[kind]["arms"][arm] = {name: [round(float(y), 5) for y in line] for name, line in shown.items()}
+    return result
+
+
+def calibration_of_arms(table: Table) -> dict[str, list[dict[str, float]]]:
+    """Return arm -> bins of confidence that hold images: mean confidence, share right, images; all seeds together.
+
+    The confidence is the uncalibrated probability of the chosen class; the bins are those of the calibration error.
+    """
+    result = {}
+    for arm, runs in table.items():
+        probabilities = np.concatenate([found.probabilities for found in runs.values()])
+        labels = np.concatenate([found.labels for found in runs.values()])
+        confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+        place = confidence_bins(confidence)
+        result[arm] = [
+            {
+                "confidence": round(float(confidence[place == number].mean()), 5),
+                "right": round(float(right[place == number].mean()), 5),
+                "images": int((place == number).sum()),
+            }
+            for number in np.unique(place)
+        ]
     return result
 
 

@@ -13,8 +13,8 @@ from meddap_monai.classifier.data import normalise, to_float
 from meddap_monai.classifier.diagnostics import class_activation, last_convolution, most_confident_errors
 from meddap_monai.classifier.scoring import Classifier, load_classifier
 from meddap_monai.core.records import Record
+from meddap_monai.evaluation import arms as arm_names
 from meddap_monai.evaluation.bootstrap import Table
-from meddap_monai.evaluation.embedding import chosen_runs
 from meddap_monai.evaluation.predictions import ClassifierRun, Predictions
 from meddap_monai.evaluation.report.pictures import THUMBNAIL, data_uri, png_uri
 
@@ -28,7 +28,7 @@ def collect_cases(
     """Return surest errors and surest right answers of two classifiers of the first seed, on the farthest test set.
 
     Args:
-        runs: trained classifiers, see `chosen_runs` for those that are shown.
+        runs: trained classifiers; the reference and the arm with synthetic images that is most like it are shown.
         tables: test set -> predictions.
         limit: cases of a kind at most; 0 shows none.
         device: torch device.
@@ -38,7 +38,7 @@ def collect_cases(
         ``images``: picture, heat map (empty where the network has no convolution) and note.
     """
     name = "unseen" if "unseen" in tables else "own"
-    shown = chosen_runs(runs) if limit else []
+    shown = _shown(runs) if limit else []
     return [
         {"arm": run.arm, "seed": run.seed, "set": name} | case
         for run in shown
@@ -46,16 +46,27 @@ def collect_cases(
     ]
 
 
+def _shown(runs: Sequence[ClassifierRun]) -> list[ClassifierRun]:
+    first = {run.arm: run for run in runs if run.seed == min(one.seed for one in runs)}
+    arms = arm_names.in_order(first)
+    named = (arm_names.REFERENCE, arm_names.SECOND_REFERENCE)
+    reference = next((found for name in named if (found := arm_names.counterpart(name, "", arms))), None)
+    candidates = [arm for arm in arms if arm_names.is_candidate(arm)]
+    classical = [arm for arm in candidates if "classical" in arm]
+    alike = classical if reference and "classical" in reference else candidates
+    chosen = [reference, *(alike or candidates)[:1]]
+    return [first[arm] for arm in chosen if arm]
+
+
 def _cases_of(model: Classifier, found: Predictions, limit: int) -> list[dict[str, Any]]:
     chosen = found.probabilities.argmax(axis=1)
-    right = np.flatnonzero(chosen == found.labels)
-    surest = right[np.argsort(-found.probabilities[right].max(axis=1), kind="stable")]
+    count = int((chosen == found.labels).sum())
     kinds = {
-        "wrong": (most_confident_errors(found.probabilities, found.labels, limit), len(chosen) - len(right)),
-        "right": ([int(place) for place in surest[:limit]], len(right)),
+        "wrong": (most_confident_errors(found.probabilities, found.labels, limit), len(chosen) - count),
+        "right": (_surest_of_each_class(found, limit), count),
     }
     cases: list[dict[str, Any]] = []
-    for kind, (places, count) in kinds.items():
+    for kind, (places, of) in kinds.items():
         rows = [found.rows[place] for place in places]
         heats = _heat_maps(model, rows, chosen[places].tolist()) if rows else []
         notes = [
@@ -67,8 +78,17 @@ def _cases_of(model: Classifier, found: Predictions, limit: int) -> list[dict[st
             {"uri": data_uri(row), "heat": heat, "note": note}
             for row, heat, note in zip(rows, heats, notes, strict=True)
         ]
-        cases.append({"kind": kind, "of": count, "images": images})
+        cases.append({"kind": kind, "of": of, "images": images})
     return cases
+
+
+def _surest_of_each_class(found: Predictions, limit: int) -> list[int]:
+    """Return right answers, the surest first, classes evenly."""
+    sure = found.probabilities.max(axis=1)
+    right = np.flatnonzero(found.probabilities.argmax(axis=1) == found.labels)
+    order = right[np.argsort(-sure[right], kind="stable")]
+    ranks = [int((found.labels[order[:place]] == found.labels[one]).sum()) for place, one in enumerate(order)]
+    return [int(order[place]) for place in np.argsort(ranks, kind="stable")[:limit]]
 
 
 def _heat_maps(model: Classifier, rows: Sequence[Record], labels: Sequence[int]) -> list[str]:

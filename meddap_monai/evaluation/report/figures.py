@@ -52,7 +52,10 @@ def _name_rows(axes: Any, names: Sequence[str]) -> None:
     axes.set_ylim(-0.45, len(names) - 0.25)
     for place, name in enumerate(reversed(names)):
         lines = "\n".join(textwrap.wrap(name, WRAPPED, break_on_hyphens=False))
-        axes.text(0, place + 0.2, lines, transform=axes.get_yaxis_transform(), va="bottom", fontsize=9, linespacing=1.1)
+        axes.text(
+            0, place + 0.2, lines, transform=axes.get_yaxis_transform(), va="bottom", fontsize=9, linespacing=1.1,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+        )  # fmt: skip
 
 
 def values_plot(arms: Mapping[str, Mapping[str, Any]], metric: str, names: Mapping[str, str], label: str) -> str:

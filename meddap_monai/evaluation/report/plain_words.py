@@ -19,11 +19,13 @@ def plain_words(report: Mapping[str, Any]) -> dict[str, str]:
     Args:
         report: as it stands in ``report.json``.
     """
-    told = report["verdicts"][:MOST] if len(report["verdicts"]) <= MOST else []
+    told = report["verdicts"] if len(report["verdicts"]) <= MOST else []
+    sets = [name for name in report["sets"] if any(row["test_set"] == name for row in told)]
+    rows = {name: [row for row in told if row["test_set"] == name] for name in sets}
     return {
         "asked": _asked(report),
-        "found": " ".join([headline(report["verdicts"]), *(_found(report, row) for row in told)]),
-        "sure": " ".join([_repeats(report), *(_sure(report, row) for row in told)]),
+        "found": " ".join([headline(report["verdicts"]), *(_found(report, rows[name]) for name in sets)]),
+        "sure": " ".join([_repeats(report), *(_sure(report, rows[name]) for name in sets)]),
         "not_shown": _not_shown(report),
     }
 
@@ -57,16 +59,13 @@ def _asked(report: Mapping[str, Any]) -> str:
     )
 
 
-def _found(report: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    found = report["sets"][row["test_set"]]
-    metric = row["metric"]
-    own, other = (found["arms"][row[name]][metric]["mean"] for name in ("arm", "reference"))
-    if own is None or other is None:
-        return f"On the {found['name']} no {METRICS[metric].words} could be computed."
-    return (
-        f"On the {found['name']}, {report['arms'][row['arm']]} reached {own:.2f} and "
-        f"{report['arms'][row['reference']]} {other:.2f} in {METRICS[metric].words}{SCALE.get(metric, '')}."
-    )
+def _found(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the arms reached on the test set that the verdicts are about."""
+    found, metric = report["sets"][rows[0]["test_set"]], rows[0]["metric"]
+    arms = dict.fromkeys([row["reference"] for row in rows] + [row["arm"] for row in rows])
+    means = {arm: found["arms"][arm][metric]["mean"] for arm in arms}
+    reached = "; ".join(f"{_quote(report, arm)} {_two_digits(mean)}" for arm, mean in means.items())
+    return f"{METRICS[metric].words}{SCALE.get(metric, '')} on the {found['name']}: {reached}."
 
 
 def _repeats(report: Mapping[str, Any]) -> str:
@@ -77,16 +76,30 @@ def _repeats(report: Mapping[str, Any]) -> str:
     return f"Everything was repeated {count} times with other draws of images.{few}"
 
 
-def _sure(report: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    if row["low"] is None or row["high"] is None:
+def _sure(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """How far the differences on a test set may reach."""
+    told = []
+    for row in rows:
+        if row["low"] is None or row["high"] is None:
+            continue
+        crosses = row["low"] <= 0 <= row["high"]
+        word = "so it may be none at all" if crosses else "which leaves out zero"
+        told.append(f"{_quote(report, row['arm'])} {row['low']:+.3f} to {row['high']:+.3f}, {word}")
+    if not told:
         return ""
-    crosses = row["low"] <= 0 <= row["high"]
-    shared = f"{report['confidence']:.0%} interval"
-    word = "which includes no difference at all" if crosses else "which excludes no difference"
+    first = rows[0]
     return (
-        f"On the {report['sets'][row['test_set']]['name']} the difference of {report['arms'][row['arm']]} is "
-        f"{row['difference']:+.2f}; its {shared} reaches from {row['low']:+.2f} to {row['high']:+.2f}, {word}."
+        f"On the {report['sets'][first['test_set']]['name']} the true difference to {_quote(report, first['reference'])} "
+        f"lies, with {report['confidence']:.0%} confidence, within: {'; '.join(told)}."
     )
+
+
+def _quote(report: Mapping[str, Any], arm: str) -> str:
+    return f"\u201c{report['arms'][arm]}\u201d"
+
+
+def _two_digits(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.2f}"
 
 
 def _not_shown(report: Mapping[str, Any]) -> str:

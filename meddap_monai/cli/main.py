@@ -14,7 +14,7 @@ from meddap_monai import __version__
 from meddap_monai.cli.adapters import add_adapter_command
 from meddap_monai.cli.evaluation import add_evaluation_commands
 from meddap_monai.cli.generation import add_generation_commands
-from meddap_monai.errors import Interrupted, MeddapError
+from meddap_monai.errors import Interrupted, MeddapError, StageError
 from meddap_monai.store import STAGES
 
 _INPUTS = {
@@ -149,6 +149,7 @@ def _add_review(commands: Any) -> None:
     command.add_argument("--port", type=int, default=8008)
     command.add_argument("--images", type=int, default=60, help="images to read, half of them synthetic")
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--report", type=Path, help="folder of a finished evaluation whose report shows the table")
     command.set_defaults(run=_run_review)
 
 
@@ -192,6 +193,8 @@ def _run_demo(options: argparse.Namespace) -> str:
 def _run_review(options: argparse.Namespace) -> str:
     from meddap_monai.reading_form.review import review
 
+    if options.report is not None and not (options.report / "report.json").is_file():
+        raise StageError(f"--report: {options.report} holds no report.json; give the folder of a finished evaluate")
     review(
         options.output,
         records=Path(options.records),
@@ -201,7 +204,11 @@ def _run_review(options: argparse.Namespace) -> str:
         seed=options.seed,
         port=options.port,
     )
-    return ""
+    if options.report is None:
+        return ""
+    from meddap_monai.evaluation.redraw import redraw
+
+    return f"report: {redraw(options.report, reading=options.output).resolve()}"
 
 
 if __name__ == "__main__":

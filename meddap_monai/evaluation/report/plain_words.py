@@ -10,7 +10,7 @@ from meddap_monai.statistics.weighted import METRICS
 
 MOST = 4
 """Verdicts that are told one by one; of more only the headline speaks."""
-SCALE = {"auc": " (AUC: 1 is perfect, 0.5 is guessing)"}
+SCALE = {"auc": " (1 is perfect, 0.5 is guessing)"}
 
 
 def plain_words(report: Mapping[str, Any]) -> dict[str, str]:

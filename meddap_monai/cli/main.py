@@ -180,14 +180,18 @@ def _run_study(options: argparse.Namespace) -> str:
     sections = load_sections(options.config, options.overrides, trust=options.trust_config)
     told = with_command(sections, "study", options.config, options.overrides)
     report = run_study(options.output, told, options.overwrite)
-    return f"report: {report.resolve()}"
+    return f"report: {report.resolve()}\n{_curves(options.output)}"
 
 
 def _run_demo(options: argparse.Namespace) -> str:
     from meddap_monai.study.demo import run_demo
 
     report = run_demo(options.output, options.config, options.overrides, options.overwrite, options.trust_config)
-    return f"report: {report.resolve()}\ncurves and pictures: tensorboard --logdir {options.output}"
+    return f"report: {report.resolve()}\n{_curves(options.output)}"
+
+
+def _curves(output: Path) -> str:
+    return f"curves and pictures: tensorboard --logdir {output / 'tensorboard'}"
 
 
 def _run_review(options: argparse.Namespace) -> str:

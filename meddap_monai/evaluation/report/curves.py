@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +66,30 @@ def calibration_of_arms(table: Table) -> dict[str, list[dict[str, float]]]:
             for number in np.unique(place)
         ]
     return result
+
+
+def write_curves(board: Path, report: Mapping[str, Any], tables: Mapping[str, Table]) -> None:
+    """Write a TensorBoard run per arm: each metric over the seeds, and its ROC over the false-positive rate in percent.
+
+    Args:
+        board: folder of the runs.
+        report: what `build_report` returned.
+        tables: test set -> predictions, for the seeds of each arm.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    shutil.rmtree(board, ignore_errors=True)  # of an evaluation that was cut short
+    for arm in report["arms"]:
+        with SummaryWriter(str(board / arm)) as writer:
+            for name, found in report["sets"].items():
+                for metric, value in found["arms"].get(arm, {}).items():
+                    for seed, one in zip(sorted(tables[name][arm]), value["values"], strict=True):
+                        if np.isfinite(one):
+                            writer.add_scalar(f"evaluate/{name}_{metric}", one, seed)
+                lines = found["curves"]["roc"]
+                for x, y in zip(lines["x"], lines["arms"].get(arm, {}).get("mean", []), strict=False):
+                    if np.isfinite(y):
+                        writer.add_scalar(f"evaluate/{name}_roc_sensitivity", y, round(100 * x))
 
 
 def mean_curve(found: Predictions, weights: np.ndarray, curve: Callable[..., np.ndarray]) -> np.ndarray:

@@ -46,7 +46,7 @@ def _svg(figure: Figure) -> str:
 
 
 def _name_rows(axes: Any, names: Sequence[str]) -> None:
-    """Write the names, first at the top, over their rows and not beside them: a narrow page keeps the figure's width."""
+    """Write the names over their rows, first at the top, and not beside them: so the figure fits a narrow page."""
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.set_ylim(-0.45, len(names) - 0.25)

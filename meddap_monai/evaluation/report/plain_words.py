@@ -1,4 +1,4 @@
-"""What a report says to somebody who reads no statistics: what was asked, found, how sure, and what it does not show."""
+"""A report for somebody who reads no statistics: what was asked, what was found, how sure, what it does not show."""
 
 from __future__ import annotations
 
@@ -87,10 +87,10 @@ def _sure(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
         told.append(f"{_quote(report, row['arm'])} {row['low']:+.3f} to {row['high']:+.3f}, {word}")
     if not told:
         return ""
-    first = rows[0]
+    name, reference = report["sets"][rows[0]["test_set"]]["name"], _quote(report, rows[0]["reference"])
     return (
-        f"On the {report['sets'][first['test_set']]['name']} the true difference to {_quote(report, first['reference'])} "
-        f"lies, with {report['confidence']:.0%} confidence, within: {'; '.join(told)}."
+        f"On the {name} the true difference to {reference} lies, with {report['confidence']:.0%} confidence, "
+        f"within: {'; '.join(told)}."
     )
 
 

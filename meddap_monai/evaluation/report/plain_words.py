@@ -25,7 +25,7 @@ def plain_words(report: Mapping[str, Any]) -> dict[str, str]:
     return {
         "asked": _asked(report),
         "found": " ".join([headline(report["verdicts"]), *(_found(report, rows[name]) for name in sets)]),
-        "sure": " ".join([_repeats(report), *(_sure(report, rows[name]) for name in sets)]),
+        "sure": " ".join(filter(None, [_repeats(report), *(_sure(report, rows[name]) for name in sets)])),
         "not_shown": _not_shown(report),
     }
 

@@ -168,7 +168,7 @@ def test_walk_readers_answers_reach_the_report(small_study: Path, tmp_path: Path
         process.send_signal(signal.SIGTERM)
         told = process.communicate(timeout=60)[0]
     assert process.returncode == 0
-    assert "reader_class real        1.00" in told and f"report: {evaluated / 'report.html'}" in told
+    assert "reader_class real         1.00" in told and f"report: {evaluated / 'report.html'}" in told
     page = (evaluated / "report.html").read_text()
     for text in (
         "What readers said",

@@ -99,7 +99,7 @@ def _sum_filters(folders: Sequence[Path]) -> dict[str, Any] | None:
     found = [one["filter"] for one in said if one.get("filter")]
     if not found:
         return None
-    confusion = sum(np.array(one["confusion"]) for one in found)
+    confusion = np.sum([one["confusion"] for one in found], axis=0)
     known = [one["auc"] for one in found if one["auc"] is not None]
     return {
         "images": int(confusion.sum()),

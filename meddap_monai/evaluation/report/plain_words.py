@@ -109,8 +109,8 @@ def _not_shown(report: Mapping[str, Any]) -> str:
     ]
     if "unseen" not in report["sets"]:
         parts.append("There was no test set from elsewhere.")
-    chosen = next((row for row in report["stages"] if row["stage"] == "select"), {})
-    if chosen.get("filter") and not chosen["filter"]["better"]:
+    filters = [row["filter"] for row in report["stages"] if row["stage"] == "select" and row["filter"]]
+    if filters and not filters[0]["better"]:
         parts.append("The filter of the synthetic images could not tell the classes apart, so it vouches for none.")
     return " ".join(parts)
 

@@ -204,7 +204,7 @@ def test_the_page_says_what_its_numbers_are_worth(report: Path) -> None:
     ("counts", "text"),
     [
         ({"not_deidentified": 3}, "3 of these images were not de-identified: they were taken whole"),
-        ({"deidentification_unknown": 2}, "Of 2 it is not known whether they were."),
+        ({"deidentification_unknown": 2}, "Of 2 the ultrasound region is a guess, so text may be left in them."),
         ({"not_deidentified": 0}, "De-identified: only the ultrasound regions were kept"),
     ],
 )

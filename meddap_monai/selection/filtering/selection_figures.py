@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,7 +79,7 @@ def write_scalars(board: Path, summary: Mapping[str, Any]) -> None:
             writer.add_scalar("select/copy_rate", summary["copies"]["rate"], 0)
     for rule, curve in summary["acceptance"].items():
         for name in curve.keys() - {"threshold"}:  # a run per class: one chart per rule
-            with SummaryWriter(str(board / name)) as writer:
+            with SummaryWriter(str(board / (re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:40] or "class"))) as writer:
                 for place, share in enumerate(curve[name]):
                     writer.add_scalar(f"select/accepted_share_{rule}", share, place)
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from meddap_monai.evaluation import arms
-from meddap_monai.evaluation.report.page import headline
+from meddap_monai.evaluation.report.plain_words import headline
 from meddap_monai.statistics.comparisons import (
     HARMS,
     HELPS,

@@ -13,6 +13,7 @@ from typing import Any
 from meddap_monai import __version__
 from meddap_monai.cli.adapters import add_adapter_command
 from meddap_monai.cli.evaluation import add_evaluation_commands
+from meddap_monai.cli.export import add_export_command
 from meddap_monai.cli.generation import add_generation_commands
 from meddap_monai.errors import Interrupted, MeddapError, StageError
 from meddap_monai.store import STAGES
@@ -99,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     add_adapter_command(commands)
     add_generation_commands(commands)
     add_evaluation_commands(commands)
+    add_export_command(commands)
     return parser
 
 

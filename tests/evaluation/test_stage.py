@@ -94,6 +94,8 @@ def report(
 def test_report_json_holds_what_was_asked(report: Path) -> None:
     found = json.loads((report.parent / "report.json").read_text())
     assert set(found["arms"]) == {*ARMS, "hog"}
+    assert found["heads"] == {"hog": "ridge on features of hog (has no weights)"}
+    assert found["heads"]["hog"] in report.read_text()
     assert set(found["sets"]) == {"own", "unseen"}
     assert found["sets"]["own"]["masked"] is None
     assert found["sets"]["unseen"]["absent"] == ["normal"]

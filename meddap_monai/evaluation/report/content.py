@@ -59,6 +59,7 @@ def build_report(
         "samples": config.samples,
         "seeds": sorted({run.seed for run in runs}),
         "arms": {arm: arm_names.meaning(arm) for arm in arm_names.in_order({run.arm for run in runs})},
+        "heads": _heads(runs),
         "classes": next(iter(next(iter(tables["own"].values())).values())).classes,
         "verdicts": found_verdicts,
         "training": _training_cost(runs),
@@ -124,6 +125,16 @@ def learning_curves(
         point = {"x": sizes[arm], "mean": found["mean"], "low": found["low"], "high": found["high"]}
         lines.setdefault(arm_names.base_arm(arm), {}).setdefault(sizes[arm], point)
     return {arm: [points[size] for size in sorted(points)] for arm, points in lines.items()}
+
+
+def _heads(runs: Sequence[ClassifierRun]) -> dict[str, str]:
+    """Return arm -> its classical head and whose features it stands on; an arm that trains a network has none."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        said = store.read_stage(run.model)
+        if "head" in said:
+            found.setdefault(run.arm, {})[f"{said['head']} on features of {said['features_of']}"] = None
+    return {arm: "; ".join(said) for arm, said in found.items()}
 
 
 def _training_cost(runs: Sequence[ClassifierRun]) -> dict[str, Any]:

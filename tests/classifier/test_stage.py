@@ -69,7 +69,7 @@ def test_writes_a_model_that_predicts_and_carries_its_provenance(simulated_recor
     assert "projector_config.pbtxt" in names
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
-    pictures = {tag.removeprefix("validation/") for tag in events.Tags()["images"]}
+    pictures = {tag.removeprefix("classify/") for tag in events.Tags()["images"]}
     assert {"confusion", "roc and precision-recall", "calibration", "Grad-CAM"} <= pictures
     assert ("surest errors" in pictures) == (results["validation"]["accuracy"] < 1)
 
@@ -286,7 +286,9 @@ def test_loss_of_each_source_is_reported(simulated_records: Path, tmp_path: Path
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
     tags = set(events.Tags()["scalars"])
-    assert {"train/loss", "train/loss_real", "train/loss_synthetic", "train/lr", "validation/val_auc"} <= tags
+    assert {
+        f"classify/{name}" for name in ("loss", "loss_real", "loss_synthetic", "learning_rate", "validation_auc")
+    } <= tags
 
 
 def test_refuses_another_configuration_and_overwrites_when_told(simulated_records: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from meddap_monai.classifier.stage import classify
@@ -20,6 +21,7 @@ from meddap_monai.evaluation.predictions import ClassifierRun
 from meddap_monai.evaluation.redraw import redraw
 from meddap_monai.evaluation.report.content import learning_curves
 from meddap_monai.evaluation.report.material import device_of, reasons, sum_stages
+from meddap_monai.evaluation.report.page import render
 from meddap_monai.evaluation.stage import evaluate
 from tests.classifier_material import TINY
 from tests.record_material import as_synthetic, write_like
@@ -56,8 +58,11 @@ def synthetic(records: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         (root / name / "stage.json").write_text(json.dumps(document))
         (root / name / "cost.json").write_text(json.dumps({"seconds": 61.0}))
     pair = {"synthetic": rows[3]["id"], "id": rows[3]["id"].removeprefix("s-"), "copy": True}
+    pair |= {"distances": {"correlation": 0.12, "tiles": 0.95}}
     copies = {"copies": 1, "of": 12, "rate": 1 / 12, "interval": [0.015, 0.354], "real_images_flagged": 0.01}
-    (root / "select" / "selection.json").write_text(json.dumps({"copies": copies | {"closest": [pair]}}))
+    copies |= {"closest": [pair], "thresholds": {"correlation": 0.25, "tiles": 0.9}}
+    judged = {"auc": 0.52, "confusion": [[1, 2, 1], [2, 1, 1], [1, 2, 1]]}
+    (root / "select" / "selection.json").write_text(json.dumps({"copies": copies, "filter": judged}))
     (root / "select" / "dropped.csv").write_text(
         f"id,reason\n{rows[0]['id']},copy of a training image\n{rows[1]['id']},label confidence\n"
     )
@@ -165,6 +170,64 @@ def test_the_page_needs_nothing_else_and_escapes_foreign_text(report: Path) -> N
     assert "Copies of training images: 1 of 12 (8.3 %" in page
     assert "its nearest real image" in page
     assert str(report.parent) not in page, "no path of this machine"
+
+
+def test_the_page_says_what_its_numbers_are_worth(report: Path) -> None:
+    page = report.read_text()
+    for text in (
+        "What was generated, what was dropped: the filter cannot tell the classes apart</h2>",
+        "its accuracy is 0.25 (always naming the commonest class: 0.33) and its AUC 0.52 (guessing: 0.50)",
+        "That 10 of 12 were kept does not mean that they show their class.",
+        "(first seed: correlation below 0.25 or tiles below 0.90)",
+        "two images that look unlike to the eye can lie below them",
+        "synthetic, counted as a copy; correlation 0.12, limit 0.25; tiles 0.95, limit 0.90",
+    ):
+        assert text in page, text
+
+
+@pytest.mark.parametrize(
+    ("counts", "text"),
+    [
+        ({"not_deidentified": 3}, "3 of these images were not de-identified: they were taken whole"),
+        ({"deidentification_unknown": 2}, "Of 2 the ultrasound region is a guess, so text may be left in them."),
+        ({"not_deidentified": 0}, "De-identified: only the ultrasound regions were kept"),
+    ],
+)
+def test_the_page_says_whether_images_are_deidentified(report: Path, counts: dict[str, int], text: str) -> None:
+    document = json.loads((report.parent / "report.json").read_text())
+    document["sections"]["index"]["counts"] |= counts
+    document["sections"].pop("unseen")
+    page = render(document)
+    assert text in page
+    assert ("Look before you share this page." in page) == any(counts.values())
+
+
+def test_cases_are_the_surest_errors_and_right_answers_with_their_maps(report: Path, unseen: Path) -> None:
+    found = json.loads((report.parent / "report.json").read_text())
+    cases = found["cases"]
+    assert [(case["arm"], case["kind"], case["set"]) for case in cases] == [
+        (arm, kind, "unseen") for arm in ("real_classical", "real_synthetic_classical") for kind in ("wrong", "right")
+    ]
+    images = len(read_records(unseen))
+    for wrong, right in (cases[:2], cases[2:]):
+        assert wrong["of"] + right["of"] == images
+        confusion = np.array(found["sets"]["unseen"]["details"][wrong["arm"]]["confusion"])
+        assert confusion.sum() == 2 * images, "of both seeds; the cases are of the first"
+        for case in (wrong, right):
+            assert len(case["images"]) == min(CONFIG.pictures, case["of"])
+            for image in case["images"]:
+                true, called = re.fullmatch(r"(\w+), called (\w+) \(\d+% sure\)", image["note"]).groups()
+                assert (true == called) is (case["kind"] == "right")
+                assert image["uri"].startswith("data:image/png") and image["heat"].startswith("data:image/png")
+
+
+def test_calibration_counts_every_prediction_once(report: Path) -> None:
+    for part in json.loads((report.parent / "report.json").read_text())["sets"].values():
+        for arm, bins in part["calibration"].items():
+            images = sum(one["images"] for one in bins)
+            assert images == np.sum(part["details"][arm]["confusion"])
+            right = sum(one["images"] * one["right"] for one in bins)
+            assert right == pytest.approx(np.trace(part["details"][arm]["confusion"]), abs=0.01)
 
 
 def test_pictures_of_the_page_are_pictures(report: Path) -> None:
@@ -309,7 +372,6 @@ def test_an_unseen_set_of_one_class_has_an_accuracy_and_no_auc(
 @pytest.mark.slow
 def test_the_page_opens_in_a_browser(report: Path, tmp_path: Path) -> None:
     """Headless chromium renders it: not blank, wide tables inside, no script, no request."""
-    import numpy as np
     from PIL import Image
 
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -327,4 +389,4 @@ def test_the_page_opens_in_a_browser(report: Path, tmp_path: Path) -> None:
     text = subprocess.run(
         [*command, "--dump-dom", report.as_uri()], check=True, timeout=120, capture_output=True, text=True
     ).stdout
-    assert text.count("<svg") == 10
+    assert text.count("<svg") == 12

@@ -159,9 +159,9 @@ def test_a_curve_holds_no_step_that_was_never_saved(stage: Resumable, quiet: dic
     assert kill_when(process, (folder / NAME).exists)
     finish(process)
     with SummaryWriter(board) as writer:
-        writer.add_scalar("train/loss", 99.0, ADAPT.steps - 1)  # as if the killed run had drawn it
+        writer.add_scalar("adapt/loss", 99.0, ADAPT.steps - 1)  # as if the killed run had drawn it
     stage.run(folder)
-    assert 99.0 not in [event.value for event in EventAccumulator(board).Reload().Scalars("train/loss")]
+    assert 99.0 not in [event.value for event in EventAccumulator(board).Reload().Scalars("adapt/loss")]
     assert stage.outcome(folder) == quiet
 
 

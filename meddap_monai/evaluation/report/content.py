@@ -17,7 +17,7 @@ from meddap_monai.evaluation import bootstrap
 from meddap_monai.evaluation.config import EvaluateConfig
 from meddap_monai.evaluation.generative import measure
 from meddap_monai.evaluation.predictions import ClassifierRun
-from meddap_monai.evaluation.report.curves import curves_of_arms
+from meddap_monai.evaluation.report.curves import calibration_of_arms, curves_of_arms
 from meddap_monai.evaluation.report.material import class_counts, device_of, read_sections, records_of, sum_stages
 from meddap_monai.evaluation.report.subgroups import subgroup_table
 from meddap_monai.statistics.comparisons import LEAST_SEEDS, RULE
@@ -97,6 +97,7 @@ def _sets(
             "comparisons": [{**row, "found": asdict(row["found"])} for row in compared[name]],
             "subgroups": subgroup_table(table, config.samples, config.seed, config.confidence),
             "curves": curves_of_arms(table, config.samples, config.seed, config.confidence),
+            "calibration": calibration_of_arms(table),
             "learning": learning_curves(found, sizes, config.metric),
         }
     return sets

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -25,6 +26,7 @@ from meddap_monai.core.constraints import Choice, Range, constructing, here, set
 from meddap_monai.core.records import Record
 from meddap_monai.encoders.features import with_penultimate
 from meddap_monai.errors import ConfigurationError
+from meddap_monai.training.handlers import Curves
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,12 @@ class FilterPredictions:
 
 
 def train_fold(
-    config: FilterConfig, records: Sequence[Record], images: np.ndarray, classes: int, seed: int
+    config: FilterConfig,
+    records: Sequence[Record],
+    images: np.ndarray,
+    classes: int,
+    seed: int,
+    board: Path | None = None,
 ) -> nn.Module:
     """Train one network.
 
@@ -129,16 +136,17 @@ def train_fold(
         images: (N, C, H, W) uint8, theirs.
         classes: number of classes.
         seed: of weights, batches and augmentation.
+        board: folder of TensorBoard's event files for the loss; None draws nothing.
 
     Returns:
         The network in evaluation mode.
     """
     settings = config.settings(seed)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), Curves(board, "select") as curves:
         network = initial_network(settings, classes).to(config.device)
         step = TrainingStep(settings, Criterion(settings), classes)
         batches = list(_batches(records, images, plan_batches(records, settings)))
-        trainer = build_trainer(settings, network, build_optimizer(settings, network), batches, step, ())
+        trainer = build_trainer(settings, network, build_optimizer(settings, network), batches, step, (curves,))
         trainer.run()
     return network.eval()
 

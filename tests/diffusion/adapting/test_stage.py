@@ -50,9 +50,9 @@ def test_the_whole_stage(tiny_base: Path, records: Path, tmp_path: Path) -> None
     assert (stage["state"], stage["classes"], stage["counts"]["out"]) == ("done", card["classes"], 12)
     training = {record["sha256"] for record in read_records(records, split="train", full=True)}
     assert set((folder / "train_sha256.txt").read_text().split()) == training
-    assert set(curve(folder, "train/loss")) == {2, 4, 6, 8}
-    assert set(curve(folder, "validation/loss")) == {0, 3, 6, 8}
-    for tag in ("train/learning_rate_0", "train/gradient_norm", "train/images_per_second"):
+    assert set(curve(folder, "adapt/loss")) == {2, 4, 6, 8}
+    assert set(curve(folder, "adapt/validation_loss")) == {0, 3, 6, 8}
+    for tag in ("adapt/learning_rate", "adapt/gradient_norm", "adapt/images_per_second"):
         assert len(curve(folder, tag)) == 4
     assert "SyntheticData" in __import__("PIL.Image").Image.open(folder / "samples/benign-0.png").text
     assert "an ultrasound photo of no tumor in breast" in (folder / "card.md").read_text()
@@ -72,7 +72,7 @@ def test_a_finished_run_is_skipped_and_another_is_refused(tiny_base: Path, recor
 def test_the_validation_loss_is_deterministic_and_falls(tiny_base: Path, records: Path, tmp_path: Path) -> None:
     config = quick(steps=40, batch=4, learning_rate=2e-2, validation_every=20, validation_images=6, checkpoint_every=40)
     folder = adapt(config, tmp_path / "a", records=records, base=tiny_base)
-    values = curve(folder, "validation/loss")
+    values = curve(folder, "adapt/validation_loss")
     assert values[40] < values[0]
     best = min(value for step, value in values.items() if step)
     assert json.loads((folder / "adapter.json").read_text())["validation_loss"] == pytest.approx(best)

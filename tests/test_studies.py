@@ -60,7 +60,7 @@ def test_published_settings_reach_the_stages() -> None:
     assert (one.adapt.rank, one.adapt.alpha, one.adapt.resolution, one.adapt.batch) == (4, 4.0, 224, 1)
     assert (one.generate.adjectives, one.generate.ratio, one.generate.steps) == (("high-contrast",), 2.0, 30)
     assert (one.generate.scheduler, one.generate.guidance) == ("pndm", 7.5)
-    assert one.classify.network == "torchvision:squeezenet1_1"
+    assert one.classify.encoder == "torchvision:squeezenet1_1"
     assert (one.adapt.flip, one.adapt.learning_rate, one.adapt.weight_decay, one.adapt.precision) == (
         True, 1e-4, 1e-2, "fp16"
     )  # fmt: skip
@@ -116,7 +116,7 @@ def test_a_grid_spans_variants_and_a_diagonal_takes_each_value_once() -> None:
     ("words", "text"),
     [
         (["grid={'classify#encoder': []}"], "got no values"),
-        (["grid={'classify#netwrok': [a]}"], "did you mean 'network'"),
+        (["grid={'classify#encodre': [a]}"], "did you mean 'encoder'"),
         (["grid={'generate#ratio': {a: 1, 'a ': 2}}"], "name the values"),
         (["variants={x: {'clasify#resolution': 32}}"], "did you mean 'classify'"),
         (["combine=diagonl"], "did you mean 'diagonal'"),
@@ -140,7 +140,7 @@ def test_limits_have_the_last_word_where_the_section_is_used_and_the_command_lin
     words = [limits, "variants={x: {'adapt#steps': 9, 'classify#encoder': resnet18}, y: {adapt: null}}"]
     _, variants = read_study(load_sections([], words))
     assert variants["x"].config.adapt.steps == 2
-    assert variants["x"].config.classify.network == "resnet10"
+    assert variants["x"].config.classify.encoder == "resnet10"
     assert variants["x"].config.pretrain is None and variants["y"].config.adapt is None
     _, variants = read_study(load_sections([], [*words, "adapt#steps=5"]))
     assert variants["y"].config.adapt is None and variants["x"].config.adapt.steps == 9

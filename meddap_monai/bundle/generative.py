@@ -18,7 +18,7 @@ from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.adapting.latent_cache import Framing, views
 from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.diffusion.bases.base import Base, load_base
-from meddap_monai.diffusion.bases.prompts import load_prompt_table
+from meddap_monai.diffusion.bases.prompt_choice import table_for, tables_for
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.stage import generate
 from meddap_monai.diffusion.pretraining.config import PretrainConfig
@@ -55,13 +55,14 @@ class PictureDataset(Dataset):
         if side is None:
             base = build(PretrainConfig, dict(settings), "pretrain")
             self.framing, self.adjective, self.template = Framing(base.resolution, base.resolution), "none", 0
-            tables = [load_prompt_table(name) for name in base.prompts]
-            self.tables = captioning_tables({row["class_name"] for row in rows}, tables, base.views)
+            names = {row["class_name"] for row in rows}
+            self.tables = captioning_tables(names, tables_for(base.prompts, names), base.views)
         else:
             config = build(AdaptConfig, dict(settings), "adapt")
             self.framing = Framing(side, side, config.fit)
             self.adjective, self.template = config.adjective, config.template
-            self.tables = dict.fromkeys({row["class_name"] for row in rows}, load_prompt_table(config.prompts))
+            names = sorted({row["class_name"] for row in read_records(records, source="real")})
+            self.tables = dict.fromkeys(names, table_for(config.prompts, names))
         super().__init__(rows, self._picture)
 
     def _picture(self, record: Record) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def trainable_unet(base: str | Path | Base, settings: Mapping[str, Any]) -> torc
     """Return the base's UNet with the trainable layers of the method in it, everything else frozen."""
     pipeline: Any = load_base(base)
     config = build(AdaptConfig, dict(settings), "adapt").filled()
-    config.method_.prepare(pipeline, config, load_prompt_table(config.prompts).classes)
+    config.method_.prepare(pipeline, config, table_for(config.prompts, ()).classes)
     return pipeline.unet
 
 

@@ -52,13 +52,13 @@ class OnlineGenerator(PrintsArguments):
         **settings: Any,
     ) -> None:
         from meddap_monai.diffusion.bases.base import open_base
-        from meddap_monai.diffusion.bases.prompts import load_prompt_table
+        from meddap_monai.diffusion.bases.prompt_choice import table_for
         from meddap_monai.diffusion.generation.config import GenerateConfig
 
         self.classes, self.base, self.adapters = list(classes), open_base(base), [str(path) for path in adapters]
         self.config = build(GenerateConfig, settings, "generator")
         check_choice(self.config.mode, ("text", "image"), "generator#mode")
-        self.table = load_prompt_table(self.config.prompts)
+        self.table = table_for(self.config.prompts, self.classes)
         self._sampler: ImageSampler | None = None
         self._open = contextlib.ExitStack()
         self._lock = threading.Lock()

@@ -24,7 +24,9 @@ class AdaptConfig:
         method: "uslora", "fulora", "dreambooth", "textual_inversion", or another name in ``methods.registry``.
         rank: inner width of the low-rank layers; default by method.
         alpha: scale numerator; equal to the rank by default.
-        prompts: prompt table, a name or a YAML file.
+        prompts: prompt table: "auto" (the package's table that knows all labels, else one made from them), a name or
+            a YAML file.
+        columns: keys of the records' ``meta`` that end each image's prompt, such as ("device", "birads").
         adjective: of the training prompts.
         template: number of the table's sentence.
         classes: only these class names; empty takes all. One class gives one adapter per class.
@@ -74,7 +76,8 @@ class AdaptConfig:
     method: Annotated[str, Choice(METHODS)] = "uslora"
     rank: Annotated[int, Range(1, 1024)] | None = None
     alpha: Annotated[float, Range(1e-6, 1e6)] | None = None
-    prompts: str = "breast"
+    prompts: str = "auto"
+    columns: tuple[str, ...] = ()
     adjective: str = "none"
     template: int = 0
     classes: tuple[str, ...] = ()

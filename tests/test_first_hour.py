@@ -7,7 +7,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from PIL import Image
 
 from meddap_monai import store
 from meddap_monai.core.records import read_records
@@ -15,8 +18,10 @@ from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.stage import generate
 from meddap_monai.errors import ConfigurationError
+from meddap_monai.images.framing import crop_top
 from meddap_monai.images.indexing.config import IndexConfig
 from meddap_monai.images.indexing.stage import index
+from meddap_monai.transforms.diffusion import RandDiffusionAugmentd
 from tests.adapter_material import quick
 
 
@@ -94,6 +99,27 @@ def test_capital_letters_and_another_word_find_the_organ_s_table(
     made = generate(GenerateConfig(counts=1, steps=1, device="cpu"), tmp_path / "made", records=records, base=tiny_base)
     prompts = [row["synthetic"]["prompt"] for row in read_records(made, full=True)]
     assert prompts == [f"an ultrasound photo of {word} tumor in breast" for word in ("benign", "no", "malignant")]
+
+
+def test_a_bank_behind_monai_s_own_reading_needs_no_word_about_axes(
+    pictures: Path, tmp_path: Path, tiny_base: Path
+) -> None:
+    made = generate(
+        GenerateConfig(counts=1, steps=1, device="cpu"), tmp_path / "made", records=pictures, base=tiny_base
+    )
+    Image.fromarray(np.full((20, 40), 9, np.uint8)).save(tmp_path / "real.png")
+    train = Compose(
+        [LoadImaged("image"), EnsureChannelFirstd("image"), RandDiffusionAugmentd("image", bank=made, prob=1.0)]
+    )
+    image = train({"image": tmp_path / "real.png", "class_name": "benign"})["image"]
+    (drawn,) = (row["image"] for row in read_records(made) if row["class_name"] == "benign")
+    expected = crop_top(Image.open(drawn).convert("L"), 20, 40)
+    assert np.array_equal(image[0].numpy().T, np.asarray(expected, np.float32))
+    plain = RandDiffusionAugmentd("image", bank=made, prob=1.0)
+    with pytest.raises(
+        ConfigurationError, match=r"nothing tells whether this ndarray \(1, 20, 40\) has its width or its "
+    ):
+        plain({"image": np.full((1, 20, 40), 9, np.float32), "class_name": "benign"})
 
 
 def test_a_column_that_is_not_there_and_one_that_is_taken_are_named(labelled: Path, tmp_path: Path) -> None:

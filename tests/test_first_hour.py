@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from meddap_monai import store
-from meddap_monai.core.records import read_records
+from meddap_monai.core.records import pixel_hash, read_records, write_records
 from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.stage import generate
@@ -88,6 +88,18 @@ def test_any_label_becomes_words(
     assert prompts <= {f"an ultrasound image of cyst, device logiq e9, birads {number}" for number in (2, 3)}
     assert prompts
     assert (made.parent / "prompts.yaml").is_file()
+
+
+def test_a_caliper_and_words_do_not_teach(pictures: Path, tmp_path: Path, tiny_base: Path) -> None:
+    rows = read_records(pictures, full=True)
+    for row in rows[:3]:
+        image = Image.open(row["image"]).convert("RGB")
+        ImageDraw.Draw(image).line((4, 20, 12, 20), fill=(255, 220, 0), width=2)
+        image.save(tmp_path / f"{row['id']}.png")
+        row |= {"image": str(tmp_path / f"{row['id']}.png"), "sha256": pixel_hash(np.asarray(image))}
+    write_records(tmp_path / "records.jsonl", rows)
+    adapter = adapt(quick(steps=2), tmp_path / "adapter", records=tmp_path / "records.jsonl", base=tiny_base)
+    assert store.read_stage(adapter)["counts"]["marked"] == 3
 
 
 def test_capital_letters_and_another_word_find_the_organ_s_table(

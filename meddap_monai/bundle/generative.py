@@ -55,7 +55,7 @@ class PictureDataset(Dataset):
         if side is None:
             base = build(PretrainConfig, dict(settings), "pretrain")
             self.framing, self.adjective, self.template = Framing(base.resolution, base.resolution), "none", 0
-            names = {row["class_name"] for row in rows}
+            names = sorted({row["class_name"] for row in rows})
             self.tables = captioning_tables(names, tables_for(base.prompts, names), base.views)
         else:
             config = build(AdaptConfig, dict(settings), "adapt")

@@ -48,6 +48,7 @@ class AdaptConfig:
         accumulate: parts in which a batch is computed, to save memory; the step stays the same.
         snr_gamma: min-SNR weighting; None weighs time steps alike.
         noise_offset: see ``objective``.
+        mask_marks: what is drawn over images (coloured marks, text, calipers) does not count in the loss.
         caption_dropout: share of images trained with the empty prompt.
         clip_skip: text-encoder layers left out; default by method.
         ema: decay of the running mean of the weights that is validated and kept; 0 keeps the weights themselves.
@@ -99,6 +100,7 @@ class AdaptConfig:
     accumulate: Annotated[int, Range(1, 4096)] = 1
     snr_gamma: float | None = None
     noise_offset: Share = 0.0
+    mask_marks: bool = True
     caption_dropout: Share = 0.0
     clip_skip: int | None = None
     ema: Annotated[float, Range(0.0, 0.99999)] = 0.0

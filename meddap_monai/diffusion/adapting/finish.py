@@ -55,6 +55,7 @@ def finish_adapter(
         "out": taught,
         "rejected": 0,
         "validation": len(prepared.held_out),
+        "marked": len(prepared.batches.marked),
         "steps": trainer.state.iteration,
     }
 

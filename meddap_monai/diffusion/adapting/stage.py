@@ -20,6 +20,7 @@ from meddap_monai.core.records import read_records
 from meddap_monai.diffusion.adapting import preparation
 from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.adapting.finish import finish_adapter
+from meddap_monai.diffusion.adapting.marked_images import draw_marks
 from meddap_monai.diffusion.adapting.preparation import Prepared
 from meddap_monai.diffusion.adapting.trainer import AdapterState, AdapterTrainer
 from meddap_monai.diffusion.adapting.validation import FixedValidation, validation_loss
@@ -123,6 +124,8 @@ def _train(
     ProgressBar("adapt", quiet=not first).attach(trainer)
     with Curves(output / "tensorboard" if first else None, done, config.log_every, images=config.batch) as curves:
         curves.attach(trainer)
+        if done == 0 and first:
+            draw_marks(prepared, curves)
         if validation is not None:
             if done == 0:
                 curves.write(validation.measure(trainer), 0, "validation")

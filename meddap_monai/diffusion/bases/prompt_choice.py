@@ -103,7 +103,7 @@ def found_classes(table: PromptTable, labels: Sequence[str]) -> dict[str, str]:
 
 def _ways(table: PromptTable) -> dict[tuple[str, ...], str]:
     """Return every way to write a class of the table, as words -> class."""
-    ways = {}
+    ways: dict[tuple[str, ...], str] = {}
     for known in table.classes:
         for text in (known, *table.also.get(known, ())):
             ways.setdefault(tuple(_words(text)), known)

@@ -39,9 +39,7 @@ class Denoiser(nn.Module):
             timesteps: ``(N,)`` or one number.
             conditions: of the UNet, such as ``encoder_hidden_states``, in place of the empty prompt.
         """
-        hidden, pooled = (
-            self.get_buffer(name) if getattr(self, name) is not None else None for name in ("hidden", "pooled")
-        )
+        hidden, pooled = self.get_buffer("hidden"), self._buffers["pooled"]
         rows = torch.zeros(len(image), dtype=torch.long, device=image.device)
         empty = Conditioning(hidden, pooled).take(rows).to(image.dtype).arguments(image, self.factor)
         time = self.time if timesteps is None else timesteps

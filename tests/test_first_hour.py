@@ -17,12 +17,14 @@ from meddap_monai.core.records import pixel_hash, read_records, write_records
 from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.stage import generate
+from meddap_monai.diffusion.pretraining.job import PretrainJob
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.images.framing import crop_top
 from meddap_monai.images.indexing.config import IndexConfig
 from meddap_monai.images.indexing.stage import index
 from meddap_monai.transforms.diffusion import RandDiffusionAugmentd
 from tests.adapter_material import quick
+from tests.pretrain_material import SMALL
 
 
 # ----------------------------------------------------------------------------------------------------- labels and words
@@ -132,6 +134,15 @@ def test_a_bank_behind_monai_s_own_reading_needs_no_word_about_axes(
         ConfigurationError, match=r"nothing tells whether this ndarray \(1, 20, 40\) has its width or its "
     ):
         plain({"image": np.full((1, 20, 40), 9, np.float32), "class_name": "benign"})
+
+
+def test_a_base_to_train_takes_any_label_too(labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    job = PretrainJob(SMALL, tmp_path, labelled)
+    assert [table.name for table in job.tables] == ["breast", "labels"]
+    assert {"an ultrasound image of cyst", "an ultrasound image of abscess"} <= set(job.views.captions)
+    assert "  Cyst: an ultrasound image of cyst" in capsys.readouterr().err
+    assert "cyst" in (tmp_path / "prompts.yaml").read_text()
+    assert len(job.tokenizer.tokenize("abscess")) == 1
 
 
 def test_a_column_that_is_not_there_and_one_that_is_taken_are_named(labelled: Path, tmp_path: Path) -> None:

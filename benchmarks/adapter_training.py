@@ -46,7 +46,7 @@ from meddap_monai.diffusion.bases.architectures import build_autoencoder, build_
 from meddap_monai.diffusion.bases.base import load_base, open_base
 from meddap_monai.diffusion.bases.conditioning import encode_prompts
 from meddap_monai.diffusion.bases.noise import Objective
-from meddap_monai.diffusion.bases.prompts import load_prompt_table
+from meddap_monai.diffusion.bases.prompt_choice import table_for
 from meddap_monai.phantom.simulation import simulate_image
 from tools.tiny_base import build_tiny_base
 
@@ -89,7 +89,7 @@ class PublishedLoop:
 
     def __init__(self, config: AdaptConfig, base: str, records: list, device: torch.device) -> None:
         self.config, self.records, self.device = config, records, device
-        self.prompts = {name: load_prompt_table(config.prompts).prompt(name, config.adjective) for name in CLASSES}
+        self.prompts = {name: table_for(config.prompts, CLASSES).prompt(name, config.adjective) for name in CLASSES}
         dtype = TYPES[config.precision] if device.type != "cpu" else None
         self.pipeline: Any = load_base(base, dtype=dtype, device=device)
         self.trainable = USLoRA().prepare(self.pipeline, config, {})

@@ -49,13 +49,13 @@ def configs(name: str) -> Path:
 
 def small(name: str, folder: Path, records: Path, base: Path) -> dict[str, Any]:
     """Overrides under which a bundle's training takes seconds."""
-    shared: dict[str, Any] = {"dataset_dir": str(records.parent), "device": "cpu"}
+    shared: dict[str, Any] = {"dataset_dir": str(records.parent), "device": "cpu", "ckpt_dir": str(folder / "models")}
     adapt = {"steps": 2, "batch": 2, "samples_per_class": 0, "validation_every": 0}
     if name == "uslora_adapter":
         shared |= {"output_dir": str(folder / "adapter"), "base": str(base), "resolution": 32}
         return shared | {f"adapt#{key}": value for key, value in adapt.items()}
     if name == "ultrasound_classifier":
-        shared |= {"output_dir": str(folder / "curves"), "ckpt_dir": str(folder / "models"), "epochs": 1, "batch": 4}
+        shared |= {"output_dir": str(folder / "curves"), "epochs": 1, "batch": 4}
         return shared | {"resolution": 32, "val_interval": 1}
     if name == "ultrasound_ldm":
         return shared | {"output_dir": str(folder / "base")} | SMALL_LDM
@@ -82,6 +82,7 @@ def small(name: str, folder: Path, records: Path, base: Path) -> dict[str, Any]:
         "select#pictures": False,
         "select#copies#action": "report",
         "classify#encoder": "resnet10_tiny",
+        "classify#mode": "scratch",
         "classify#mode": "scratch",
         "classify#resolution": 32,
         "classify#steps": 4,

@@ -112,7 +112,7 @@ class MacroAuc(EpochMetric):
 class SaveBest:
     """Write ``<folder>/model.pt`` atomically whenever the evaluator's key metric is the best so far.
 
-    The file holds ``{"model": state dict}``, which MONAI's `CheckpointLoader` reads.
+    The file holds the state dict alone, which MONAI's `CheckpointLoader` and ``ckpt_export`` read without naming a key.
     """
 
     def __init__(self, folder: Path | str, network: nn.Module, name: str = "model.pt") -> None:
@@ -126,7 +126,7 @@ class SaveBest:
         """Write when this evaluation was the best."""
         if engine.state.best_metric_epoch == engine.state.epoch and engine.state.rank == 0:
             network = getattr(self.network, "module", self.network)
-            save_tensors(self.path, {"model": cpu_state(network)})
+            save_tensors(self.path, cpu_state(network))
 
 
 class StopOnNonFinite:

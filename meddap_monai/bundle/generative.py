@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,18 +12,22 @@ import torch
 from monai.data import Dataset
 from monai.inferers import Inferer
 
+from meddap_monai.bundle.denoiser import Denoiser
 from meddap_monai.core.configuration import build
 from meddap_monai.core.records import Record, read_records
+from meddap_monai.core.tensors import cpu_state, save_tensors
 from meddap_monai.diffusion.adapters.adapter import load_adapter
 from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.adapting.latent_cache import Framing, views
 from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.diffusion.bases.base import Base, load_base
-from meddap_monai.diffusion.bases.prompts import load_prompt_table
+from meddap_monai.diffusion.bases.conditioning import Conditioning, encode_prompts
+from meddap_monai.diffusion.bases.prompt_choice import table_for, tables_for
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.stage import generate
 from meddap_monai.diffusion.pretraining.config import PretrainConfig
 from meddap_monai.diffusion.pretraining.stage import pretrain
+from meddap_monai.diffusion.pretraining.tokenizer import PROMPT_LENGTH
 from meddap_monai.diffusion.pretraining.unet import build_denoiser
 from meddap_monai.diffusion.pretraining.views import captioning_tables
 from meddap_monai.errors import ConfigurationError
@@ -55,13 +60,14 @@ class PictureDataset(Dataset):
         if side is None:
             base = build(PretrainConfig, dict(settings), "pretrain")
             self.framing, self.adjective, self.template = Framing(base.resolution, base.resolution), "none", 0
-            tables = [load_prompt_table(name) for name in base.prompts]
-            self.tables = captioning_tables({row["class_name"] for row in rows}, tables, base.views)
+            names = sorted({row["class_name"] for row in rows})
+            self.tables = captioning_tables(names, tables_for(base.prompts, names), base.views)
         else:
             config = build(AdaptConfig, dict(settings), "adapt")
             self.framing = Framing(side, side, config.fit)
             self.adjective, self.template = config.adjective, config.template
-            self.tables = dict.fromkeys({row["class_name"] for row in rows}, load_prompt_table(config.prompts))
+            names = sorted({row["class_name"] for row in read_records(records, source="real")})
+            self.tables = dict.fromkeys(names, table_for(config.prompts, names))
         super().__init__(rows, self._picture)
 
     def _picture(self, record: Record) -> dict[str, Any]:
@@ -71,27 +77,30 @@ class PictureDataset(Dataset):
 
 
 def trainable_unet(base: str | Path | Base, settings: Mapping[str, Any]) -> torch.nn.Module:
-    """Return the base's UNet with the trainable layers of the method in it, everything else frozen."""
+    """Return the base's UNet with the trainable layers of the method in it, everything else frozen; see `Denoiser`."""
     pipeline: Any = load_base(base)
+    prompt = encode_prompts(pipeline, [""])
     config = build(AdaptConfig, dict(settings), "adapt").filled()
-    config.method_.prepare(pipeline, config, load_prompt_table(config.prompts).classes)
-    return pipeline.unet
+    config.method_.prepare(pipeline, config, table_for(config.prompts, ()).classes)
+    return Denoiser(pipeline.unet, prompt, pipeline.vae_scale_factor)
 
 
 def trained_unet(base: str | Path | Base, adapter: str | Path | None = None) -> torch.nn.Module:
-    """Return the base's UNet, with an adapter in it where one is given."""
+    """Return the base's UNet, with an adapter in it where one is given; see `Denoiser`."""
     pipeline: Any = load_base(base)
+    prompt = encode_prompts(pipeline, [""])
     if adapter is not None:
         load_adapter(pipeline, adapter)
-    return pipeline.unet
+    return Denoiser(pipeline.unet, prompt, pipeline.vae_scale_factor)
 
 
 def new_unet(settings: Mapping[str, Any]) -> torch.nn.Module:
-    """Return the UNet that a configuration of `pretrain` describes, with random weights."""
+    """Return the UNet that a configuration of `pretrain` describes, with random weights; see `Denoiser`."""
     config = build(PretrainConfig, dict(settings), "pretrain")
-    side = config.resolution // config.autoencoder.factor
-    unet: torch.nn.Module = build_denoiser(config.unet, config.autoencoder.latents, side, config.text_encoder.width)  # type: ignore[assignment]
-    return unet
+    factor, width = config.autoencoder.factor, config.text_encoder.width
+    side = config.resolution // factor
+    unet: torch.nn.Module = build_denoiser(config.unet, config.autoencoder.latents, side, width)  # type: ignore[assignment]
+    return Denoiser(unet, Conditioning(torch.zeros(1, PROMPT_LENGTH, width)), factor)
 
 
 class StageRun:
@@ -108,6 +117,7 @@ class StageRun:
         device: where to work, unless `settings` names one.
         max_epochs: one epoch is the whole run; the steps stand in `settings`.
         overwrite: replace an output of another configuration.
+        checkpoint: file that takes the state of the trained network (`trained_unet`) for MONAI's tools.
 
     Raises:
         ConfigurationError: handlers are given to a stage that takes none.
@@ -125,7 +135,9 @@ class StageRun:
         device: torch.device | str = "cpu",
         max_epochs: int = 1,
         overwrite: bool = False,
+        checkpoint: str | Path | None = None,
     ) -> None:
+        self.checkpoint = checkpoint
         self.function, cls = _STAGES[stage]
         self.max_epochs, self.overwrite = max_epochs, overwrite
         self.current: Any = nullcontext()
@@ -142,6 +154,11 @@ class StageRun:
     def run(self) -> Path:
         """Run the stage and return its result; under ``torchrun`` all processes together."""
         with self.current:
-            return self.function(
+            made = self.function(
                 self.config, self.output, records=self.records, overwrite=self.overwrite, **self.inputs
             )
+        if self.checkpoint is not None and os.environ.get("RANK", "0") == "0":
+            whole = (made / "model_index.json").is_file()
+            network = trained_unet(made) if whole else trained_unet(self.inputs["base"], made)
+            save_tensors(Path(self.checkpoint), cpu_state(network))
+        return made

@@ -11,6 +11,7 @@ from typing import Any
 from monai.bundle import ConfigWorkflow
 
 from meddap_monai.bundle.known_ids import check_id, check_whole_mapping
+from meddap_monai.bundle.last_line import say_errors_last
 from meddap_monai.core.ids import look_up, parse_yaml, read_yaml, split
 from meddap_monai.errors import ConfigurationError
 
@@ -33,6 +34,8 @@ _TRACKING_ARGUMENTS = {"output_dir", "tracking_uri", "experiment_name", "run_nam
 def check_overrides(arguments: Sequence[str] | None = None, sections: Sequence[str] = ()) -> None:
     """Stop a ``monai.bundle run`` whose command line, ``--args_file`` or overlay names an id that does not exist.
 
+    From here on, an error of this package ends with its own sentence (`say_errors_last`).
+
     Stands in a bundle's ``initialize``. The bundle's own files, those beside its first configuration, may bring new
     ids; a file from elsewhere and the command line may not. An override inside a component is held against its
     target's signature.
@@ -47,6 +50,7 @@ def check_overrides(arguments: Sequence[str] | None = None, sections: Sequence[s
     if arguments is None:
         if Path(sys.argv[0]).parts[-3:-1] != ("monai", "bundle"):
             return
+        say_errors_last()
         arguments = sys.argv[1:]
     given = _given(arguments)
     if given.get("config_file") is not None:

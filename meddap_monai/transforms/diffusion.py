@@ -21,6 +21,7 @@ from meddap_monai.errors import ConfigurationError
 from meddap_monai.images.framing import from_levels, to_levels
 from meddap_monai.transforms.bank import ImageBank
 from meddap_monai.transforms.online import OnlineGenerator
+from meddap_monai.transforms.placement import BLACK_WHITE, check_levels, is_transposed
 
 Source = ImageBank | OnlineGenerator
 _SEEDS = 2**31 - 1
@@ -34,7 +35,8 @@ class RandDiffusionAugment(PrintsArguments, RandomizableTransform):
         generator: instead of a bank, an `OnlineGenerator` or its arguments as a mapping.
         prob: chance of a replacement.
         black_white: the values that black and white have at this place of the pipeline.
-        transposed: whether images have the width first, as ``LoadImage`` gives PNG files; paths are not affected.
+        transposed: whether images have the width first, as ``LoadImage`` gives PNG files; None: as their meta data
+            show (`width_first`), an error where they do not. Paths are not affected.
         allow_missing_classes: keep the real image where the bank holds none of its label, instead of raising.
 
     Raises:
@@ -48,8 +50,8 @@ class RandDiffusionAugment(PrintsArguments, RandomizableTransform):
         bank: ImageBank | str | Path | None = None,
         generator: OnlineGenerator | Mapping[str, Any] | None = None,
         prob: float = 0.5,
-        black_white: tuple[float, float] = (0.0, 255.0),
-        transposed: bool = False,
+        black_white: tuple[float, float] = BLACK_WHITE,
+        transposed: bool | None = None,
         allow_missing_classes: bool = False,
     ) -> None:
         RandomizableTransform.__init__(self, prob)
@@ -73,6 +75,7 @@ class RandDiffusionAugment(PrintsArguments, RandomizableTransform):
 
         Raises:
             RecordsError: the bank holds no image of the label.
+            ConfigurationError: nothing tells which axis is the width, or the image's values are not those said.
         """
         if randomize:
             self.randomize()
@@ -92,11 +95,13 @@ class RandDiffusionAugment(PrintsArguments, RandomizableTransform):
                     "after LoadImaged and EnsureChannelFirstd, or use a bank"
                 )
             return self.source.path(name, seed)
+        check_levels(img, self.black_white, "RandDiffusionAugment")
+        transposed = is_transposed(img, self.transposed, "RandDiffusionAugment")
         if isinstance(self.source, OnlineGenerator):
-            levels = self.source.draw(name, seed, to_levels(img, self.black_white, self.transposed))
+            levels = self.source.draw(name, seed, to_levels(img, self.black_white, transposed))
         else:
             levels = self.source.draw(name, seed)
-        return from_levels(levels, img, self.black_white, self.transposed)
+        return from_levels(levels, img, self.black_white, transposed)
 
 
 class RandDiffusionSamples(RandDiffusionAugment, MultiSampleTrait):

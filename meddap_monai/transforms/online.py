@@ -24,6 +24,7 @@ from meddap_monai.core.printing import PrintsArguments
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.images.framing import frame, from_levels, to_levels
+from meddap_monai.transforms.placement import BLACK_WHITE, check_levels, is_transposed
 
 if TYPE_CHECKING:
     from meddap_monai.diffusion.bases.base import Base
@@ -52,13 +53,13 @@ class OnlineGenerator(PrintsArguments):
         **settings: Any,
     ) -> None:
         from meddap_monai.diffusion.bases.base import open_base
-        from meddap_monai.diffusion.bases.prompts import load_prompt_table
+        from meddap_monai.diffusion.bases.prompt_choice import table_for
         from meddap_monai.diffusion.generation.config import GenerateConfig
 
         self.classes, self.base, self.adapters = list(classes), open_base(base), [str(path) for path in adapters]
         self.config = build(GenerateConfig, settings, "generator")
         check_choice(self.config.mode, ("text", "image"), "generator#mode")
-        self.table = load_prompt_table(self.config.prompts)
+        self.table = table_for(self.config.prompts, self.classes)
         self._sampler: ImageSampler | None = None
         self._open = contextlib.ExitStack()
         self._lock = threading.Lock()
@@ -162,7 +163,8 @@ class DiffusionPrepareBatch(PrintsArguments, PrepareBatch):
         prob: chance of each image to be replaced.
         seed: which images, and how they look; the n-th call of two equal objects does the same.
         black_white: the values that black and white have in the batch.
-        transposed: whether the batch has the width first, as MONAI's own PNG reading gives it.
+        transposed: whether the batch has the width first, as MONAI's own PNG reading gives it; None: as its meta data
+            show, an error where they do not.
     """
 
     def __init__(
@@ -170,8 +172,8 @@ class DiffusionPrepareBatch(PrintsArguments, PrepareBatch):
         generator: OnlineGenerator | Mapping[str, Any],
         prob: float = 0.5,
         seed: int = 0,
-        black_white: tuple[float, float] = (0.0, 1.0),
-        transposed: bool = False,
+        black_white: tuple[float, float] = BLACK_WHITE,
+        transposed: bool | None = None,
     ) -> None:
         self.generator = OnlineGenerator(**generator) if isinstance(generator, Mapping) else generator
         self.prob, self.seed, self.black_white, self.transposed, self.calls = prob, seed, black_white, transposed, 0
@@ -192,10 +194,14 @@ class DiffusionPrepareBatch(PrintsArguments, PrepareBatch):
         chosen = np.flatnonzero(draw.random(len(images)) < self.prob)
         seeds = draw.integers(2**31, size=len(images))
         if len(chosen):
-            known = [to_levels(images[int(index)], self.black_white, self.transposed) for index in chosen]
+            known, lying = [], []
+            for index in chosen:
+                check_levels(images[int(index)], self.black_white, "DiffusionPrepareBatch")
+                lying.append(is_transposed(images[int(index)], self.transposed, "DiffusionPrepareBatch"))
+                known.append(to_levels(images[int(index)], self.black_white, lying[-1]))
             wanted = [int(labels[int(index)]) for index in chosen]
             made = self.generator.draw_batch(wanted, [int(seeds[index]) for index in chosen], known)
             images = images.clone()
-            for index, levels in zip(chosen, made, strict=True):
-                images[int(index)] = from_levels(levels, images[int(index)], self.black_white, self.transposed)
+            for index, levels, transposed in zip(chosen, made, lying, strict=True):
+                images[int(index)] = from_levels(levels, images[int(index)], self.black_white, transposed)
         return images, labels

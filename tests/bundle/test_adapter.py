@@ -37,7 +37,7 @@ def test_it_trains_and_generates(tiny_base: Path, records: Path, tmp_path: Path)
     shared = {"dataset_dir": str(records.parent), "base": str(tiny_base), "device": "cpu", "resolution": 32}
     settings = {"steps": 2, "batch": 2, "samples_per_class": 0, "validation_every": 0}
     train = workflow(
-        "train.yaml", "train", output_dir=str(tmp_path / "adapter"), **shared,
+        "train.yaml", "train", output_dir=str(tmp_path / "adapter"), ckpt_dir=str(tmp_path / "models"), **shared,
         **{f"adapt#{name}": value for name, value in settings.items()},
     )  # fmt: skip
     train.initialize()

@@ -55,7 +55,7 @@ def trained(records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_train_and_evaluate_write_a_model_and_a_table(trained: Path) -> None:
     state = torch.load(trained / "models" / "model.pt", weights_only=True)
-    assert all(name.startswith("network.") for name in state["model"])
+    assert all(name.startswith("network.") for name in state)
     with (trained / "out" / "predictions.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 import pickle
 from pathlib import Path
@@ -10,21 +11,27 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, ThreadDataLoader
+from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, ThreadDataLoader, list_data_collate
 from monai.engines import SupervisedTrainer
 from monai.transforms import (
+    CenterSpatialCropd,
     Compose,
     EnsureChannelFirstd,
     LoadImaged,
     MultiSampleTrait,
+    RandRotated,
     Resized,
+    Rotate90d,
+    Rotated,
     ScaleIntensityRanged,
+    Transposed,
 )
 
 from meddap_monai import store
 from meddap_monai.core.records import read_records, write_records
 from meddap_monai.core.seeded import SeededDataset
 from meddap_monai.errors import ConfigurationError, RecordsError
+from meddap_monai.images.reading.reader import UltrasoundReader
 from meddap_monai.phantom.simulation import simulate_image
 from meddap_monai.transforms.bank import ImageBank
 from meddap_monai.transforms.diffusion import (
@@ -57,8 +64,8 @@ def online(tiny_base: Path) -> OnlineGenerator:
     return OnlineGenerator(CLASSES, base=tiny_base, steps=2, guidance=1.0)
 
 
-def image_like(kind: str, channels: int = 1):
-    values = np.full((channels, 20, 30), 200, np.float32)
+def image_like(kind: str, channels: int = 1, value: float = 200):
+    values = np.full((channels, 20, 30), value, np.float32)
     return {"numpy": values, "tensor": torch.from_numpy(values), "meta": MetaTensor(values, meta={"who": "me"})}[kind]
 
 
@@ -66,20 +73,22 @@ def image_like(kind: str, channels: int = 1):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("black_white", [(0.0, 255.0), (0.0, 1.0), (-1.0, 1.0)])
 def test_a_replacement_has_the_form_of_the_image(kind: str, channels: int, black_white: tuple, bank: Path) -> None:
-    image = image_like(kind, channels)
-    result = RandDiffusionAugment(bank, prob=1.0, black_white=black_white).set_random_state(0)(image, 1)
+    image = image_like(kind, channels, value=black_white[1])
+    result = RandDiffusionAugment(bank, prob=1.0, transposed=False, black_white=black_white).set_random_state(0)(
+        image, 1
+    )
     assert type(result) is type(image) and result.dtype == image.dtype and tuple(result.shape) == (channels, 20, 30)
     black, white = black_white
     levels = (np.asarray(result) - black) / (white - black) * 255
     assert np.allclose(levels, levels.flat[0]) and round(float(levels.flat[0])) in (110, 120, 130)
-    assert np.asarray(image).min() == 200
+    assert np.asarray(image).min() == white
     if kind == "meta":
         assert result.meta["who"] == "me"
 
 
 @pytest.mark.parametrize(("prob", "low", "high"), [(0.0, 0, 0), (0.5, 70, 130), (1.0, 200, 200)])
 def test_probability(prob: float, low: int, high: int, bank: Path) -> None:
-    augment = RandDiffusionAugment(bank, prob=prob).set_random_state(3)
+    augment = RandDiffusionAugment(bank, prob=prob, transposed=False).set_random_state(3)
     image = image_like("numpy")
     replaced = sum(augment(image, 0) is not image for _ in range(200))
     assert low <= replaced <= high
@@ -87,7 +96,7 @@ def test_probability(prob: float, low: int, high: int, bank: Path) -> None:
 
 @pytest.mark.parametrize("label", [1, np.int64(1), torch.tensor(1), torch.tensor([1]), "malignant"])
 def test_any_form_of_label(label, bank: Path) -> None:
-    assert RandDiffusionAugment(bank, prob=1.0)(image_like("numpy"), label).max() >= 110
+    assert RandDiffusionAugment(bank, prob=1.0, transposed=False)(image_like("numpy"), label).max() >= 110
 
 
 def test_every_image_of_the_bank_is_drawn(bank: Path) -> None:
@@ -111,7 +120,7 @@ def _bank_of(folder: Path, pixels: np.ndarray) -> Path:
 def test_a_missing_class_is_an_error_or_allowed(bank: Path) -> None:
     image = image_like("numpy")
     with pytest.raises(RecordsError, match="no synthetic image of label 2, it holds 0, 1, benign, malignant"):
-        RandDiffusionAugment(bank, prob=1.0)(image, 2)
+        RandDiffusionAugment(bank, prob=1.0, transposed=False)(image, 2)
     assert RandDiffusionAugment(bank, prob=1.0, allow_missing_classes=True)(image, 2) is image
 
 
@@ -198,7 +207,9 @@ def test_workers_do_not_matter(after_loading: bool, bank: Path, records: Path) -
     augment = RandDiffusionAugmentd("image", bank=bank, prob=0.5, allow_missing_classes=True)
     data = SeededDataset(read_records(records, split="train"), loading(augment), seed=5)
     if after_loading:
-        inner = RandDiffusionAugmentd("image", bank=bank, prob=0.5, black_white=(0, 1), allow_missing_classes=True)
+        inner = RandDiffusionAugmentd(
+            "image", bank=bank, prob=0.5, transposed=False, black_white=(0, 1), allow_missing_classes=True
+        )
         data = SeededDataset(read_records(records, split="train"), Compose([loading(), inner]), seed=5)
     epochs = []
     for epoch in (0, 1):
@@ -214,20 +225,23 @@ def test_workers_do_not_matter(after_loading: bool, bank: Path, records: Path) -
 
 # ---------------------------------------------------------------------------------------------------------- online
 def test_online_text_to_image(online: OnlineGenerator) -> None:
-    augment = RandDiffusionAugment(generator=online, prob=1.0).set_random_state(1)
+    augment = RandDiffusionAugment(generator=online, prob=1.0, transposed=False).set_random_state(1)
     image = image_like("tensor", 3)
     first, second = augment(image, 0), augment(image, 0)
     assert first.shape == image.shape and not torch.equal(first, second)
-    again = RandDiffusionAugment(generator=online, prob=1.0).set_random_state(1)
+    again = RandDiffusionAugment(generator=online, prob=1.0, transposed=False).set_random_state(1)
     assert torch.equal(again(image, 0), first)
 
 
 def test_online_image_to_image_follows_the_image(tiny_base: Path) -> None:
     near = OnlineGenerator(CLASSES, base=tiny_base, steps=10, guidance=1.0, mode="image", strength=0.1)
-    augment = RandDiffusionAugment(generator=near, prob=1.0, black_white=(0, 1))
+    augment = RandDiffusionAugment(generator=near, prob=1.0, transposed=False, black_white=(0, 1))
     results = [augment(torch.full((1, 32, 32), level), 0).mean() for level in (0.1, 0.9)]
     text = RandDiffusionAugment(
-        generator={"classes": CLASSES, "base": tiny_base, "steps": 2, "guidance": 1.0}, prob=1.0, black_white=(0, 1)
+        generator={"classes": CLASSES, "base": tiny_base, "steps": 2, "guidance": 1.0},
+        prob=1.0,
+        transposed=False,
+        black_white=(0, 1),
     )
     alike = [text.set_random_state(0)(torch.full((1, 32, 32), level), 0).mean() for level in (0.1, 0.9)]
     assert results[0] != results[1] and alike[0] == alike[1]
@@ -236,7 +250,7 @@ def test_online_image_to_image_follows_the_image(tiny_base: Path) -> None:
 def test_online_image_to_image_keeps_what_is_where() -> None:
     real = simulate_image("benign", seed=3)[:, 32:96]
     near = OnlineGenerator(CLASSES, steps=10, mode="image", strength=0.1)
-    found = RandDiffusionAugment(generator=near, prob=1.0)(real[None].astype(np.float32), 0)[0]
+    found = RandDiffusionAugment(generator=near, prob=1.0, transposed=False)(real[None].astype(np.float32), 0)[0]
     assert found.shape == real.shape and not np.array_equal(found, real)
     assert np.corrcoef(found.ravel(), real.ravel())[0, 1] > 0.8
 
@@ -250,7 +264,7 @@ def test_online_pickles_without_its_networks(online: OnlineGenerator) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_online_in_a_thread_loader(workers: int, online: OnlineGenerator, records: Path) -> None:
-    augment = RandDiffusionAugmentd("image", generator=online, prob=1.0, black_white=(0, 1))
+    augment = RandDiffusionAugmentd("image", generator=online, prob=1.0, transposed=False, black_white=(0, 1))
     data = SeededDataset(read_records(records, split="train")[:4], Compose([loading(), augment]), seed=5)
     plain = torch.cat([batch["image"] for batch in DataLoader(data, batch_size=2)])
     threads = ThreadDataLoader(data, batch_size=2, num_workers=workers, use_thread_workers=workers > 0)
@@ -258,7 +272,7 @@ def test_online_in_a_thread_loader(workers: int, online: OnlineGenerator, record
 
 
 def test_online_on_the_cpu_works_in_a_worker(online: OnlineGenerator, records: Path) -> None:
-    augment = RandDiffusionAugmentd("image", generator=online, prob=1.0, black_white=(0, 1))
+    augment = RandDiffusionAugmentd("image", generator=online, prob=1.0, transposed=False, black_white=(0, 1))
     data = SeededDataset(read_records(records, split="train")[:2], Compose([loading(), augment]), seed=5)
     batches = [next(iter(DataLoader(data, batch_size=2, num_workers=workers)))["image"] for workers in (0, 1)]
     assert torch.equal(*batches)
@@ -305,12 +319,14 @@ def test_prepare_batch_replaces_some_in_one_go(online: OnlineGenerator, monkeypa
     draw = online.draw_batch
     monkeypatch.setattr(online, "draw_batch", lambda labels, *rest: sizes.append(len(labels)) or draw(labels, *rest))
     batch = {"image": torch.full((8, 1, 32, 32), 0.5), "label": torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])}
-    prepare = DiffusionPrepareBatch(online, prob=0.5, seed=1)
+    prepare = DiffusionPrepareBatch(online, black_white=(0, 1), transposed=False, prob=0.5, seed=1)
     images, labels = prepare(batch, torch.device("cpu"))
     changed = [index for index in range(8) if not torch.equal(images[index], batch["image"][index])]
     assert sizes == [len(changed)] and 0 < len(changed) < 8
     assert torch.equal(labels, batch["label"]) and float(images.min()) >= 0 and float(images.max()) <= 1
-    again, _ = DiffusionPrepareBatch(online, prob=0.5, seed=1)(batch, torch.device("cpu"))
+    again, _ = DiffusionPrepareBatch(online, black_white=(0, 1), transposed=False, prob=0.5, seed=1)(
+        batch, torch.device("cpu")
+    )
     assert torch.equal(again, images)
     later, _ = prepare(batch, torch.device("cpu"))
     assert not torch.equal(later, images)
@@ -327,7 +343,7 @@ def test_prepare_batch_inside_a_trainer(online: OnlineGenerator, records: Path) 
         network=network,
         optimizer=torch.optim.SGD(network.parameters(), 0.1),
         loss_function=torch.nn.CrossEntropyLoss(),
-        prepare_batch=DiffusionPrepareBatch(online, prob=1.0),
+        prepare_batch=DiffusionPrepareBatch(online, black_white=(0, 1), transposed=False, prob=1.0),
     ).run()
     assert torch.isfinite(network[1].weight).all() and not torch.equal(network[1].weight, before)
 
@@ -416,6 +432,7 @@ def test_one_override_puts_the_generator_into_its_engine(tiny_base: Path, record
     parser = monai_bundle(records)
     generator = {"classes": CLASSES, "base": str(tiny_base), "mode": "image", "strength": 0.5, "steps": 2}
     batches = {"_target_": "meddap_monai.transforms.DiffusionPrepareBatch", "generator": generator, "transposed": True}
+    batches["black_white"] = [0, 1]
     parser.set(batches, "train#trainer#prepare_batch")
     trainer = parser.get_parsed_content("train#trainer")
     loaded = next(iter(trainer.data_loader))
@@ -433,4 +450,104 @@ def test_stage_folder_serves_as_a_bank(records: Path, tiny_base: Path, tmp_path:
     config = GenerateConfig(counts=1, steps=1, shard_size=3, batch=3, sheet_columns=1)
     made = generate(config, tmp_path / "out", records=records, base=tiny_base)
     assert store.read_stage(made.parent)["state"] == "done"
-    assert RandDiffusionAugment(made, prob=1.0)(np.zeros((1, 32, 32), np.float32), "normal").max() > 0
+    assert RandDiffusionAugment(made, prob=1.0, transposed=False)(np.zeros((1, 32, 32), np.float32), "normal").max() > 0
+
+
+# ---------------------------------------------------------------------------------------------- width, black and white
+WIDE = np.zeros((20, 40), np.uint8)
+WIDE[:, 20:] = 255
+"""Dark left, bright right: tells in which direction an image was filled."""
+
+
+def saved(folder: Path, kind: str, rows: int = 20, columns: int = 40) -> Path:
+    pixels = np.full((rows, columns), 9, np.uint8)
+    if kind == "nifti":
+        nibabel = pytest.importorskip("nibabel")
+        nibabel.save(nibabel.Nifti1Image(pixels.T, np.diag([-0.1, -0.1, 1, 1])), folder / "real.nii.gz")
+        return folder / "real.nii.gz"
+    Image.fromarray(pixels).save(folder / "real.png")
+    return folder / "real.png"
+
+
+@pytest.mark.parametrize(
+    ("kind", "reader", "then", "width_axis"),
+    [
+        ("png", {}, [], 1),
+        ("png", {"reader": "PILReader", "reverse_indexing": False}, [], 2),
+        ("png", {"reader": UltrasoundReader()}, [], 2),
+        ("nifti", {}, [], 1),
+        ("nifti", {"reader": UltrasoundReader()}, [], 2),
+        ("png", {}, [Resized("image", (32, 32))], 1),
+        ("png", {"reader": "PILReader", "reverse_indexing": False}, [Resized("image", (32, 32))], 2),
+        ("png", {}, [Rotate90d("image", k=3)], 2),
+        ("png", {}, [Transposed("image", (0, 2, 1))], 2),
+        ("png", {"reader": UltrasoundReader()}, [Transposed("image", (0, 2, 1))], 1),
+        ("png", {}, [Resized("image", (32, 32)), Transposed("image", (0, 2, 1))], 2),
+        ("png", {}, [CenterSpatialCropd("image", (16, 16))], 1),
+        ("png", {}, [RandRotated("image", 0.3, prob=1.0)], 1),
+    ],
+)  # fmt: skip
+def test_the_width_is_found_in_shapes_and_meta_data(
+    kind: str, reader: dict, then: list, width_axis: int, tmp_path: Path
+) -> None:
+    loading = [LoadImaged("image", **reader), EnsureChannelFirstd("image"), *then]
+    augment = RandDiffusionAugmentd("image", bank=_bank_of(tmp_path, WIDE), prob=1.0)
+    image = Compose([*loading, augment])({"image": saved(tmp_path, kind), "label": 0})["image"]
+    along = image.float().mean(dim=3 - width_axis)[0]
+    assert along[0] < 60 and along[-1] > 195, along
+    assert float(image.float().mean(dim=width_axis).std()) < 2
+
+
+UNKNOWN_WIDTH = (
+    "RandDiffusionAugment: nothing tells whether this .* has its width or its height first; say transposed=True"
+)
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (np.full((1, 20, 40), 9.0, np.float32), r"this ndarray \(1, 20, 40\) has its width"),
+        (torch.full((1, 20, 20), 9.0), r"this image of equal sides \(1, 20, 20\)"),
+    ],
+)
+def test_a_width_that_cannot_be_known_is_refused(image, said: str, tmp_path: Path) -> None:
+    augment = RandDiffusionAugment(_bank_of(tmp_path, WIDE), prob=1.0)
+    with pytest.raises(ConfigurationError, match=UNKNOWN_WIDTH):
+        augment(image, 0)
+    with pytest.raises(ConfigurationError, match=said):
+        augment(image, 0)
+
+
+def test_a_square_png_of_monai_s_reader_is_refused_and_a_turn_by_half_a_right_angle_too(tmp_path: Path) -> None:
+    augment = RandDiffusionAugmentd("image", bank=_bank_of(tmp_path, WIDE), prob=1.0)
+    loading = [LoadImaged("image"), EnsureChannelFirstd("image")]
+    with pytest.raises(RuntimeError) as caught:
+        Compose([*loading, augment])({"image": saved(tmp_path, "png", 20, 20), "label": 0})
+    assert "this image of equal sides (1, 20, 20)" in str(caught.value.__cause__)
+    turned = [*loading, Rotated("image", np.pi / 4, keep_size=True)]
+    with pytest.raises(RuntimeError):
+        Compose([*turned, augment])({"image": saved(tmp_path, "png"), "label": 0})
+
+
+def test_a_batch_is_filled_as_its_meta_data_say(tmp_path: Path, online: OnlineGenerator) -> None:
+    loading = Compose([LoadImaged("image"), EnsureChannelFirstd("image")])
+    batch = list_data_collate([loading({"image": saved(tmp_path, "png"), "label": 0}) for _ in range(2)])
+    images, _ = DiffusionPrepareBatch(online, prob=1.0)(batch, torch.device("cpu"))
+    assert images.shape == (2, 1, 40, 20)
+    with pytest.raises(ConfigurationError, match="DiffusionPrepareBatch: nothing tells whether this Tensor"):
+        DiffusionPrepareBatch(online, prob=1.0)({"image": torch.full((2, 1, 20, 40), 9.0), "label": torch.zeros(2)})
+
+
+@pytest.mark.parametrize(
+    ("value", "black_white"), [(0.9, None), (200.0, (0.0, 1.0)), (-4.0, (0.0, 0.5)), (0.5, (0.0, 255.0))]
+)
+def test_black_and_white_that_cannot_be_are_refused(value: float, black_white: tuple | None, tmp_path: Path) -> None:
+    given = {} if black_white is None else {"black_white": black_white}
+    augment = RandDiffusionAugment(_bank_of(tmp_path, WIDE), prob=1.0, transposed=False, **given)
+    with pytest.raises(ConfigurationError, match=r"the image holds values from .* to .*, but black_white says 0 and"):
+        augment(np.full((1, 20, 40), value, np.float32), 0)
+
+
+def test_one_default_for_black_and_white() -> None:
+    makers = (RandDiffusionAugment, DiffusionPrepareBatch)
+    assert {inspect.signature(maker).parameters["black_white"].default for maker in makers} == {(0.0, 255.0)}

@@ -5,8 +5,10 @@ Nothing is drawn from a running stream, so a resumed, a re-run and a multi-proce
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -23,12 +25,14 @@ class Item:
         moments: ``(views, 2, C, h, w)`` mean and deviation of its latents.
         prompt: row of its prompt.
         prior: True for a class image of DreamBooth's prior preservation.
+        marks: ``(views, h, w)`` bool, latents under a drawn mark, which teach nothing; None: there is none.
     """
 
     id: str
     moments: torch.Tensor
     prompt: int
     prior: bool = False
+    marks: torch.Tensor | None = None
 
 
 @dataclass
@@ -42,6 +46,7 @@ class Batch:
         prompts: ``(N,)`` rows of the prompts.
         factors: ``(N,)`` weight of each image in the loss (prior preservation).
         ids: of the records.
+        weights: ``(N, 1, h, w)``, 0 under a drawn mark, else 1; None: all count.
     """
 
     clean: torch.Tensor
@@ -50,24 +55,20 @@ class Batch:
     prompts: torch.Tensor
     factors: torch.Tensor
     ids: list[str]
+    weights: torch.Tensor | None = None
 
     def part(self, start: int, stop: int) -> Batch:
         """Return a slice of the batch."""
         cut = slice(start, stop)
-        return Batch(
-            self.clean[cut], self.noise[cut], self.times[cut], self.prompts[cut], self.factors[cut], self.ids[cut]
-        )
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        cuts: dict[str, Any] = {name: None if value is None else value[cut] for name, value in values.items()}
+        return Batch(**cuts)
 
     def to(self, device: torch.device) -> Batch:
         """Move the tensors to a device."""
-        return Batch(
-            self.clean.to(device, non_blocking=True),
-            self.noise.to(device, non_blocking=True),
-            self.times.to(device, non_blocking=True),
-            self.prompts.to(device, non_blocking=True),
-            self.factors.to(device, non_blocking=True),
-            self.ids,
-        )
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+        return Batch(**values | {name: value.to(device, non_blocking=True) for name, value in tensors.items()})
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -109,6 +110,11 @@ class Batches:
         self._epochs: dict[int, list[list[int]]] = {}
         self.per_epoch = len(self._epoch(0))
 
+    @property
+    def marked(self) -> list[Item]:
+        """The images with drawn marks."""
+        return [item for item in self.items if item.marks is not None]
+
     def _epoch(self, number: int) -> list[list[int]]:
         if number not in self._epochs:
             draw = generator(self.seed, "adapt/order", epoch=number)
@@ -137,9 +143,8 @@ class Batches:
     def _draw(self, chosen: list[Item], draw: torch.Generator) -> Batch:
         count = len(chosen)
         picks = torch.rand(count, generator=draw).tolist()
-        moments = torch.stack(
-            [item.moments[int(pick * len(item.moments))] for item, pick in zip(chosen, picks, strict=True)]
-        )
+        views = [int(pick * len(item.moments)) for item, pick in zip(chosen, picks, strict=True)]
+        moments = torch.stack([item.moments[view] for item, view in zip(chosen, views, strict=True)])
         mean, deviation = moments.unbind(1)
         clean = mean + deviation * torch.randn(mean.shape, generator=draw)
         noise = self.objective.noise(tuple(mean.shape), draw)
@@ -148,8 +153,20 @@ class Batches:
         prompts = torch.tensor([item.prompt for item in chosen]).masked_fill(dropped, self.empty_prompt)
         factors = torch.tensor([self.prior_weight if item.prior else 1.0 for item in chosen])
         share = count // self.world
-        whole = Batch(clean, noise, times, prompts, factors, [item.id for item in chosen])
+        ids, weights = [item.id for item in chosen], loss_weights(chosen, views)
+        whole = Batch(clean, noise, times, prompts, factors, ids, weights)
         return whole.part(self.rank * share, (self.rank + 1) * share)
+
+
+def loss_weights(items: Sequence[Item], views: Sequence[int]) -> torch.Tensor | None:
+    """Return ``(N, 1, h, w)`` float, 0 under a drawn mark of the chosen view, else 1; None where no item has one."""
+    if all(item.marks is None for item in items):
+        return None
+    size = items[0].moments.shape[-2:]
+    pairs = zip(items, views, strict=True)
+    return torch.stack(
+        [torch.ones(size) if item.marks is None else 1.0 - item.marks[view].float() for item, view in pairs]
+    )[:, None]
 
 
 def initial_down(name: str, shape: tuple[int, ...], seed: int, kaiming: bool = False) -> torch.Tensor:

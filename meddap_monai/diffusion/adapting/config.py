@@ -25,7 +25,9 @@ class AdaptConfig:
         method: "uslora", "fulora", "dreambooth", "textual_inversion", or another name in ``methods.registry``.
         rank: inner width of the low-rank layers; default by method.
         alpha: scale numerator; equal to the rank by default.
-        prompts: prompt table, a name or a YAML file.
+        prompts: prompt table: "auto" (the package's table that knows all labels, else one made from them), a name or
+            a YAML file.
+        columns: keys of the records' ``meta`` that end each image's prompt, such as ("device", "birads").
         adjective: of the training prompts.
         template: number of the table's sentence.
         classes: only these class names; empty takes all. One class gives one adapter per class.
@@ -47,6 +49,7 @@ class AdaptConfig:
         accumulate: parts in which a batch is computed, to save memory; the step stays the same.
         snr_gamma: min-SNR weighting; None weighs time steps alike.
         noise_offset: see ``objective``.
+        mask_marks: what is drawn over images (coloured marks, text, calipers) does not count in the loss.
         caption_dropout: share of images trained with the empty prompt.
         clip_skip: text-encoder layers left out; default by method.
         ema: decay of the running mean of the weights that is validated and kept; 0 keeps the weights themselves.
@@ -76,7 +79,8 @@ class AdaptConfig:
     method: Annotated[str, Choice(METHODS)] = "uslora"
     rank: Annotated[int, Range(1, 1024)] | None = None
     alpha: Annotated[float, Range(1e-6, 1e6)] | None = None
-    prompts: str = "breast"
+    prompts: str = "auto"
+    columns: tuple[str, ...] = ()
     adjective: str = "none"
     template: int = 0
     classes: tuple[str, ...] = ()
@@ -98,6 +102,7 @@ class AdaptConfig:
     accumulate: Annotated[int, Range(1, 4096)] = 1
     snr_gamma: float | None = None
     noise_offset: Share = 0.0
+    mask_marks: bool = True
     caption_dropout: Share = 0.0
     clip_skip: int | None = None
     ema: Annotated[float, Range(0.0, 0.99999)] = 0.0

@@ -16,6 +16,7 @@ from meddap_monai.diffusion.adapters.file import CARD, read_card, save_adapter
 from meddap_monai.diffusion.adapting.preparation import Prepared
 from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
 from meddap_monai.diffusion.bases.base import load_base
+from meddap_monai.diffusion.bases.prompt_choice import AUTO
 from meddap_monai.diffusion.bases.sample_pictures import grid, save_synthetic
 from meddap_monai.training.handlers import Validation
 
@@ -54,6 +55,7 @@ def finish_adapter(
         "out": taught,
         "rejected": 0,
         "validation": len(prepared.held_out),
+        "marked": len(prepared.batches.marked),
         "steps": trainer.state.iteration,
     }
 
@@ -65,9 +67,10 @@ def describe(prepared: Prepared, trainer: AdapterTrainer, best: Validation | Non
         "method": config.method,
         "base": prepared.base.name,
         "base_sha256": prepared.base.sha256,
-        "prompts": config.prompts,
+        "prompts": prepared.table.name if config.prompts == AUTO else config.prompts,
         "prompts_sha256": prepared.table.sha256,
         "class_prompts": prepared.class_prompts,
+        "columns": list(config.columns),
         "clip_skip": config.clip_skip or 0,
         "steps": best.best_step if best is not None and config.keep == "best" else step,
         "trained_steps": step,
@@ -131,6 +134,7 @@ def _write_base(prepared: Prepared, folder: Path, card: dict[str, Any]) -> None:
         "steps": {"unet": card["steps"]},
         "prediction_type": card["prediction_type"],
         "class_prompts": card["class_prompts"],
+        "columns": card["columns"],
         "clip_skip": card["clip_skip"],
         "tuned": card,
     }

@@ -17,12 +17,14 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch.nn import functional
 
 from meddap_monai import store
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.images.framing import frame
 from meddap_monai.images.reading import opening
+from meddap_monai.images.reading.overlays import overlay_mask
 from meddap_monai.images.reading.recorded import open_recorded
 
 
@@ -75,6 +77,15 @@ def views(record: Record, framing: Framing) -> torch.Tensor:
     return torch.cat([pictures, pictures.flip(-1)]) if framing.flip else pictures
 
 
+def marks(record: Record, framing: Framing) -> torch.Tensor:
+    """Return where marks are drawn over the pictures of `views`, ``(views, H, W)`` bool."""
+    image = open_recorded(record)
+    found = Image.fromarray(overlay_mask(np.asarray(image.convert("RGB"))).astype(np.uint8) * 255)
+    cuts = [_cut(found, framing, record["sha256"], number) for number in range(framing.crops)]
+    drawn = torch.from_numpy(np.stack(cuts)) > 0
+    return torch.cat([drawn, drawn.flip(-1)]) if framing.flip else drawn
+
+
 def _cut(image: Image.Image, framing: Framing, name: str, number: int) -> np.ndarray:
     draw = None
     if framing.crops > 1:
@@ -110,8 +121,18 @@ class LatentCache:
             self.encoded += 1
             return moments
 
-    def _path(self, record: Record, framing: Framing) -> Path:
-        facts = [self.vae_name, str(next(self.vae.parameters()).dtype), record["sha256"], store.plain(framing)]
+    def marks(self, record: Record, framing: Framing, size: tuple[int, int]) -> torch.Tensor | None:
+        """Return ``(views, h, w)`` bool, the latents of a size that a mark touches; None where there is no mark."""
+        path = self._path(record, framing, "marks")
+        try:
+            found = load_file(store.regular_file(path))["marks"].clone()
+        except (SafetensorError, OSError, KeyError):
+            found = functional.adaptive_max_pool2d(marks(record, framing)[:, None].float(), size)[:, 0] > 0
+            store.write_atomic(path, save({"marks": found.contiguous()}))
+        return found if found.any() else None
+
+    def _path(self, record: Record, framing: Framing, *kind: str) -> Path:
+        facts = [self.vae_name, str(next(self.vae.parameters()).dtype), record["sha256"], store.plain(framing), *kind]
         name = store.sha256_text(json.dumps(facts, sort_keys=True))
         return self.folder / name[:2] / f"{name}.safetensors"
 

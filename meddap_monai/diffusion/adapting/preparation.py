@@ -24,8 +24,10 @@ from meddap_monai.diffusion.adapting.training_data import choose_records, encode
 from meddap_monai.diffusion.bases.base import Base, load_base
 from meddap_monai.diffusion.bases.conditioning import Conditioning, cached_prompts, encode_prompts
 from meddap_monai.diffusion.bases.noise import Objective
-from meddap_monai.diffusion.bases.prompts import PromptTable, load_prompt_table
+from meddap_monai.diffusion.bases.prompt_choice import check_columns, detail, table_for, write_table
+from meddap_monai.diffusion.bases.prompts import PromptTable
 from meddap_monai.diffusion.bases.sample_pictures import draw_pictures
+from meddap_monai.diffusion.bases.vocabulary import check_words
 from meddap_monai.errors import ConfigurationError
 
 
@@ -119,24 +121,30 @@ def prepare(
     device = choose_device(config.device, "adapt#device")
     training, held_out = choose_records(everything, config)
     classes = [name for _, name in sorted({(record["label"], record["class_name"]) for record in training})]
-    table = load_prompt_table(config.prompts)
+    table = table_for(config.prompts, classes)
     class_prompts = {
         name: config.method_.training_prompt(table, name, config.adjective, config.template) for name in classes
     }
+    check_columns(config.columns, training, "adapt#columns")
+    if ranks.rank == 0:
+        write_table(table, output, "adapt", config.prompts)
     if config.batch % ranks.size:
         raise ConfigurationError(f"adapt#batch: {config.batch} is no multiple of the {ranks.size} processes")
     pipeline: Any = load_base(base, dtype=PRECISIONS[config.precision] if device.type != "cpu" else None, device=device)
     size, factor = picture_size(pipeline, config, base)
     objective = Objective(pipeline.scheduler.config, config.snr_gamma, config.noise_offset)
     cache = Path(config.cache) if config.cache else output / "cache"
-    rows = {name: number + 1 for number, name in enumerate(classes)}
+    sentences = _sentences([*training, *held_out], class_prompts, config.columns)
+    words = ["", *class_prompts.values(), *config.method_.prior_words()]
+    words += dict.fromkeys(sentence for sentence in sentences.values() if sentence not in words)
+    rows = {name: words.index(sentence) for name, sentence in sentences.items()}
     latents = LatentCache(cache / "latents", pipeline.vae, base.sha256, device)
     items = encode_items(latents, training, rows, config, size, flag)
     validating = encode_items(latents, held_out, rows, config, size, flag, augment=False)
-    prior = _prior(pipeline, config, output, latents, size, len(classes) + 1, flag)
-    words = ["", *class_prompts.values(), *config.method_.prior_words()]
+    prior = _prior(pipeline, config, output, latents, size, words, flag)
     trainable = config.method_.prepare(pipeline, config, {name: table.classes.get(name, name) for name in classes})
     config = _checked_clip_skip(config, pipeline)
+    check_words(pipeline.tokenizer, class_prompts, "adapt#prompts", sentences.values())
     prompts = _prompts(pipeline, words, config, cache / "prompts", base.sha256, trainable, device)
     batches = Batches(
         items, config.batch, objective, config.seed, config.caption_dropout,
@@ -166,12 +174,18 @@ def picture_size(pipeline: Any, config: AdaptConfig, base: Base) -> tuple[tuple[
 
 
 def _prior(
-    pipeline: Any, config: AdaptConfig, output: Path, cache: LatentCache, size: tuple[int, int], row: int, flag: Any
-) -> list[Item]:
+    pipeline: Any, config: AdaptConfig, output: Path, cache: LatentCache, size: tuple[int, int], words: list[str],
+    flag: Any,
+) -> list[Item]:  # fmt: skip
     folder = (Path(config.cache) if config.cache else output) / "prior"
     drawn = config.method_.prior_records(pipeline, folder, config.seed, size)
-    records = [record | {"class_name": ""} for record in drawn]
-    return encode_items(cache, records, {"": row}, config, size, flag, augment=False, prior=True)
+    rows = {record["id"]: words.index(config.method_.prior_words()[0]) for record in drawn}
+    return encode_items(cache, drawn, rows, config, size, flag, augment=False, prior=True)
+
+
+def _sentences(records: Sequence[Record], class_prompts: dict[str, str], columns: Sequence[str]) -> dict[str, str]:
+    """Return record id -> its prompt."""
+    return {record["id"]: class_prompts[record["class_name"]] + detail(record, columns) for record in records}
 
 
 def _checked_clip_skip(config: AdaptConfig, pipeline: Any) -> AdaptConfig:

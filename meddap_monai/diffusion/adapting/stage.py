@@ -20,6 +20,7 @@ from meddap_monai.core.records import read_records
 from meddap_monai.diffusion.adapting import preparation
 from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.adapting.finish import finish_adapter
+from meddap_monai.diffusion.adapting.marked_images import draw_marks
 from meddap_monai.diffusion.adapting.preparation import Prepared
 from meddap_monai.diffusion.adapting.trainer import AdapterState, AdapterTrainer
 from meddap_monai.diffusion.adapting.validation import FixedValidation, validation_loss
@@ -124,6 +125,8 @@ def _train(
     board = output / "tensorboard" if first else None
     with Curves(board, "adapt", done, config.log_every, config.batch) as curves:
         curves.attach(trainer)
+        if done == 0 and first:
+            draw_marks(prepared, curves)
         if validation is not None:
             if done == 0:
                 curves.write_validation(validation.measure(trainer), 0)

@@ -93,7 +93,7 @@ class AdapterTrainer(StepTrainer):
             with self.cast():
                 noisy, target = self.objective.diffuse(part.clean, part.noise, part.times)
                 prediction = self.predict(noisy, part.times, part.prompts)
-            errors = self.objective.errors(prediction, target)
+            errors = self.objective.errors(prediction, target, part.weights)
             loss = (errors * self.objective.weight(part.times) * part.factors).sum() / len(batch)
             (loss if self.fp16 is None else self.fp16.scale(loss)).backward()
             total += loss.detach()

@@ -61,7 +61,7 @@ def encode_items(
     Args:
         cache: of the latents.
         records: with id, image, sha256, class_name.
-        rows: class name -> row of its prompt.
+        rows: record id -> row of its prompt.
         config: framing.
         size: (height, width) without buckets.
         flag: an arrived signal ends the encoding.
@@ -77,5 +77,8 @@ def encode_items(
         framing = Framing(
             height, width, config.fit, bool(config.flip) and augment, config.crops if augment else 1, config.seed
         )
-        items.append(Item(record["id"], cache.get(record, framing), rows[record["class_name"]], prior))
+        moments = cache.get(record, framing)
+        cells = (moments.shape[-2], moments.shape[-1])
+        drawn = cache.marks(record, framing, cells) if config.mask_marks and not prior else None
+        items.append(Item(record["id"], moments, rows[record["id"]], prior, drawn))
     return items

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from meddap_monai.core.seeds import generator
-from meddap_monai.diffusion.adapting.batches import Item
+from meddap_monai.diffusion.adapting.batches import Item, loss_weights
 from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
 from meddap_monai.diffusion.bases.noise import Objective
 
@@ -59,7 +59,9 @@ class FixedValidation:
             times = torch.tensor([time for _, time in chunk]).to(device)
             noisy, target = self.objective.diffuse(clean.to(device), noise.to(device), times)
             prompts = torch.tensor([item.prompt for item, _ in chunk]).to(device)
-            errors = self.objective.errors(predict(noisy, times, prompts), target)
+            weights = loss_weights([item for item, _ in chunk], [0] * len(chunk))
+            weights = None if weights is None else weights.to(device)
+            errors = self.objective.errors(predict(noisy, times, prompts), target, weights)
             total += errors.double().sum().cpu()
         return total / self.count
 

@@ -76,6 +76,16 @@ class Objective:
         below = snr.clamp(min=1e-8) if self.prediction == "epsilon" else snr + 1
         return snr.clamp(min=1e-8 if self.prediction == "epsilon" else 0.0, max=self.snr_gamma) / below
 
-    def errors(self, answer: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return the mean squared error per image ``(N,)`` in float32."""
-        return (answer.float() - target.float()).square().flatten(1).mean(1)
+    def errors(self, answer: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the mean squared error per image ``(N,)`` in float32.
+
+        Args:
+            answer: ``(N, C, h, w)`` of the network.
+            target: ``(N, C, h, w)``.
+            weights: ``(N, 1, h, w)``, 0 where latents do not count; the mean is over those that do, 0 where none does.
+        """
+        squared = (answer.float() - target.float()).square()
+        if weights is None:
+            return squared.flatten(1).mean(1)
+        counted = weights.flatten(1).sum(1) * squared.shape[1]
+        return (squared * weights).flatten(1).sum(1) / counted.clamp(min=1.0)

@@ -20,7 +20,8 @@ from meddap_monai.core import resources
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.store import read_text, sha256_text
 
-_KEYS = ("name", "templates", "classes", "adjectives", "negative")
+_HASHED = ("name", "templates", "classes", "adjectives", "negative")
+_KEYS = (*_HASHED, "also")
 _LONGEST = 2000
 
 
@@ -34,6 +35,7 @@ class PromptTable:
         classes: class name -> the words that replace ``{class}``.
         adjectives: adjective name -> the words in front of the sentence; ``none`` is always there and empty.
         negative: negative prompt.
+        also: class name -> other words for it, by which a label finds its class (`prompt_choice`).
     """
 
     name: str
@@ -41,6 +43,7 @@ class PromptTable:
     classes: dict[str, str]
     adjectives: dict[str, str] = field(default_factory=dict)
     negative: str = ""
+    also: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the table once, so that a table that constructs is valid."""
@@ -56,6 +59,9 @@ class PromptTable:
         if adjectives["none"]:
             raise ConfigurationError(f"{where}: adjective 'none' must be empty, got {adjectives['none']!r}")
         object.__setattr__(self, "adjectives", adjectives)
+        for name in self.also:
+            if name not in self.classes:
+                raise ConfigurationError(f"{where}: also names {name!r}, which is none of its classes")
 
     def prompt(self, class_name: str, adjective: str = "none", template: int = 0) -> str:
         """Return the prompt of a class, the adjective in front, joined by one space.
@@ -80,13 +86,13 @@ class PromptTable:
 
     @property
     def sha256(self) -> str:
-        """Hash of the table's content, written into every adapter trained with it."""
-        content = {key: getattr(self, key) for key in _KEYS}
+        """Hash of what prompts are made of, written into every adapter trained with it; `also` makes none."""
+        content = {key: getattr(self, key) for key in _HASHED}
         return sha256_text(json.dumps(content, sort_keys=True))
 
 
 def load_prompt_table(name_or_path: str | Path) -> PromptTable:
-    """Load a prompt table of the package by name ("breast", "fetal", "chest") or a YAML file by path.
+    """Load a prompt table of the package by name ("breast", "fetal", ...) or a YAML file by path.
 
     Raises:
         ConfigurationError: no such table, not a mapping, or unknown or missing keys.
@@ -145,21 +151,31 @@ def _table_of(content: Any, where: str) -> PromptTable:
         raise ConfigurationError(f"{where}: templates must be a list of sentences")
     texts = [*templates, *(text for words in mappings.values() for pair in words.items() for text in pair)]
     name, negative = str(content["name"]), str(content.get("negative") or "")
-    texts += [name, negative]
+    also = _synonyms(content, where)
+    texts += [name, negative, *also, *(word for words in also.values() for word in words)]
     wrong = [text for text in texts if len(text) > _LONGEST or any("\ud800" <= letter <= "\udfff" for letter in text)]
     if wrong:
         raise ConfigurationError(
             f"{where}: {wrong[0]!r:.80}: more than {_LONGEST} characters, or half a character (a lone surrogate)"
         )
     try:
-        return PromptTable(name, tuple(templates), negative=negative, **mappings)
+        return PromptTable(name, tuple(templates), negative=negative, also=also, **mappings)
     except ConfigurationError as error:
         raise ConfigurationError(f"{where}: {error}") from error
+
+
+def _synonyms(content: dict[str, Any], where: str) -> dict[str, tuple[str, ...]]:
+    also = content.get("also") or {}
+    lists = also.values() if isinstance(also, dict) else [None]
+    if not all(isinstance(words, list) and all(isinstance(word, str) for word in words) for words in lists):
+        raise ConfigurationError(f"{where}: also must map class names to lists of words (quote no, yes, on and off)")
+    return {str(key): tuple(words) for key, words in also.items()}
 
 
 def _look_up(mapping: dict[str, str], key: str, where: str, what: str) -> str:
     if key not in mapping:
         near = get_close_matches(key, list(mapping), n=1, cutoff=0.0)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigurationError(f"{where}: unknown {what} {key!r}{hint} (known: {sorted(mapping)})")
+        any_label = "; prompts=auto takes any label" if what == "class" else ""
+        raise ConfigurationError(f"{where}: unknown {what} {key!r}{hint} (known: {sorted(mapping)}){any_label}")
     return mapping[key]

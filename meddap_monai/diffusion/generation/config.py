@@ -63,8 +63,11 @@ class GenerateConfig:
     """Names of adjectives of the prompt table, put in front of the prompt (MEDDAP)."""
     share_adjectives: bool = False
     """Divide ratio or counts among the adjectives instead of giving each of them the whole."""
-    prompts: str = "breast"
-    """Prompt table of the package or path of a YAML file."""
+    prompts: str = "auto"
+    """Prompt table: "auto" (the package's that knows all labels, else one made from them), a name, or a YAML file."""
+    columns: tuple[str, ...] | None = None
+    """Keys of the records' ``meta`` that end the prompts, with the values of the real training images of the class in
+    turn; none: as the adapter was trained."""
     templates: tuple[int, ...] = ()
     """Sentences of the prompt table, taken in turn; none: the adapter's training prompt, else sentence 0."""
     negative: str | None = None

@@ -14,6 +14,7 @@ from meddap_monai.core.configuration import check_keys
 from meddap_monai.core.constraints import check_choice, check_range
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
+from meddap_monai.diffusion.bases.prompt_choice import detail
 from meddap_monai.diffusion.bases.prompts import PromptTable
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.plan import PlanRow, read_table
@@ -30,6 +31,7 @@ class PlanInputs:
         sources: ids of the real training images per class, sorted (for the modes image and inpaint).
         size: height and width of the base's images in pixels.
         prompts: class -> the sentence an adapter was trained with, used instead of the table's.
+        details: class -> what its real training images say in their columns, in the order of `sources`.
     """
 
     classes: Sequence[str]
@@ -37,10 +39,15 @@ class PlanInputs:
     sources: Mapping[str, Sequence[str]]
     size: tuple[int, int]
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    details: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
 
 def count_training_images(
-    records: Iterable[Record], classes: Sequence[str], size: tuple[int, int], keep_ids: bool
+    records: Iterable[Record],
+    classes: Sequence[str],
+    size: tuple[int, int],
+    keep_ids: bool,
+    columns: Sequence[str] = (),
 ) -> PlanInputs:
     """Count the real training images of each class, in one pass.
 
@@ -49,15 +56,20 @@ def count_training_images(
         classes: class names in the order of their labels.
         size: height and width of the base's images in pixels.
         keep_ids: also remember ids (modes image and inpaint).
+        columns: keys of ``meta`` that end the prompts.
     """
     real: Counter[str] = Counter()
     sources: dict[str, list[str]] = defaultdict(list)
+    details: dict[str, dict[str, str]] = defaultdict(dict)
     for record in records:
         if record["split"] == "train" and record["source"] == "real":
             real[record["class_name"]] += 1
             if keep_ids:
                 sources[record["class_name"]].append(record["id"])
-    return PlanInputs(list(classes), real, {name: sorted(ids) for name, ids in sources.items()}, size)
+            if columns:
+                details[record["class_name"]][record["id"]] = detail(record, columns)
+    told = {name: [own[key] for key in sorted(own)] for name, own in details.items()}
+    return PlanInputs(list(classes), real, {name: sorted(ids) for name, ids in sources.items()}, size, details=told)
 
 
 def counts_per_cell(config: GenerateConfig, wanted: PlanInputs) -> dict[tuple[str, str], int]:
@@ -182,11 +194,13 @@ def complete_row(
 def _prompt(
     name: str, adjective: str, number: int, config: GenerateConfig, table: PromptTable, wanted: PlanInputs
 ) -> str:
+    told = wanted.details.get(name, ("",))
+    end = told[number % len(told)]
     if name in wanted.prompts:
         check_choice(adjective, table.adjectives, f"prompt table {table.name!r}: adjectives")
-        return f"{table.adjectives[adjective]} {wanted.prompts[name]}".strip()
+        return f"{table.adjectives[adjective]} {wanted.prompts[name]}{end}".strip()
     templates = config.templates or (0,)
-    return table.prompt(name, adjective, templates[number % len(templates)])
+    return table.prompt(name, adjective, templates[number % len(templates)]) + end
 
 
 _AS_CONFIGURED = ("mode", "scheduler", "steps", "guidance", "strength", "height", "width")

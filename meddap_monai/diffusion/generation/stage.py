@@ -23,11 +23,14 @@ from meddap_monai.core.records import class_names, iter_records
 from meddap_monai.diffusion.adapters.adapter import fuse, load_adapter
 from meddap_monai.diffusion.adapters.file import adapter_path, foreign_hash, read_card
 from meddap_monai.diffusion.bases.base import EMBEDDED, Base, load_base, open_base
-from meddap_monai.diffusion.bases.prompts import load_prompt_table
+from meddap_monai.diffusion.bases.prompt_choice import check_columns, table_for, write_table
+from meddap_monai.diffusion.bases.prompts import PromptTable
+from meddap_monai.diffusion.bases.vocabulary import check_words
 from meddap_monai.diffusion.generation import contact_sheets, plan, planning
 from meddap_monai.diffusion.generation.classifier_guidance import open_guide
 from meddap_monai.diffusion.generation.config import ClassifierGuidance, GenerateConfig
 from meddap_monai.diffusion.generation.latent_classifier import default_config, train_latent_classifier
+from meddap_monai.diffusion.generation.planning import PlanInputs
 from meddap_monai.diffusion.generation.sampler import ImageSampler, LoopSettings
 from meddap_monai.diffusion.generation.shards import PLAN, SHARD_RECORDS, Request, ShardMaker
 from meddap_monai.errors import ConfigurationError, StageError
@@ -95,7 +98,7 @@ def _make(job: Request, ranks: Ranks, flag: store.InterruptFlag, stage: store.St
     with contextlib.ExitStack() as opened:
         with _wait_for_all(ranks):
             sampler = opened.enter_context(open_sampler(guided_by(job.config, job.output), job.base, job.adapters))
-        rows = ranks.run_on_first(lambda: _write_plan(job, sampler.size))
+        rows = ranks.run_on_first(lambda: _write_plan(job, sampler))
         with _wait_for_all(ranks):
             used = ShardMaker(job, sampler, ranks, flag).run()
     if ranks.rank == 0:
@@ -138,23 +141,40 @@ def guided_by(config: GenerateConfig, output: Path) -> GenerateConfig:
     return dataclasses.replace(config, classifier_guidance=dataclasses.replace(guidance, classifier=output / GUIDE))
 
 
-def _write_plan(job: Request, size: tuple[int, int]) -> int:
+def _write_plan(job: Request, sampler: ImageSampler) -> int:
     """Write ``plan.csv`` unless an earlier start did; return its number of rows."""
     path = job.output / PLAN
     if path.is_file():
         return sum(1 for _ in plan.read_plan(path))
-    keep_ids = job.config.mode != "text" or job.config.plan is not None
-    wanted = planning.count_training_images(iter_records(job.records), class_names(job.records), size, keep_ids)
-    if not job.config.templates:
-        wanted = dataclasses.replace(wanted, prompts=cards(job.base, job.adapters)["class_prompts"])
-    return plan.write_plan(path, planning.make_plan(job.config, load_prompt_table(job.config.prompts), wanted))
+    config, names, told = job.config, class_names(job.records), cards(job.base, job.adapters)
+    if config.columns:
+        check_columns(config.columns, iter_records(job.records), "generate#columns")
+    keep_ids = config.mode != "text" or config.plan is not None
+    columns = told["columns"] if config.columns is None else config.columns
+    wanted = planning.count_training_images(iter_records(job.records), names, sampler.size, keep_ids, columns)
+    if not config.templates:
+        wanted = dataclasses.replace(wanted, prompts=told["class_prompts"])
+    table = table_for(config.prompts, names)
+    rows = plan.write_plan(path, planning.make_plan(config, table, wanted))
+    if not config.unconditional:
+        write_table(table, job.output, "generate", config.prompts)
+        _check_words(sampler, table, wanted, config)
+    return rows
+
+
+def _check_words(sampler: ImageSampler, table: PromptTable, wanted: PlanInputs, config: GenerateConfig) -> None:
+    """Say which words the base does not know, of the classes whose prompts no card says to have been learned."""
+    chosen = config.classes or wanted.classes
+    own = {name: table.prompt(name) for name in chosen if name in table.classes and name not in wanted.prompts}
+    check_words(sampler.pipeline.tokenizer, own, "generate#prompts")
 
 
 def cards(base: Base, adapters: Sequence[Path | str]) -> dict[str, Any]:
     """Return what base and adapters say about their training prompts, later ones over earlier ones.
 
     Returns:
-        ``class_prompts`` (class -> sentence) and ``clip_skip`` (layers of the text encoder left out).
+        ``class_prompts`` (class -> sentence), ``columns`` (keys of ``meta`` at their end) and ``clip_skip`` (layers of
+        the text encoder left out).
     """
     found = [base.card]
     folders = [adapter_path(path) for path in adapters]
@@ -162,7 +182,9 @@ def cards(base: Base, adapters: Sequence[Path | str]) -> dict[str, Any]:
     prompts: dict[str, str] = {}
     for card in found:
         prompts |= card.get("class_prompts") or {}
-    return {"class_prompts": prompts, "clip_skip": max(int(card.get("clip_skip") or 0) for card in found)}
+    columns = [tuple(card["columns"]) for card in found if card.get("columns")]
+    skip = max(int(card.get("clip_skip") or 0) for card in found)
+    return {"class_prompts": prompts, "columns": columns[-1] if columns else (), "clip_skip": skip}
 
 
 # ---------------------------------------------------------------------------------------------------------- sampler

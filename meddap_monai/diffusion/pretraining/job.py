@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from meddap_monai import store
 from meddap_monai.core.distributed import SINGLE_PROCESS, Ranks
 from meddap_monai.core.records import Record, read_records
+from meddap_monai.diffusion.bases.prompt_choice import tables_for, write_table
 from meddap_monai.diffusion.bases.prompts import PromptTable, load_prompt_table, table_names
 from meddap_monai.diffusion.pretraining.autoencoder import PatchPCA, build_autoencoder, fit_patch_pca
 from meddap_monai.diffusion.pretraining.autoencoder_training import AutoencoderTraining
@@ -44,7 +45,10 @@ class PretrainJob:
         self.training = [r for r in self.everything if r["split"] == "train" and r["source"] == "real"]
         if not self.training:
             raise RecordsError(f"{records}: no real record in split 'train', expected at least one to pre-train on")
-        self.tables: list[PromptTable] = [load_prompt_table(name) for name in config.prompts]
+        named = [] if config.views.captions == "none" else [record["class_name"] for record in self.training]
+        self.tables: list[PromptTable] = tables_for(config.prompts, named)
+        if ranks.rank == 0 and len(self.tables) > len(config.prompts):
+            write_table(self.tables[-1], output, "pretrain", "")
         self.views: Views = cut_views(self.training, self.tables, config.resolution, config.views, config.seed)
         learned = config.autoencoder.encoder == "learned"
         self.pca: PatchPCA | None = None if learned else fit_patch_pca(self.views.pixels, config.autoencoder)

@@ -15,6 +15,12 @@ from meddap_monai.errors import ConfigurationError
 from meddap_monai.images.reading.frames import check_policy
 from meddap_monai.images.reading.grey_levels import WINDOWS
 
+KEPT = (
+    *("frame", "frames", "frame_time_ms", "spacing_mm", "device", "centre", "modality", "region", "deidentified"),
+    "cluster",
+)
+"""Keys of ``meta`` that no column may take."""
+
 
 @dataclass(frozen=True)
 @settings("index")
@@ -31,6 +37,7 @@ class IndexConfig:
         centre_column: its column of centres, hospitals or countries, kept as it stands for tables by subgroup; opt in
             only where these names may be shown.
         device_column: its column of devices, kept likewise.
+        columns: its further columns to keep likewise, such as ("birads",); `adapt#columns` makes words of them.
         where: column -> value that rows must have, such as ``{role: unseen}``.
         attribute: DICOM keyword, such as "BodyPartExamined"; labels "attribute".
         classes: class names in the order of their labels; files of other classes are rejected. Default: all, sorted.
@@ -63,6 +70,7 @@ class IndexConfig:
     group_column: str | None = None
     centre_column: str | None = None
     device_column: str | None = None
+    columns: tuple[str, ...] = ()
     where: Mapping[str, str] = field(default_factory=dict)
     attribute: str = ""
     classes: tuple[str, ...] = ()
@@ -96,6 +104,12 @@ class IndexConfig:
             raise ConfigurationError(
                 f"{here('attribute')} is {self.attribute!r}, expected a DICOM keyword such as BodyPartExamined"
             )
+        for name in self.columns:
+            if name in KEPT:
+                raise ConfigurationError(
+                    f"{here('columns')}: {name!r} is a fact that the index itself writes; rename the column, or give "
+                    "centre_column or device_column"
+                )
         shares = self.fractions.values()
         if not set(self.fractions) <= set(SPLITS) or not abs(sum(shares) - 1) <= 1e-6 or min(shares) < 0:
             raise ConfigurationError(

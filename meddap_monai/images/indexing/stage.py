@@ -87,7 +87,7 @@ def _sources(config: IndexConfig) -> Iterator[Source]:
     path, group = folder / config.table, config.group_column
     if group is None:
         group = next((name for name in ("group", "patient") if name in sources.table_columns(path)), None)
-    facts = {"centre": config.centre_column, "device": config.device_column}
+    facts = {"centre": config.centre_column, "device": config.device_column, **{name: name for name in config.columns}}
     named = {key: column for key, column in facts.items() if column}
     table = sources.Table(path, config.image_column, config.label_column, group, config.where, named)
     table.check_columns()

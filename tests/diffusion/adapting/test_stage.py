@@ -40,7 +40,7 @@ def test_the_whole_stage(tiny_base: Path, records: Path, tmp_path: Path) -> None
     names = {path.name for path in folder.iterdir()} - {".lock"}
     assert names == {
         "adapter.safetensors", "adapter.json", "card.md", "train_sha256.txt", "samples", "tensorboard", "stage.json",
-        "cost.json",
+        "cost.json", "prompts.yaml",
     }  # fmt: skip
     card = json.loads((folder / "adapter.json").read_text())
     jsonschema.validate(card, json.loads(resources.find("schemas/adapter.json").read_text()))

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from meddap_monai.reading_form.reading import CLASS, QUESTIONS, Reading, ReadingConfig
 from tests.reading_form.chromium import Chromium
 
-SMALL = Path(__file__).with_name("small.yaml")
+SMALL = Path(__file__).parents[1] / "small.yaml"
 
 
 # -------------------------------------------------------------------------------------- a study, its report, its curves

@@ -12,9 +12,9 @@ import torch
 
 from meddap_monai import store
 from meddap_monai.classifier.scoring import Classifier, load_classifier, softmax
-from meddap_monai.core.provenance import check_provenance
 from meddap_monai.core.records import Record, read_records
 from meddap_monai.errors import LeakedRecords, RecordsError, StageError
+from meddap_monai.images.provenance import check_provenance
 
 
 @dataclass(frozen=True)

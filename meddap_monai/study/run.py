@@ -12,12 +12,12 @@ import torch
 from tqdm import tqdm
 
 from meddap_monai import store
-from meddap_monai.core import provenance
 from meddap_monai.core.distributed import Ranks, join_ranks
 from meddap_monai.core.records import class_names, draw_split, iter_records, write_records
 from meddap_monai.diffusion.bases.base import Base, open_base
 from meddap_monai.evaluation.predictions import ClassifierRun
 from meddap_monai.evaluation.stage import evaluate
+from meddap_monai.images import provenance
 from meddap_monai.images.indexing.config import IndexConfig
 from meddap_monai.images.indexing.stage import index
 from meddap_monai.study.config import DrawConfig, StudyConfig, Variant, read_study

@@ -18,7 +18,6 @@ from typing import Any
 from meddap_monai import store
 from meddap_monai.core.devices import PRECISIONS, choose_device
 from meddap_monai.core.distributed import Ranks, join_ranks, open_stage
-from meddap_monai.core.provenance import check_provenance
 from meddap_monai.core.records import class_names, iter_records
 from meddap_monai.diffusion.adapters.adapter import fuse, load_adapter
 from meddap_monai.diffusion.adapters.file import adapter_path, foreign_hash, read_card
@@ -31,6 +30,7 @@ from meddap_monai.diffusion.generation.latent_classifier import default_config, 
 from meddap_monai.diffusion.generation.sampler import ImageSampler, LoopSettings
 from meddap_monai.diffusion.generation.shards import PLAN, SHARD_RECORDS, Request, ShardMaker
 from meddap_monai.errors import ConfigurationError, StageError
+from meddap_monai.images.provenance import check_provenance
 from meddap_monai.images.writing.write import export_dicom
 
 __all__ = ["ClassifierGuidance", "GenerateConfig", "generate", "open_sampler"]

@@ -14,11 +14,11 @@ from tqdm import tqdm
 from meddap_monai import store
 from meddap_monai.classifier.networks import build_network
 from meddap_monai.classifier.scoring import fit_temperature, softmax
-from meddap_monai.core.provenance import check_provenance, write_train_hashes
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.core.tensors import read_weights
 from meddap_monai.errors import StageError
+from meddap_monai.images.provenance import check_provenance, write_train_hashes
 from meddap_monai.selection.filtering.crossfit import FilterConfig, FilterPredictions, assign_folds, predict, train_fold
 from meddap_monai.statistics.metrics import all_metrics, confusion
 

@@ -25,6 +25,7 @@ from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
 from meddap_monai.diffusion.bases.base import load_base, open_base
 from meddap_monai.diffusion.bases.noise import Objective
 from meddap_monai.errors import ConfigurationError, ForeignOutput, LeakedRecords, MissingPackage, RecordsError
+from meddap_monai.images.provenance import train_hashes
 from meddap_monai.training.checkpoint import NAME
 from meddap_monai.training.schedules import schedule
 from tests.reliability.forked import read_logs, run_pair
@@ -58,7 +59,7 @@ def test_the_whole_stage(tiny_base: Path, records: Path, tmp_path: Path) -> None
     stage = store.read_stage(folder)
     assert (stage["state"], stage["classes"], stage["counts"]["out"]) == ("done", card["classes"], 12)
     training = {record["sha256"] for record in read_records(records, split="train", full=True)}
-    assert set((folder / "train_sha256.txt").read_text().split()) == training
+    assert train_hashes(folder) == training
     assert set(curve(folder, "train/loss")) == {2, 4, 6, 8}
     assert set(curve(folder, "validation/loss")) == {0, 3, 6, 8}
     for tag in ("train/learning_rate_0", "train/gradient_norm", "train/images_per_second"):

@@ -17,7 +17,6 @@ from PIL import Image
 
 from meddap_monai import store
 from meddap_monai.core.devices import choose_device
-from meddap_monai.core.provenance import write_train_hashes
 from meddap_monai.core.records import iter_records, pixel_hash, read_records, write_records
 from meddap_monai.core.resources import find
 from meddap_monai.diffusion.bases.base import load_base
@@ -27,6 +26,7 @@ from meddap_monai.diffusion.generation.marking import read_mark
 from meddap_monai.diffusion.generation.remake import remake_shard
 from meddap_monai.diffusion.generation.stage import generate, open_sampler
 from meddap_monai.errors import BadAdapter, ConfigurationError, ForeignOutput, LeakedRecords
+from meddap_monai.images.provenance import write_train_hashes
 
 FEW = {"steps": 2, "shard_size": 4, "batch": 2, "sheet_columns": 2}
 

@@ -260,12 +260,16 @@ def shared_with(records: Iterable[Record], others: Iterable[Record]) -> frozense
     return frozenset(seen | {record["sha256"] for record in records if record["patient"] in patients})
 
 
-def check_apart(test: Path, training: Path) -> None:
+_APART = "Leave them out of one of the two, or rename groups that only share a number"
+
+
+def check_apart(test: Path, training: Path, advice: str = _APART) -> None:
     """Stop when a test set shares images or patients with what a base is going to be trained on.
 
     Args:
         test: records file.
         training: records file.
+        advice: what to do.
 
     Raises:
         LeakedRecords: names both files and the first records.
@@ -275,5 +279,5 @@ def check_apart(test: Path, training: Path) -> None:
         names = [record["id"] for record in iter_records(test) if record["sha256"] in hits]
         raise LeakedRecords(
             f"{test}: {len(names)} image(s), such as {', '.join(names[:3])}, stand in {training} too, or show its "
-            "patients; expected none. Leave them out of one of the two, or rename groups that only share a number"
+            f"patients; expected none. {advice}"
         )

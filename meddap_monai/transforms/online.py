@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from meddap_monai.diffusion.generation.sampler import ImageSampler
 
 
+JUDGED = 8
+"""Images made from the images at hand that are held against them, once for each generator."""
+
+
 class OnlineGenerator(PrintsArguments):
     """Makes an image of a class on demand, from the prompt alone or from the real image at hand.
 
@@ -58,6 +62,7 @@ class OnlineGenerator(PrintsArguments):
         self.classes, self.base, self.adapters = list(classes), open_base(base), [str(path) for path in adapters]
         self.config = build(GenerateConfig, settings, "generator")
         check_choice(self.config.mode, ("text", "image"), "generator#mode")
+        self.near, self.made = 0, 0
         self.table = load_prompt_table(self.config.prompts)
         self._sampler: ImageSampler | None = None
         self._open = contextlib.ExitStack()
@@ -93,7 +98,8 @@ class OnlineGenerator(PrintsArguments):
             One ``(height, width, 3) uint8`` per label: of the base's size, or of the real image's in the mode image.
 
         Raises:
-            ConfigurationError: an unknown class, no image in the mode image, or a forked worker with CUDA.
+            ConfigurationError: an unknown class, no image in the mode image, a forked worker with CUDA, or a strength
+                that leaves the images near copies of those at hand.
         """
         with self._lock:
             sampler = self._ready()
@@ -101,7 +107,22 @@ class OnlineGenerator(PrintsArguments):
             made = sampler.sample(rows, self._sources(images, rows[0].height, rows[0].width))
         if self.config.mode == "text" or images is None:
             return list(made)
-        return [_resized(picture, image.shape[:2]) for picture, image in zip(made, images, strict=True)]
+        fitted = [_resized(picture, image.shape[:2]) for picture, image in zip(made, images, strict=True)]
+        if not self.config.near_copies:
+            self._refuse_near(fitted, images)
+        return fitted
+
+    def _refuse_near(self, made: Sequence[np.ndarray], sources: Sequence[np.ndarray]) -> None:
+        """Stop once more than half of the first `JUDGED` images are near copies of the images at hand."""
+        from meddap_monai.diffusion.generation.nearness import image_like, is_near, too_near
+
+        if self.made >= JUDGED:
+            return
+        found = [image_like(picture, source) for picture, source in zip(made, sources, strict=True)]
+        self.near, self.made = self.near + sum(map(is_near, found)), self.made + len(found)
+        if self.made >= JUDGED and 2 * self.near > self.made:
+            strength = self.config.strengths[0]
+            raise ConfigurationError(too_near("generator", strength, self.near, self.made))
 
     def _ready(self) -> ImageSampler:
         if self._sampler is None:

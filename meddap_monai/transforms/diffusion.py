@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform, MultiSampleTrait, RandomizableTransform
 from monai.utils import TransformBackends
 
@@ -83,7 +84,11 @@ class RandDiffusionAugment(PrintsArguments, RandomizableTransform):
         return self._do_transform and (not self.allow_missing_classes or self.source.has(label_of(label)))
 
     def synthetic(self, img: Any, label: Any, seed: int) -> Any:
-        """Return the synthetic image of a label that a seed chooses, in the form of `img`."""
+        """Return the synthetic image of a label that a seed chooses, in the form of `img`.
+
+        The meta data of a `MetaTensor` then hold ``base``, ``mode``, ``seed`` and ``derived`` (from a patient's image);
+        `SyntheticDicomWriter` writes them.
+        """
         name = label_of(label)
         if isinstance(img, (str, os.PathLike)):
             if isinstance(self.source, OnlineGenerator):
@@ -96,7 +101,11 @@ class RandDiffusionAugment(PrintsArguments, RandomizableTransform):
             levels = self.source.draw(name, seed, to_levels(img, self.black_white, self.transposed))
         else:
             levels = self.source.draw(name, seed)
-        return from_levels(levels, img, self.black_white, self.transposed)
+        made = from_levels(levels, img, self.black_white, self.transposed)
+        if isinstance(made, MetaTensor):
+            online = isinstance(self.source, OnlineGenerator)
+            made.meta |= self.source.marks(levels, seed) if online else self.source.marks(name, seed)
+        return made
 
 
 class RandDiffusionSamples(RandDiffusionAugment, MultiSampleTrait):

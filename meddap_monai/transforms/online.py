@@ -27,6 +27,7 @@ from meddap_monai.images.framing import frame, from_levels, to_levels
 
 if TYPE_CHECKING:
     from meddap_monai.diffusion.bases.base import Base
+    from meddap_monai.diffusion.generation.nearness import NearnessCheck
     from meddap_monai.diffusion.generation.sampler import ImageSampler
 
 
@@ -63,6 +64,7 @@ class OnlineGenerator(PrintsArguments):
         self.config = build(GenerateConfig, settings, "generator")
         check_choice(self.config.mode, ("text", "image"), "generator#mode")
         self.near, self.made = 0, 0
+        self._nearness: NearnessCheck | None = None
         self.table = load_prompt_table(self.config.prompts)
         self._sampler: ImageSampler | None = None
         self._open = contextlib.ExitStack()
@@ -74,7 +76,7 @@ class OnlineGenerator(PrintsArguments):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore what was pickled."""
-        self.__dict__.update(state, _sampler=None, _open=contextlib.ExitStack(), _lock=threading.Lock())
+        self.__dict__.update(state, _sampler=None, _nearness=None, _open=contextlib.ExitStack(), _lock=threading.Lock())
 
     def has(self, label: int | str) -> bool:
         """Tell whether a label (an int) or a class (a name) can be generated."""
@@ -112,15 +114,35 @@ class OnlineGenerator(PrintsArguments):
             self._refuse_near(fitted, images)
         return fitted
 
+    def marks(self, levels: np.ndarray, seed: int) -> dict[str, Any]:
+        """Return what the meta data of one of its images say: base, mode, seed, and whether a patient's image is in it.
+
+        Args:
+            levels: (H, W) or (H, W, 3) uint8 as `draw` returned it; one made from words is held against all images that
+                base and adapters were trained on.
+            seed: that it was drawn by.
+        """
+        from meddap_monai.diffusion.adapters.file import adapter_path
+        from meddap_monai.diffusion.generation.nearness import NearnessCheck
+        from meddap_monai.images.provenance import training_images
+
+        derived = self.config.mode != "text"
+        if not derived:
+            if self._nearness is None:
+                trained = [training_images(adapter_path(path)) for path in self.adapters]
+                self._nearness = NearnessCheck([self.base.training_images, *trained])
+            derived = self._nearness([levels], ["text"])[0]["derived"]
+        return {"base": Path(self.base.name).name, "mode": self.config.mode, "seed": seed, "derived": derived}
+
     def _refuse_near(self, made: Sequence[np.ndarray], sources: Sequence[np.ndarray]) -> None:
-        """Stop once more than half of the first `JUDGED` images are near copies of the images at hand."""
+        """Stop once half of the first `JUDGED` images, or more, are near copies of the images at hand."""
         from meddap_monai.diffusion.generation.nearness import image_like, is_near, too_near
 
         if self.made >= JUDGED:
             return
         found = [image_like(picture, source) for picture, source in zip(made, sources, strict=True)]
         self.near, self.made = self.near + sum(map(is_near, found)), self.made + len(found)
-        if self.made >= JUDGED and 2 * self.near > self.made:
+        if self.made >= JUDGED and 2 * self.near >= self.made:
             strength = self.config.strengths[0]
             raise ConfigurationError(too_near("generator", strength, self.near, self.made))
 

@@ -15,8 +15,10 @@ import numpy as np
 
 from meddap_monai.core.records import Record
 from meddap_monai.errors import ConfigurationError
+from meddap_monai.images.framing import crop_top
 from meddap_monai.images.likeness import Known, fingerprint, from_text
-from meddap_monai.images.provenance import ALIKE, Images, images_of, together
+from meddap_monai.images.provenance import ALIKE, Images, together
+from meddap_monai.images.reading.recorded import open_recorded
 
 
 class NearnessCheck:
@@ -25,17 +27,24 @@ class NearnessCheck:
     Args:
         saw: what base and adapters were trained on, see `provenance.training_images`.
         records: full records of the real training images, which may be sources.
+        size: height and width of generated images; training images are also held against them as `crop_top` cuts them.
     """
 
-    def __init__(self, saw: Sequence[Images], records: Iterable[Record] = ()) -> None:
-        rows = list(records)
-        self._names = {row["sha256"]: row["id"] for row in rows}
-        looks = {digest: look for digest, look in together(*saw, images_of(rows)).items() if look}
-        self._digests = list(looks)
-        self._known = Known(from_text(list(looks.values()))) if looks else None
+    def __init__(
+        self, saw: Sequence[Images], records: Iterable[Record] = (), size: tuple[int, int] = (128, 128)
+    ) -> None:
+        names, looks = [], []
+        for record in records:
+            picture = open_recorded(record)
+            names += [record["id"]] * 2
+            looks += [fingerprint(np.asarray(one)) for one in (picture, crop_top(picture, *size))]
+        others = {digest: look for digest, look in together(*saw).items() if look}
+        self._names = [*names, *(digest[:12] for digest in others)]
+        levels = np.stack([*looks, *from_text(list(others.values()))]) if self._names else None
+        self._known = Known(levels) if levels is not None else None
 
     def __call__(self, images: Sequence[np.ndarray], modes: Sequence[str]) -> list[dict[str, Any]]:
-        """Return per image what its record says: ``derived`` and ``nearest``.
+        """Return per image what its record says: ``derived`` and ``nearest``, a record's id or how a hash begins.
 
         Args:
             images: (H, W) or (H, W, 3) uint8.
@@ -45,14 +54,9 @@ class NearnessCheck:
             return [facts(mode, None) for mode in modes]
         found = self._known.nearest(images)
         return [
-            facts(mode, {"training": self._name(number), "correlation": round(value, 3)})
+            facts(mode, {"training": self._names[number], "correlation": round(value, 3)})
             for mode, (number, value) in zip(modes, found, strict=True)
         ]
-
-    def _name(self, number: int) -> str:
-        """Return the id of a training image; of one that only a base or adapter saw, how its hash begins."""
-        digest = self._digests[number]
-        return str(self._names.get(digest, digest[:12]))
 
 
 def facts(mode: str, nearest: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -82,7 +86,7 @@ def derived_text(counts: Mapping[str, int], of: int) -> str:
 
 
 def refuse_near(made: Iterable[Mapping[str, Any]], where: str = "generate") -> None:
-    """Stop where a strength leaves more than half of its images as they were.
+    """Stop where a strength leaves half of its images, or more, as they were.
 
     Inpainting keeps the rest of an image by its nature; its images are marked, not refused.
 
@@ -99,7 +103,7 @@ def refuse_near(made: Iterable[Mapping[str, Any]], where: str = "generate") -> N
             by_strength[float(one["strength"])].append(one)
     for strength, ones in sorted(by_strength.items()):
         near = [one for one in ones if is_near(one["nearest"])]
-        if 2 * len(near) > len(ones):
+        if 2 * len(near) >= len(ones):
             raise ConfigurationError(too_near(where, strength, len(near), len(ones)))
 
 

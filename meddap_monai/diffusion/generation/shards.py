@@ -103,7 +103,7 @@ class ShardMaker:
             self.sampler.save_memory()
         self._sources = SourceImages.find(iter_records(self.request.records), self.request.config)
         self._grey = _wants_grey(self.request)
-        self._nearness = _nearness(self.request)
+        self._nearness = _nearness(self.request, self.sampler.size)
 
     def run(self) -> int:
         """Make every shard of this process that is not committed yet; return the batch size in use at the end."""
@@ -211,13 +211,14 @@ def _wants_grey(request: Request) -> bool:
     return True
 
 
-def _nearness(request: Request) -> NearnessCheck:
+def _nearness(request: Request, size: tuple[int, int]) -> NearnessCheck:
     """Return the check against all training images: of the base, of the adapters, and of the records."""
     saw = [request.base.training_images, *(training_images(adapter_path(path)) for path in request.adapters)]
     training = (
         record for record in iter_records(request.records) if record["split"] == "train" and record["source"] == "real"
     )
-    return NearnessCheck(saw, training)
+    size = request.config.height or size[0], request.config.width or size[1]
+    return NearnessCheck(saw, training, size)
 
 
 def _curves(output: Path, hidden: bool) -> Any:

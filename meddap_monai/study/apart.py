@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,23 @@ def keep_apart(output: Path, unseen: Path, training: Training, exclude: bool, ov
         if not stage.done:
             _leave_out(stage, unseen, training)
     return output / FOLDER / "records.jsonl"
+
+
+def refuse_seen_unseen(unseen: Path, drawn: Iterable[Path]) -> None:
+    """Stop when an unseen image, equal or edited, is a training image of a draw, before a classifier is trained.
+
+    Args:
+        unseen: records file of the unseen set.
+        drawn: records files of the draws.
+
+    Raises:
+        LeakedRecords: says what to type.
+    """
+    rows = read_records(unseen, full=True)
+    training = (row for path in drawn for row in read_records(path, split="train", source="real", full=True))
+    images = provenance.images_of({row["sha256"]: row for row in training}.values())
+    advice = "To leave them out, counted and listed, type evaluate#exclude_seen=true; or give another unseen set"
+    provenance.refuse_seen(provenance.find_seen(rows, images), f"{unseen}", "the training images of the draws", advice)
 
 
 def _leave_out(stage: store.Stage, unseen: Path, training: Training) -> None:

@@ -99,12 +99,12 @@ class RandDiffusionAugment(PrintsArguments, RandomizableTransform):
             return self.source.path(name, seed)
         if isinstance(self.source, OnlineGenerator):
             levels = self.source.draw(name, seed, to_levels(img, self.black_white, self.transposed))
+            marks = self.source.marks(levels, seed) if isinstance(img, MetaTensor) else {}
         else:
-            levels = self.source.draw(name, seed)
+            levels, marks = self.source.draw(name, seed), self.source.marks(name, seed)
         made = from_levels(levels, img, self.black_white, self.transposed)
         if isinstance(made, MetaTensor):
-            online = isinstance(self.source, OnlineGenerator)
-            made.meta |= self.source.marks(levels, seed) if online else self.source.marks(name, seed)
+            made.meta |= marks
         return made
 
 

@@ -81,7 +81,7 @@ def test_folder_holds_plan_sheets_and_curves(made: Path) -> None:
         "02_normal.png",
     ]
     assert list((folder / "tensorboard").glob("events.*"))
-    assert store.read_stage(folder)["counts"] == {"in": 12, "out": 12, "rejected": 0}
+    assert store.read_stage(folder)["counts"] == {"in": 12, "out": 12, "rejected": 0, "derived": 0, "near_copies": 0}
 
 
 def test_done_folder_is_skipped(made: Path, records: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,6 @@ def small(name: str, folder: Path, records: Path, base: Path) -> dict[str, Any]:
         "select#copies#action": "report",
         "classify#encoder": "resnet10_tiny",
         "classify#mode": "scratch",
-        "classify#mode": "scratch",
         "classify#resolution": 32,
         "classify#steps": 4,
         "classify#batch": 8,

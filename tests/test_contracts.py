@@ -10,8 +10,9 @@ import jsonschema
 import pytest
 import yaml
 
-from meddap_monai.core import provenance, resources
+from meddap_monai.core import resources
 from meddap_monai.core.records import class_names, read_records
+from meddap_monai.images import provenance
 from meddap_monai.store import STAGES, read_stage
 from tests.test_bundles import SMALL_LDM
 

@@ -34,9 +34,9 @@ from meddap_monai.classifier.heads import initial_network
 from meddap_monai.classifier.material import Material, read_material
 from meddap_monai.core.devices import choose_device
 from meddap_monai.core.distributed import Ranks, join_ranks, open_stage
-from meddap_monai.core.provenance import write_train_hashes
 from meddap_monai.core.records import Record, read_records
 from meddap_monai.core.tensors import cpu_state
+from meddap_monai.images.provenance import write_train_hashes
 from meddap_monai.statistics.metrics import all_metrics, confusion
 from meddap_monai.training.checkpoint import NAME, Stateful, load_checkpoint
 from meddap_monai.training.handlers import Checkpoints, Curves, ProgressBar, Validation

@@ -38,8 +38,10 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 
 def _synthesize(options: argparse.Namespace) -> str:
     from meddap_monai.diffusion.generation.config import GenerateConfig
+    from meddap_monai.diffusion.generation.nearness import derived_text
     from meddap_monai.diffusion.generation.synthesize import synthesize_folder
     from meddap_monai.images.indexing.config import IndexConfig
+    from meddap_monai.store import read_stage
 
     types = {"index": IndexConfig, "generate": GenerateConfig}
     pairs = read_pairs(options.overrides, types, "generate", types)
@@ -54,7 +56,9 @@ def _synthesize(options: argparse.Namespace) -> str:
         adapters=options.adapters,
         overwrite=options.overwrite,
     )
-    return f"{len(list(folder.iterdir()))} synthetic DICOM files: {folder}"
+    made = len(list(folder.iterdir()))
+    said = derived_text(read_stage(folder.parent)["counts"], made)
+    return "\n".join([*([said] if said else []), f"{made} synthetic DICOM files: {folder}"])
 
 
 def _remake(options: argparse.Namespace) -> str:

@@ -1,1 +1,1 @@
-"""What every room stands on: configuration, ids, records, seeds, provenance, processes and devices."""
+"""What every room stands on: configuration, ids, records, seeds, processes and devices."""

@@ -20,6 +20,8 @@ class EvaluateConfig:
         confidence: of the intervals.
         level: of significance after Holm's correction.
         samples: bootstrap replicates over patients.
+        exclude_seen: leave out of the unseen set what a classifier, the base or another guard has seen, equal or
+            edited; counted in the report, listed in ``seen.csv``. Without it such an image stops the evaluation.
         hog: train the sanity arm (HOG and logistic regression on the real images) for every seed.
         generative: compute FID, KID, precision, recall and diversity of the synthetic images when they are given.
         embedding: "tsne" draws maps of the training, synthetic and unseen images in classifiers' features; "none".
@@ -35,6 +37,7 @@ class EvaluateConfig:
     confidence: Annotated[float, Range(0.5, 0.999)] = 0.95
     level: Annotated[float, Range(1e-6, 0.5)] = 0.05
     samples: Annotated[int, Range(20, 1_000_000)] = 1000
+    exclude_seen: bool = False
     hog: bool = True
     generative: bool = True
     embedding: Annotated[str, Choice(("none", "tsne"))] = "none"

@@ -12,9 +12,8 @@ import torch
 
 from meddap_monai import store
 from meddap_monai.classifier.scoring import Classifier, load_classifier, softmax
-from meddap_monai.core.provenance import check_provenance
-from meddap_monai.core.records import Record, read_records
-from meddap_monai.errors import LeakedRecords, RecordsError, StageError
+from meddap_monai.core.records import Record
+from meddap_monai.errors import RecordsError, StageError
 
 
 @dataclass(frozen=True)
@@ -56,28 +55,6 @@ class Predictions:
         return [row["patient"] for row in self.rows]
 
 
-def test_rows(records: Path, split: str) -> list[Record]:
-    """Return the full records of the split test or unseen; of a file without split unseen, all its real ones.
-
-    Raises:
-        LeakedRecords: a synthetic record stands outside train.
-        RecordsError: the split is empty.
-    """
-    everything = read_records(records, full=True)
-    synthetic = [row["id"] for row in everything if row["source"] == "synthetic" and row["split"] != "train"]
-    if synthetic:
-        raise LeakedRecords(
-            f"{records}: {len(synthetic)} synthetic image(s) outside train, such as {synthetic[0]}; an evaluation "
-            "judges on real images only"
-        )
-    rows = [row for row in everything if row["split"] == split]
-    if split == "unseen" and not rows:
-        rows = [row for row in everything if row["source"] == "real"]
-    if not rows:
-        raise RecordsError(f"{records}: no image of split {split!r}; draw the split with a test set")
-    return rows
-
-
 class DecodedOnce:
     """Decoded test images that several runs share; the few sets used last are kept."""
 
@@ -101,7 +78,6 @@ def predict_run(
     run: ClassifierRun,
     rows: list[Record],
     cache: Path,
-    guards: Sequence[Path] = (),
     device: str = "cpu",
     decoded: DecodedOnce | None = None,
 ) -> Predictions:
@@ -109,19 +85,14 @@ def predict_run(
 
     Args:
         run: the model.
-        rows: full records, all of split test or unseen.
+        rows: full records of one of the `test_sets.TestSets`.
         cache: CSV file of this run and test set.
-        guards: further trained things (base, adapters, filter) that must not have seen the rows.
         device: torch device.
         decoded: images that other runs have decoded already.
 
     Raises:
-        LeakedRecords: a row is among the training images of the model or of a guard.
         RecordsError: a row's class is unknown to the model.
     """
-    judged = [row if row["split"] != "train" else row | {"split": "unseen"} for row in rows]
-    for folder in (run.model, *guards):
-        check_provenance(folder, judged)
     classifier = load_classifier(run.model, device)
     labels = label_numbers(rows, classifier.classes, f"{run.arm}, seed {run.seed}")
     probabilities = _read_table(cache, rows, classifier.classes)

@@ -14,11 +14,12 @@ from meddap_monai.classifier.stage import classify
 from meddap_monai.errors import ConfigurationError, LeakedRecords
 from meddap_monai.evaluation import arms as arm_names
 from meddap_monai.evaluation.config import EvaluateConfig
-from meddap_monai.evaluation.predictions import ClassifierRun, DecodedOnce, Predictions, predict_run, test_rows
+from meddap_monai.evaluation.predictions import ClassifierRun, DecodedOnce, Predictions, predict_run
 from meddap_monai.evaluation.report.cases import collect_cases
 from meddap_monai.evaluation.report.content import build_report, generative_metrics, maps
 from meddap_monai.evaluation.report.curves import write_curves
 from meddap_monai.evaluation.report.page import write_report
+from meddap_monai.evaluation.test_sets import TestSets, check_unseen_by, open_test_sets
 
 
 def evaluate(
@@ -48,7 +49,7 @@ def evaluate(
         Path of ``report.html``.
 
     Raises:
-        LeakedRecords: a test or unseen image is among the training images, or is synthetic.
+        LeakedRecords: a test or unseen image is among the training images, or is synthetic; before anything is trained.
         ConfigurationError: no run, or an arm and seed twice.
     """
     output, sections = Path(output), {name: Path(folder) for name, folder in (sections or {}).items()}
@@ -59,16 +60,20 @@ def evaluate(
     inputs |= {"stages": _stages_hash(stages)} if stages else {}
     with store.open_stage(output, "evaluate", config, inputs, overwrite) as stage:
         if not stage.done:
-            everything = [*runs, *(_hog_runs(output, runs) if config.hog else [])]
-            tables = predict_all(config, output, everything, unseen, guards)
-            report = build_report(config, everything, tables, sections, stages)
+            sets = open_test_sets(runs, unseen, guards, config.exclude_seen, output)
+            trained_here = _hog_runs(output, runs) if config.hog else []
+            for run in trained_here:
+                check_unseen_by(run, sets)
+            everything = [*runs, *trained_here]
+            tables = predict_all(config, output, everything, sets)
+            report = build_report(config, everything, tables, sections, stages) | {"left_out": sets.left_out}
             report["generative"] = generative_metrics(config, runs, tables["own"], sections)
             report["maps"] = maps(config, runs, tables, sections)
             report["cases"] = collect_cases(runs, tables, config.pictures, config.device)
             report["reading"] = None  # readers come later: `meddap review --report` adds what they said
             write_report(output, report, config.pictures, sections)
             write_curves(output / "tensorboard", report, tables)
-            counts = {"in": len(everything), "out": len(everything), "rejected": 0}
+            counts = {"in": len(everything), "out": len(everything), "rejected": 0, "seen_left_out": sets.left_out}
             first = next(iter(tables["own"].values()))
             stage.finish(counts, classes=next(iter(first.values())).classes, verdicts=report["verdicts"])
     return output / "report.html"
@@ -115,27 +120,22 @@ def _hog_runs(output: Path, runs: Sequence[ClassifierRun]) -> list[ClassifierRun
 
 
 def predict_all(
-    config: EvaluateConfig, output: Path, runs: Sequence[ClassifierRun], unseen: Path | None, guards: Sequence[Path]
+    config: EvaluateConfig, output: Path, runs: Sequence[ClassifierRun], sets: TestSets
 ) -> dict[str, dict[str, dict[int, Predictions]]]:
     """Return test set -> arm -> seed -> predictions.
 
     Raises:
-        LeakedRecords: see `evaluate`; also when two arms of a seed have different test images.
+        LeakedRecords: two arms of a seed have different test images.
     """
-    far = test_rows(unseen, "unseen") if unseen else None
     tables: dict[str, dict[str, dict[int, Predictions]]] = {"own": {}}
-    if far:
+    if sets.unseen:
         tables["unseen"] = {}
-    own_rows: dict[Path, list[dict[str, Any]]] = {}
     decoded = DecodedOnce()
     for run in tqdm(sorted(runs, key=lambda run: run.seed), desc="evaluate", unit="run", disable=None):
-        records = Path(run.records)
-        if records not in own_rows:
-            own_rows[records] = test_rows(records, "test")
-        for name, rows in (("own", own_rows[records]), ("unseen", far)):
+        for name, rows in (("own", sets.own[Path(run.records)]), ("unseen", sets.unseen)):
             if rows:
                 cache = output / "predictions" / f"{run.arm}-{run.seed}-{name}.csv"
-                found = predict_run(run, rows, cache, guards, config.device, decoded)
+                found = predict_run(run, rows, cache, config.device, decoded)
                 tables[name].setdefault(run.arm, {})[run.seed] = found
     for arm in tables["own"].values():
         for seed, found in arm.items():

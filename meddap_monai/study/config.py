@@ -38,12 +38,21 @@ class DrawConfig:
 
 
 @dataclass(frozen=True)
+class UnseenConfig(IndexConfig):
+    """The unseen set: an index, and what becomes of images in it that something has trained on."""
+
+    exclude_seen: bool = False
+    """Leave out, counted and listed, what the base, the own or the unlabelled images hold, equal or edited; without it
+    such an image stops the study before anything is trained."""
+
+
+@dataclass(frozen=True)
 @settings("study")
 class StudyConfig:
     """Everything a study needs; each stage's own keys are those of its configuration class."""
 
     index: IndexConfig
-    unseen: IndexConfig | None = None
+    unseen: UnseenConfig | None = None
     unlabelled: IndexConfig | None = None
     """What `pretrain` learns from, once for all seeds; None: the training images of each draw. Like `unseen`, it is
     one split as a whole unless it names another."""

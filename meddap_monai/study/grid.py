@@ -36,6 +36,7 @@ from meddap_monai.evaluation.stage import evaluate, read_report
 from meddap_monai.selection.mixing.config import MixConfig
 from meddap_monai.selection.mixing.stage import mix
 from meddap_monai.statistics.weighted import METRICS
+from meddap_monai.study.apart import refuse_seen_unseen
 from meddap_monai.study.track import settings_of_arm
 
 
@@ -117,9 +118,12 @@ def run_grid(
 
     Raises:
         ConfigurationError: no draw, or an arm needs synthetic images and a draw has none.
+        LeakedRecords: an unseen image is among the training images of a draw; before anything is trained.
     """
     output = Path(output)
     cells = plan_cells(config, draws)
+    if unseen and not config.evaluate.exclude_seen:
+        refuse_seen_unseen(unseen, [draw.records for draw in draws])
     tasks = [(config, output, cell, overwrite) for cell in cells]
     if config.processes == 1:
         done = [train_cell(*task) for task in tqdm(tasks, desc="grid", unit="cell")]

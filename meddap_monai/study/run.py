@@ -12,14 +12,15 @@ import torch
 from tqdm import tqdm
 
 from meddap_monai import store
-from meddap_monai.core import provenance
 from meddap_monai.core.distributed import Ranks, join_ranks
 from meddap_monai.core.records import class_names, draw_split, iter_records, write_records
 from meddap_monai.diffusion.bases.base import Base, open_base
 from meddap_monai.evaluation.predictions import ClassifierRun
 from meddap_monai.evaluation.stage import evaluate
+from meddap_monai.images import provenance
 from meddap_monai.images.indexing.config import IndexConfig
 from meddap_monai.images.indexing.stage import index
+from meddap_monai.study.apart import Training, keep_apart
 from meddap_monai.study.config import DrawConfig, StudyConfig, Variant, read_study
 from meddap_monai.study.curves import linked_curves
 from meddap_monai.study.simulated import place
@@ -41,7 +42,8 @@ def run_study(
 
     Raises:
         ConfigurationError: before anything is read or written.
-        LeakedRecords: the unseen set shares images or patients with the unlabelled one.
+        LeakedRecords: the unseen set holds images, equal or edited, that the base or the own images hold too, or
+            shares images or patients with the unlabelled set; before anything is trained.
         MeddapError: what the stages raise; what is finished stays, and the same call goes on.
     """
     output = Path(output)
@@ -59,11 +61,16 @@ def _run(
 
     own, unseen, unlabelled = indexed("index"), indexed("unseen"), indexed("unlabelled")
     assert own is not None
-    if unlabelled and unseen:
-        provenance.check_apart(unseen, unlabelled)
-    runs: list[ClassifierRun] = []
-    folders: dict[str, Path] = {"index": output / "index"} | ({"unseen": output / "unseen"} if unseen else {})
     before, onces, opened = StageCache(), [], functools.cache(open_base)
+    if study.draw is None and study.pretrain is None:
+        ranks.run_on_first(lambda: provenance.check_provenance(opened(study.base).source, iter_records(own)))
+    if study.unseen and unseen:
+        base, exclude = opened(study.base), study.unseen.exclude_seen or study.evaluate.exclude_seen
+        training = Training(base.training_images, base.name, own, study.draw is not None, unlabelled)
+        apart = functools.partial(keep_apart, output, unseen, training, exclude, overwrite)
+        unseen = ranks.run_on_first(apart)
+    runs: list[ClassifierRun] = []
+    folders: dict[str, Path] = {"index": output / "index"} | ({"unseen": unseen.parent} if unseen else {})
     for seed in tqdm(study.seeds, desc="study", unit="seed", leave=True):
         folder = output / f"seed_{seed}"
         records = own
@@ -77,7 +84,7 @@ def _run(
             runs += track.run()
             folders.update({name: path for name, path in track.folders.items() if name not in folders})
     there = output / evaluate_in
-    stages = [output / name for name in ("index", "unseen", "unlabelled")]
+    stages = [output / "index", *([unseen.parent] if unseen else []), output / "unlabelled"]
     stages += [folder for once in (before, *onces) for folder in once.folders]
     guarded = opened(study.base).folder
     guards = [guarded] if guarded else []  # adapters and filters are held to the draw they belong to
@@ -97,8 +104,9 @@ def _run(
 
 
 def _index(study: StudyConfig, config: IndexConfig, output: Path, name: str, overwrite: bool) -> Path:
-    source = place(config.source, study.simulated, output, name)
-    return index(dataclasses.replace(config, source=source), output / name, overwrite=overwrite)
+    keys = {field.name: getattr(config, field.name) for field in dataclasses.fields(IndexConfig)}
+    keys["source"] = place(config.source, study.simulated, output, name)
+    return index(IndexConfig(**keys), output / name, overwrite=overwrite)
 
 
 def draw(
@@ -112,15 +120,16 @@ def draw(
 ) -> Path:
     """Draw the small data set of one seed from an index; the images stay where they are.
 
-    Images that the base was trained on, or will be from `unlabelled`, and other images of those patients may train here
-    too, and are left out of val and test.
+    Images that the base was trained on, equal or edited, or will be from `unlabelled`, and other images of those
+    patients may train here too, and are left out of val and test.
     """
-    seen = open_base(base).train_hashes
-    configuration = {"draw": config, "seed": seed, "seen": store.sha256_text("\n".join(sorted(seen)))}
+    saw = open_base(base).training_images
+    configuration = {"draw": config, "seed": seed, "seen": store.sha256_text("\n".join(sorted(saw)))}
     inputs = {"records": records} | ({"unlabelled": unlabelled} if unlabelled else {})
     with store.open_stage(output, "index", configuration, inputs, overwrite) as stage:
         if not stage.done:
             everything = list(iter_records(records))
+            seen = frozenset(one.record["sha256"] for one in provenance.find_seen(everything, saw) if one.same)
             if unlabelled:
                 seen |= provenance.shared_with(everything, iter_records(unlabelled))
             drawn = draw_split(everything, config.train, config.val, seed, seen)

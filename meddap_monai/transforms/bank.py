@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from meddap_monai.core.printing import PrintsArguments
 from meddap_monai.core.records import Record, iter_records
 from meddap_monai.errors import RecordsError
 from meddap_monai.images.reading.recorded import open_recorded
+from meddap_monai.images.writing.write import is_derived
 
 
 class ImageBank(PrintsArguments):
@@ -65,6 +67,12 @@ class ImageBank(PrintsArguments):
             open_recorded(record)
             self._checked.add(record["id"])
         return str(record["image"])
+
+    def marks(self, label: int | str, seed: int) -> dict[str, Any]:
+        """Return what the meta data of one image of a label say, from its record; see `OnlineGenerator.marks`."""
+        synthetic = self.record(label, seed)["synthetic"]
+        told = {name: synthetic[name] for name in ("base", "mode", "seed") if name in synthetic}
+        return told | {"derived": is_derived(synthetic)}
 
     def draw(self, label: int | str, seed: int) -> np.ndarray:
         """Return one image of a label, ``(H, W) or (H, W, 3) uint8``; see `record`."""

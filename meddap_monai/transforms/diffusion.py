@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform, MultiSampleTrait, RandomizableTransform
 from monai.utils import TransformBackends
 
@@ -86,7 +87,11 @@ class RandDiffusionAugment(PrintsArguments, RandomizableTransform):
         return self._do_transform and (not self.allow_missing_classes or self.source.has(label_of(label)))
 
     def synthetic(self, img: Any, label: Any, seed: int) -> Any:
-        """Return the synthetic image of a label that a seed chooses, in the form of `img`."""
+        """Return the synthetic image of a label that a seed chooses, in the form of `img`.
+
+        The meta data of a `MetaTensor` then hold ``base``, ``mode``, ``seed`` and ``derived`` (from a patient's image);
+        `SyntheticDicomWriter` writes them.
+        """
         name = label_of(label)
         if isinstance(img, (str, os.PathLike)):
             if isinstance(self.source, OnlineGenerator):
@@ -99,9 +104,13 @@ class RandDiffusionAugment(PrintsArguments, RandomizableTransform):
         transposed = is_transposed(img, self.transposed, "RandDiffusionAugment")
         if isinstance(self.source, OnlineGenerator):
             levels = self.source.draw(name, seed, to_levels(img, self.black_white, transposed))
+            marks = self.source.marks(levels, seed) if isinstance(img, MetaTensor) else {}
         else:
-            levels = self.source.draw(name, seed)
-        return from_levels(levels, img, self.black_white, transposed)
+            levels, marks = self.source.draw(name, seed), self.source.marks(name, seed)
+        made = from_levels(levels, img, self.black_white, transposed)
+        if isinstance(made, MetaTensor):
+            made.meta |= marks
+        return made
 
 
 class RandDiffusionSamples(RandDiffusionAugment, MultiSampleTrait):

@@ -28,7 +28,12 @@ from meddap_monai.transforms.placement import BLACK_WHITE, check_levels, is_tran
 
 if TYPE_CHECKING:
     from meddap_monai.diffusion.bases.base import Base
+    from meddap_monai.diffusion.generation.nearness import NearnessCheck
     from meddap_monai.diffusion.generation.sampler import ImageSampler
+
+
+JUDGED = 8
+"""Images made from the images at hand that are held against them, once for each generator."""
 
 
 class OnlineGenerator(PrintsArguments):
@@ -59,6 +64,8 @@ class OnlineGenerator(PrintsArguments):
         self.classes, self.base, self.adapters = list(classes), open_base(base), [str(path) for path in adapters]
         self.config = build(GenerateConfig, settings, "generator")
         check_choice(self.config.mode, ("text", "image"), "generator#mode")
+        self.near, self.made = 0, 0
+        self._nearness: NearnessCheck | None = None
         self.table = table_for(self.config.prompts, self.classes)
         self._sampler: ImageSampler | None = None
         self._open = contextlib.ExitStack()
@@ -70,7 +77,7 @@ class OnlineGenerator(PrintsArguments):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore what was pickled."""
-        self.__dict__.update(state, _sampler=None, _open=contextlib.ExitStack(), _lock=threading.Lock())
+        self.__dict__.update(state, _sampler=None, _nearness=None, _open=contextlib.ExitStack(), _lock=threading.Lock())
 
     def has(self, label: int | str) -> bool:
         """Tell whether a label (an int) or a class (a name) can be generated."""
@@ -94,7 +101,8 @@ class OnlineGenerator(PrintsArguments):
             One ``(height, width, 3) uint8`` per label: of the base's size, or of the real image's in the mode image.
 
         Raises:
-            ConfigurationError: an unknown class, no image in the mode image, or a forked worker with CUDA.
+            ConfigurationError: an unknown class, no image in the mode image, a forked worker with CUDA, or a strength
+                that leaves the images near copies of those at hand.
         """
         with self._lock:
             sampler = self._ready()
@@ -102,7 +110,42 @@ class OnlineGenerator(PrintsArguments):
             made = sampler.sample(rows, self._sources(images, rows[0].height, rows[0].width))
         if self.config.mode == "text" or images is None:
             return list(made)
-        return [_resized(picture, image.shape[:2]) for picture, image in zip(made, images, strict=True)]
+        fitted = [_resized(picture, image.shape[:2]) for picture, image in zip(made, images, strict=True)]
+        if not self.config.near_copies:
+            self._refuse_near(fitted, images)
+        return fitted
+
+    def marks(self, levels: np.ndarray, seed: int) -> dict[str, Any]:
+        """Return what the meta data of one of its images say: base, mode, seed, and whether a patient's image is in it.
+
+        Args:
+            levels: (H, W) or (H, W, 3) uint8 as `draw` returned it; one made from words is held against all images that
+                base and adapters were trained on.
+            seed: that it was drawn by.
+        """
+        from meddap_monai.diffusion.adapters.file import adapter_path
+        from meddap_monai.diffusion.generation.nearness import NearnessCheck
+        from meddap_monai.images.provenance import training_images
+
+        derived = self.config.mode != "text"
+        if not derived:
+            if self._nearness is None:
+                trained = [training_images(adapter_path(path)) for path in self.adapters]
+                self._nearness = NearnessCheck([self.base.training_images, *trained])
+            derived = self._nearness([levels], ["text"])[0]["derived"]
+        return {"base": Path(self.base.name).name, "mode": self.config.mode, "seed": seed, "derived": derived}
+
+    def _refuse_near(self, made: Sequence[np.ndarray], sources: Sequence[np.ndarray]) -> None:
+        """Stop once half of the first `JUDGED` images, or more, are near copies of the images at hand."""
+        from meddap_monai.diffusion.generation.nearness import image_like, is_near, too_near
+
+        if self.made >= JUDGED:
+            return
+        found = [image_like(picture, source) for picture, source in zip(made, sources, strict=True)]
+        self.near, self.made = self.near + sum(map(is_near, found)), self.made + len(found)
+        if self.made >= JUDGED and 2 * self.near >= self.made:
+            strength = self.config.strengths[0]
+            raise ConfigurationError(too_near("generator", strength, self.near, self.made))
 
     def _ready(self) -> ImageSampler:
         if self._sampler is None:

@@ -22,7 +22,6 @@ from meddap_monai.classifier.engine import TrainingStep
 from meddap_monai.classifier.material import read_material
 from meddap_monai.classifier.scoring import load_classifier
 from meddap_monai.classifier.stage import classify, initial_network
-from meddap_monai.core.provenance import check_provenance
 from meddap_monai.core.records import Record, read_records
 from meddap_monai.errors import (
     ConfigurationError,
@@ -33,6 +32,7 @@ from meddap_monai.errors import (
     NonFiniteLoss,
     RecordsError,
 )
+from meddap_monai.images.provenance import check_provenance
 from meddap_monai.training.checkpoint import NAME as CHECKPOINT
 from tests.classifier_material import TINY
 from tests.record_material import as_synthetic, write_like

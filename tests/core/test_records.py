@@ -1,4 +1,4 @@
-"""Records: reading, writing, drawing; and the provenance guard."""
+"""Records: reading, writing, drawing."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from meddap_monai.core import provenance
 from meddap_monai.core.records import (
-    FILE_GROUP,
     ITEM_FIELDS,
     class_names,
     draw_split,
@@ -21,7 +19,7 @@ from meddap_monai.core.records import (
     split_by_group,
     write_records,
 )
-from meddap_monai.errors import ConfigurationError, LeakedRecords, RecordsError, StageError
+from meddap_monai.errors import ConfigurationError, RecordsError
 from meddap_monai.images.indexing.config import IndexConfig
 
 
@@ -236,47 +234,9 @@ def test_a_split_keeps_groups_whole_and_shares_close() -> None:
     assert all(len(found) == 1 for found in splits.values())
 
 
-def test_a_trained_thing_is_not_judged_on_its_training_images_nor_on_their_group(tmp_path: Path) -> None:
-    training = [item(1, patient="a")]
-    group = [item(2, patient="a", split="test"), item(3, patient="b", split="test")]
-    provenance.write_train_hashes(tmp_path, training, training + group)
-    provenance.check_provenance(tmp_path, [group[1], item(1, patient="a")])
-    with pytest.raises(LeakedRecords, match=r"1 validation, test or unseen image\(s\).*r002 \(test\)"):
-        provenance.check_provenance(tmp_path, group)
-
-
-def test_the_guard_is_never_off_without_a_word(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=r"carries no train_sha256\.txt"):  # a foreign thing
-        provenance.check_provenance(tmp_path, [item(1, split="test")])
-    for card in ("adapter.json", "base.json", "classifier.json", "filter.json", "model.pt"):
-        (tmp_path / card).write_text("{}")
-        with pytest.raises(StageError, match=r"train_sha256\.txt: missing"):
-            provenance.train_hashes(tmp_path)
-        (tmp_path / card).unlink()
-    (tmp_path / "train_sha256.txt").write_text("0" * 64 + "\nabc\n")
-    with pytest.raises(StageError, match=r"train_sha256\.txt, line 2: expected 64 hexadecimal digits"):
-        provenance.train_hashes(tmp_path)
-    (tmp_path / "train_sha256.txt").write_bytes("0\n".encode("utf-16"))
-    with pytest.raises(StageError, match="not UTF-8"):
-        provenance.train_hashes(tmp_path)
-
-
 @pytest.mark.parametrize("shares", [{"train": 2.0, "test": -1.0}, {"train": float("nan"), "test": 1.0}, {"train": 0.5}])
 def test_shares_are_shares(shares: dict[str, float]) -> None:
     with pytest.raises(RecordsError, match="expected numbers from 0 to 1 that sum to 1"):
         split_by_group(many(10), shares, seed=0)
     with pytest.raises(ConfigurationError, match=r"index#fractions"):
         IndexConfig(source=Path("x"), fractions=shares)
-
-
-def test_images_and_patients_shared_by_two_sets_are_found(tmp_path: Path) -> None:
-    ours = [item(1, patient="a"), item(2, patient="a"), item(3, patient="b"), item(4, patient="c")]
-    theirs = [item(4, patient="z"), item(50, patient="a")]
-    assert provenance.shared_with(ours, theirs) == {ours[0]["sha256"], ours[1]["sha256"], ours[3]["sha256"]}
-    nobody = f"{FILE_GROUP}1234"  # files of equal names in two folders, patients unknown
-    assert provenance.shared_with([item(1, patient=nobody)], [item(2, patient=nobody)]) == frozenset()
-    mine, archive = tmp_path / "m" / "records.jsonl", tmp_path / "a" / "records.jsonl"
-    write_records(mine, ours)
-    write_records(archive, theirs)
-    with pytest.raises(LeakedRecords, match=r"3 image\(s\), such as r001, r002, r004, stand in .*a/records\.jsonl too"):
-        provenance.check_apart(mine, archive)

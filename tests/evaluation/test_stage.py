@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from meddap_monai.classifier.stage import classify
-from meddap_monai.core.records import read_records, write_records
+from meddap_monai.core.records import pixel_hash, read_records, write_records
 from meddap_monai.errors import ConfigurationError, ForeignOutput, LeakedRecords, RecordsError, StageError
 from meddap_monai.evaluation.config import EvaluateConfig
 from meddap_monai.evaluation.predictions import ClassifierRun
@@ -303,6 +304,58 @@ def test_a_test_image_among_the_training_images_stops_it(
     write_records(folder / "records.jsonl", [leaked])
     with pytest.raises(LeakedRecords, match="are among its training images"):
         evaluate(CONFIG, tmp_path / "out", runs=runs[:1], unseen=folder / "records.jsonl")
+
+
+@pytest.fixture
+def half_seen(records: Path, unseen: Path, tmp_path: Path) -> Path:
+    """The unseen set and three training images, each two pixels smaller than it was."""
+    folder = tmp_path / "half_seen"
+    folder.mkdir()
+    rows = read_records(unseen, full=True)
+    for number, row in enumerate(read_records(records, split="train", full=True)[:3]):
+        with Image.open(row["image"]) as image:
+            small = image.resize((image.width - 2, image.height - 2), Image.Resampling.BICUBIC)
+        small.save(folder / f"seen-{number}.png")
+        facts = {"id": f"seen-{number}", "split": "unseen", "sha256": pixel_hash(np.asarray(small))}
+        rows.append(row | facts | {"image": str(folder / f"seen-{number}.png")})
+    write_records(folder / "records.jsonl", rows)
+    shutil.copy(unseen.parent / "stage.json", folder / "stage.json")
+    return folder / "records.jsonl"
+
+
+def test_edited_training_images_stop_it_before_anything_is_trained(
+    runs: list[ClassifierRun], half_seen: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(LeakedRecords) as caught:
+        evaluate(CONFIG, tmp_path / "out", runs=runs, unseen=half_seen)
+    said = str(caught.value)
+    assert "3 validation, test or unseen image(s) are among its training images, 3 of them resized" in said
+    assert "To leave them out, counted and listed, type evaluate#exclude_seen=true" in said
+    assert not list((tmp_path / "out").glob("hog*")) + list((tmp_path / "out").glob("predictions*"))
+
+
+def test_seen_images_are_left_out_when_asked_for(runs: list[ClassifierRun], half_seen: Path, tmp_path: Path) -> None:
+    asked = EvaluateConfig(samples=40, hog=False, exclude_seen=True)
+    page = evaluate(asked, tmp_path / "out", runs=runs[:2], unseen=half_seen).read_text()
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    everything = read_records(half_seen)
+    assert report["left_out"] == 3
+    assert report["sets"]["unseen"]["images"] == [len(everything) - 3]
+    assert json.loads((tmp_path / "out" / "stage.json").read_text())["counts"]["seen_left_out"] == 3
+    assert "<b>Left out of the unseen test set:</b> 3 images that were seen in training" in page
+    lines = [line.split(",") for line in (tmp_path / "out" / "seen.csv").read_text().splitlines()]
+    assert lines[0] == ["item", "seen_by", "likeness", "training_sha256", "left_out_or_refused"]
+    assert [line[0] for line in lines[1:]] == ["seen-0", "seen-1", "seen-2"]
+    assert all(float(line[2]) >= 0.98 and line[4] == "yes" for line in lines[1:])
+
+
+def test_an_unseen_set_of_seen_images_only_is_one_named_error(
+    runs: list[ClassifierRun], half_seen: Path, tmp_path: Path
+) -> None:
+    rows = [row for row in read_records(half_seen, full=True) if row["id"].startswith("seen-")]
+    write_records(half_seen, rows)
+    with pytest.raises(RecordsError, match="all 3 images were seen in training; give another unseen set"):
+        evaluate(EvaluateConfig(exclude_seen=True), tmp_path / "out", runs=runs[:1], unseen=half_seen)
 
 
 def test_a_guard_that_saw_a_test_image_stops_it(runs: list[ClassifierRun], records: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from meddap_monai.errors import ConfigurationError, RecordsError
 from meddap_monai.images.indexing.config import IndexConfig
 from meddap_monai.images.indexing.stage import index
 from meddap_monai.images.reading.dicom import read_ultrasound
-from meddap_monai.images.reading.marks import NOTICE
+from meddap_monai.images.reading.marks import DERIVED, NOTICE
 from meddap_monai.images.reading.plain import is_marked_synthetic
 from meddap_monai.images.writing.write import (
     COMPRESSIONS,
@@ -91,6 +91,37 @@ def test_png_and_nifti(tmp_path: Path) -> None:
     assert is_marked_synthetic(tmp_path / "x.png")
 
 
+@pytest.mark.parametrize(
+    ("made", "derived"),
+    [
+        (MADE, False),
+        (MADE | {"mode": "text"}, False),
+        (MADE | {"mode": "image"}, True),
+        (MADE | {"mode": "inpaint"}, True),
+        (MADE | {"mode": "text", "derived": True}, True),
+    ],
+)
+def test_an_image_from_a_patients_image_never_claims_to_show_no_patient(
+    made: dict, derived: bool, tmp_path: Path
+) -> None:
+    write_synthetic_dicom(tmp_path / "x.dcm", GREY, made, run="r", item="1", class_name="benign")
+    write_synthetic_png(tmp_path / "x.png", GREY, made)
+    write_synthetic_nifti(tmp_path / "x.nii", GREY, made)
+    dataset = pydicom.dcmread(tmp_path / "x.dcm")
+    nifti = nibabel.load(tmp_path / "x.nii")
+    with Image.open(tmp_path / "x.png") as image:
+        said = image.text["Description"]
+    assert said == (DERIVED if derived else NOTICE)
+    assert dataset.DerivationDescription.startswith(said)
+    assert dataset.ContributingEquipmentSequence[0].ContributionDescription == said
+    assert json.loads(nifti.header.extensions[0].get_content())["notice"] == said
+    comments = "SYNTHETIC derived from a patient's image, benign" if derived else "SYNTHETIC benign"
+    assert dataset.ImageComments == comments
+    assert ("BurnedInAnnotation" in dataset) is not derived, "what is burned into a patient's image may be left"
+    assert (b"no patient" in nifti.header["descrip"].item()) is not derived
+    assert ("shows no patient" in said) is not derived
+
+
 @pytest.mark.parametrize("kind", ["dcm", "png", "nii", "nii.gz"])
 def test_a_marked_image_is_never_indexed_as_real(kind: str, key: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in" / "benign"
@@ -135,6 +166,8 @@ REWRITTEN = {
     "another case": lambda path: rewritten(path, ("tEXt", "syntheticdata", "yes")),
     "the notice only": lambda path: rewritten(path, ("zTXt", "Description", NOTICE)),
     "our facts only": lambda path: rewritten(path, ("iTXt", "meddap-monai", "{}")),
+    "the notice of a derived image only": lambda path: rewritten(path, ("tEXt", "Description", DERIVED)),
+    "a derived image as a comment of a JPEG": lambda path: Image.fromarray(GREY).save(path, "JPEG", comment=DERIVED),
     "as a comment of a JPEG": lambda path: Image.fromarray(GREY).save(path, "JPEG", comment=NOTICE),
     "as a description of a TIFF": lambda path: Image.fromarray(GREY).save(path, "TIFF", tiffinfo={270: NOTICE}),
 }

@@ -11,7 +11,7 @@ import pytest
 
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.core.records import read_records, write_records
-from meddap_monai.errors import ConfigurationError
+from meddap_monai.errors import ConfigurationError, LeakedRecords
 from meddap_monai.evaluation.config import EvaluateConfig
 from meddap_monai.study.grid import Draw, GridConfig, plan_cells, run_grid, shrink
 from tests.record_material import as_synthetic
@@ -38,6 +38,16 @@ def draws(make_records: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
         write_records(folder / "kept.jsonl", map(as_synthetic, rows))
         found.append(Draw(seed, records, folder / "kept.jsonl"))
     return found
+
+
+def test_an_unseen_set_with_a_training_image_is_refused_before_anything_is_trained(
+    draws: list[Draw], tmp_path: Path
+) -> None:
+    seen = read_records(draws[1].records, split="train", full=True)[0]
+    write_records(tmp_path / "records.jsonl", [seen | {"split": "unseen"}])
+    with pytest.raises(LeakedRecords, match=r"among the training images of the draws.*type evaluate#exclude_seen=true"):
+        run_grid(CONFIG, tmp_path / "grid", draws=draws, unseen=tmp_path / "records.jsonl")
+    assert not (tmp_path / "grid").exists()
 
 
 def test_a_grid_trains_judges_and_is_skipped_when_done(draws: list[Draw], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from meddap_monai.core.records import read_records
 from meddap_monai.diffusion.adapters.file import read_card
+from meddap_monai.images.provenance import train_hashes
 from tools.default_adapter import IMAGES, TRAINING, train_default_adapter
 
 
@@ -17,7 +18,7 @@ def test_the_default_adapter_is_made_by_one_command(tiny_base: Path, tmp_path: P
     card = read_card(folder)
     assert card["classes"] == ["benign", "malignant", "normal"]
     assert card["images"] == 9
-    seen = set((folder / "train_sha256.txt").read_text().split())
+    seen = train_hashes(folder)
     rows = read_records(tmp_path / "images" / "records.jsonl", full=True)
     assert {row["sha256"] for row in rows if row["split"] == "train"} <= seen
 

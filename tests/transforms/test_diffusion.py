@@ -26,6 +26,7 @@ from monai.transforms import (
     ScaleIntensityRanged,
     Transposed,
 )
+from PIL import Image
 
 from meddap_monai import store
 from meddap_monai.core.records import read_records, write_records
@@ -253,6 +254,39 @@ def test_online_image_to_image_keeps_what_is_where() -> None:
     found = RandDiffusionAugment(generator=near, prob=1.0, transposed=False)(real[None].astype(np.float32), 0)[0]
     assert found.shape == real.shape and not np.array_equal(found, real)
     assert np.corrcoef(found.ravel(), real.ravel())[0, 1] > 0.8
+
+
+def test_online_images_that_stay_what_they_were_are_refused_unless_asked_for() -> None:
+    real = [simulate_image("malignant", seed, size=(128, 128)) for seed in range(4)]
+    near = OnlineGenerator(CLASSES, steps=10, mode="image", strength=0.05)
+    near.draw_batch([1] * 4, range(4), real)
+    with pytest.raises(
+        ConfigurationError, match=r"generator#strength: 0\.05 leaves \d of 8 .*generator#near_copies=true"
+    ):
+        near.draw_batch([1] * 4, range(4, 8), real)
+    for settings in ({"strength": 0.05, "near_copies": True}, {"strength": 0.8}):
+        fine = OnlineGenerator(CLASSES, steps=10, mode="image", **settings)
+        assert len(fine.draw_batch([1] * 8, range(8), real * 2)) == 8
+
+
+@pytest.mark.parametrize(("mode", "derived"), [("text", False), ("image", True)])
+def test_meta_data_say_whether_a_patients_image_is_in_it(mode: str, derived: bool, tmp_path: Path) -> None:
+    import pydicom
+
+    from meddap_monai.images.reading.marks import DERIVED, NOTICE
+    from meddap_monai.images.writing.writer import SyntheticDicomWriter
+
+    image = MetaTensor(torch.full((1, 64, 64), 90.0), meta={"filename_or_obj": "x"})
+    generator = {"classes": CLASSES, "mode": mode, "strength": 0.8, "steps": 2}
+    made = RandDiffusionAugment(generator=generator, prob=1.0).set_random_state(3)(image, "benign")
+    assert (made.meta["mode"], made.meta["derived"], made.meta["base"]) == (mode, derived, "embedded")
+    assert "derived" not in image.meta
+    writer = SyntheticDicomWriter()
+    writer.set_data_array(made, channel_dim=0)
+    writer.set_metadata(made.meta)
+    writer.write(tmp_path / "x.dcm")
+    said = pydicom.dcmread(tmp_path / "x.dcm").DerivationDescription
+    assert said.startswith(DERIVED if derived else NOTICE)
 
 
 def test_online_pickles_without_its_networks(online: OnlineGenerator) -> None:

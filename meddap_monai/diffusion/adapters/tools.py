@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from meddap_monai import store
-from meddap_monai.core import provenance
 from meddap_monai.core.constraints import check_choice
 from meddap_monai.diffusion.adapters import adapter as adapters
 from meddap_monai.diffusion.adapters.file import (
@@ -26,6 +25,7 @@ from meddap_monai.diffusion.adapters.targets import recognise
 from meddap_monai.diffusion.bases.architectures import NAMES, meta_architecture
 from meddap_monai.diffusion.bases.base import EMBEDDED, Base, load_base, open_base
 from meddap_monai.errors import BadAdapter, BadBase, ForeignOutput
+from meddap_monai.images import provenance
 
 WRITERS = {"diffusers": to_diffusers, "kohya": to_kohya}
 _FACTS = (
@@ -182,14 +182,14 @@ def merge_adapters(
     pipeline = load_base(base)
     result: Any = load_base(base)
     card = base.card | _load_all(pipeline, paths, weights, base.card)
-    seen = base.train_hashes.union(*(provenance.train_hashes(adapter_path(p)) for p in paths))
+    saw = [base.training_images, *(provenance.training_images(adapter_path(path)) for path in paths)]
     with adapters.fuse(pipeline):
         for name, part in adapters.parts_of(pipeline).items():
             getattr(result, name).load_state_dict(part.state_dict())
     with store.atomic_folder(output) as temporary:
         result.save_pretrained(temporary, safe_serialization=True)
         store.write_json(temporary / "base.json", card | {"sha256": open_base(temporary).sha256})
-        provenance.write_train_hashes(temporary, [], inherited=seen)
+        provenance.write_train_hashes(temporary, [], inherited=provenance.together(*saw))
     return output
 
 

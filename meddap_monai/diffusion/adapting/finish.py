@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from meddap_monai import store
-from meddap_monai.core import provenance
 from meddap_monai.core.records import Record
 from meddap_monai.diffusion.adapters.adapter import load_adapter
 from meddap_monai.diffusion.adapters.file import CARD, read_card, save_adapter
@@ -18,6 +17,7 @@ from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
 from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.diffusion.bases.prompt_choice import AUTO
 from meddap_monai.diffusion.bases.sample_pictures import grid, save_synthetic
+from meddap_monai.images import provenance
 from meddap_monai.training.handlers import Validation
 
 
@@ -47,7 +47,7 @@ def finish_adapter(
     else:
         save_adapter(output, result, card)
         _check_saved(prepared, output)
-    provenance.write_train_hashes(place, prepared.training, records, prepared.base.train_hashes)
+    provenance.write_train_hashes(place, prepared.training, records, prepared.base.training_images)
     store.write_atomic(place / "card.md", card_text(store_card(place, card), sheet))
     taught = len(prepared.training)
     return {

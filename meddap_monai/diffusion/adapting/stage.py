@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from meddap_monai import store
-from meddap_monai.core import provenance
 from meddap_monai.core.distributed import Ranks, join_ranks, open_stage
 from meddap_monai.core.records import read_records
 from meddap_monai.diffusion.adapting import preparation
@@ -27,6 +26,7 @@ from meddap_monai.diffusion.adapting.validation import FixedValidation, validati
 from meddap_monai.diffusion.bases.base import EMBEDDED, Base, open_base
 from meddap_monai.diffusion.bases.sample_pictures import grid
 from meddap_monai.errors import MissingPackage
+from meddap_monai.images import provenance
 from meddap_monai.training.checkpoint import NAME, Stateful, load_checkpoint
 from meddap_monai.training.handlers import Checkpoints, Curves, Pictures, ProgressBar, Validation
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from meddap_monai import store
 from meddap_monai.core import resources
-from meddap_monai.core.provenance import train_hashes
 from meddap_monai.errors import BadBase, ConfigurationError
+from meddap_monai.images import provenance
 
 if TYPE_CHECKING:
     import torch
@@ -73,9 +73,14 @@ class Base:
         return store.read_json(path, BadBase, _AGAIN) if path.is_file() else {}
 
     @cached_property
+    def training_images(self) -> dict[str, str]:
+        """Pixel hashes and fingerprints of the images it has seen; see `provenance.training_images`."""
+        return provenance.training_images(self.source)
+
+    @property
     def train_hashes(self) -> frozenset[str]:
-        """Pixel hashes of the images it has seen; see `provenance.train_hashes`."""
-        return train_hashes(self.source)
+        """Pixel hashes of the images it has seen."""
+        return frozenset(self.training_images)
 
     @property
     def is_xl(self) -> bool:

@@ -89,6 +89,8 @@ class GenerateConfig:
     timestep_spacing: Annotated[str, Choice(("leading", "trailing", "linspace"))] | None = None
     strength: Strength | Annotated[tuple[Strength, ...], Count()] = 0.5
     """Image and inpaint: share of the noising that a source image goes through, 0.05 to 1; several: in turn."""
+    near_copies: bool = False
+    """Image: allow strengths that leave half of the images or more near copies of their source."""
     region: Annotated[str, Choice(REGIONS)] = "lesion"
     """Inpaint: which side of the mask is painted again."""
     masks: Path | None = None

@@ -20,7 +20,6 @@ from torch.nn import functional
 from meddap_monai import store
 from meddap_monai.core.configuration import build
 from meddap_monai.core.constraints import Choice, Count, Range, settings
-from meddap_monai.core.provenance import check_provenance, write_train_hashes
 from meddap_monai.core.records import class_names, read_records
 from meddap_monai.core.seeds import generator
 from meddap_monai.core.tensors import read_weights
@@ -29,6 +28,7 @@ from meddap_monai.diffusion.bases.noise import Objective
 from meddap_monai.diffusion.pretraining.views import grey_tensor
 from meddap_monai.errors import BadBase, RecordsError, StageError
 from meddap_monai.images.framing import crop_top
+from meddap_monai.images.provenance import check_provenance, write_train_hashes
 from meddap_monai.images.reading.recorded import open_recorded
 from meddap_monai.training.checkpoint import NAME
 from meddap_monai.training.finite import check_finite
@@ -150,7 +150,7 @@ def train_latent_classifier(
             train(work, TrainingRun("latent_classifier", config.steps, output / NAME, flag, output / "tensorboard"))
         with store.atomic_path(output / "classifier.safetensors") as temporary:
             save_file({name: value.contiguous() for name, value in work.model.state_dict().items()}, str(temporary))
-        write_train_hashes(output, training, everything, base.train_hashes)
+        write_train_hashes(output, training, everything, base.training_images)
         document = wanted | {"classes": classes, "latents": latents.shape[1], "images": len(training)}
         store.write_json(output / "classifier.json", document)
         (output / NAME).unlink()

@@ -17,11 +17,14 @@ from meddap_monai import store
 from meddap_monai.core.devices import PRECISIONS, is_out_of_memory
 from meddap_monai.core.distributed import Ranks
 from meddap_monai.core.records import Record, iter_records, write_records
+from meddap_monai.diffusion.adapters.file import adapter_path
 from meddap_monai.diffusion.bases.base import Base
 from meddap_monai.diffusion.generation import marking, plan
 from meddap_monai.diffusion.generation.config import GenerateConfig
+from meddap_monai.diffusion.generation.nearness import NearnessCheck, refuse_near
 from meddap_monai.diffusion.generation.sampler import ImageSampler
 from meddap_monai.diffusion.generation.source_images import SourceImages
+from meddap_monai.images.provenance import training_images
 from meddap_monai.images.reading.recorded import open_recorded
 from meddap_monai.images.writing.write import write_synthetic_png
 
@@ -100,6 +103,7 @@ class ShardMaker:
             self.sampler.save_memory()
         self._sources = SourceImages.find(iter_records(self.request.records), self.request.config)
         self._grey = _wants_grey(self.request)
+        self._nearness = _nearness(self.request, self.sampler.size)
 
     def run(self) -> int:
         """Make every shard of this process that is not committed yet; return the batch size in use at the end."""
@@ -147,6 +151,8 @@ class ShardMaker:
                 writing.append(writer.submit(self._write, folder, number, batch, images))
             for task in writing:
                 records += task.result()
+        if not self.request.config.near_copies:
+            refuse_near(record["synthetic"] for record in records)
         write_records(folder / SHARD_RECORDS, records)
         return shown
 
@@ -160,9 +166,10 @@ class ShardMaker:
             "sliced": self.sliced,
         }
         records = []
-        for row, image in zip(rows, images, strict=True):
-            pixels = marking.grey_of(image) if self._grey else image
-            synthetic = marking.synthetic_field(row, made)
+        pictures = [marking.grey_of(image) if self._grey else image for image in images]
+        nearness = self._nearness(pictures, [row.mode for row in rows])
+        for row, pixels, near in zip(rows, pictures, nearness, strict=True):
+            synthetic = marking.synthetic_field(row, made | near)
             name = f"{self.request.run_id}-{row.row:07d}"
             write_synthetic_png(folder / f"{name}.png", pixels, synthetic)
             records.append(marking.record_of(row, name, pixels, self._sources.patient(row), synthetic))
@@ -202,6 +209,16 @@ def _wants_grey(request: Request) -> bool:
         if record["split"] == "train" and record["source"] == "real":
             return open_recorded(record).mode == "L"
     return True
+
+
+def _nearness(request: Request, size: tuple[int, int]) -> NearnessCheck:
+    """Return the check against all training images: of the base, of the adapters, and of the records."""
+    saw = [request.base.training_images, *(training_images(adapter_path(path)) for path in request.adapters)]
+    training = (
+        record for record in iter_records(request.records) if record["split"] == "train" and record["source"] == "real"
+    )
+    size = request.config.height or size[0], request.config.width or size[1]
+    return NearnessCheck(saw, training, size)
 
 
 def _curves(output: Path, hidden: bool) -> Any:

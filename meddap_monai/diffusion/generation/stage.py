@@ -11,14 +11,16 @@ import contextlib
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from meddap_monai import store
 from meddap_monai.core.devices import PRECISIONS, choose_device
 from meddap_monai.core.distributed import Ranks, join_ranks, open_stage
-from meddap_monai.core.provenance import check_provenance
 from meddap_monai.core.records import class_names, iter_records
 from meddap_monai.diffusion.adapters.adapter import fuse, load_adapter
 from meddap_monai.diffusion.adapters.file import adapter_path, foreign_hash, read_card
@@ -30,10 +32,12 @@ from meddap_monai.diffusion.generation import contact_sheets, plan, planning
 from meddap_monai.diffusion.generation.classifier_guidance import open_guide
 from meddap_monai.diffusion.generation.config import ClassifierGuidance, GenerateConfig
 from meddap_monai.diffusion.generation.latent_classifier import default_config, train_latent_classifier
+from meddap_monai.diffusion.generation.nearness import count_derived, derived_text
 from meddap_monai.diffusion.generation.planning import PlanInputs
 from meddap_monai.diffusion.generation.sampler import ImageSampler, LoopSettings
 from meddap_monai.diffusion.generation.shards import PLAN, SHARD_RECORDS, Request, ShardMaker
 from meddap_monai.errors import ConfigurationError, StageError
+from meddap_monai.images.provenance import check_provenance
 from meddap_monai.images.writing.write import export_dicom
 
 __all__ = ["ClassifierGuidance", "GenerateConfig", "generate", "open_sampler"]
@@ -63,10 +67,13 @@ def generate(
 
     Raises:
         LeakedRecords: base or adapter was trained on a validation, test or unseen image of `records`.
-        ConfigurationError: nothing to generate, an unknown class or adjective, no source image.
+        ConfigurationError: nothing to generate, an unknown class or adjective, no source image, or a strength that
+            leaves its images near copies of their sources.
         BadBase, BadAdapter: see ``load_base`` and ``load_adapter``.
         Interrupted: SIGINT or SIGTERM; the same call goes on.
         DiskFull: finished shards stay; the same call goes on.
+
+    What was made from a patient's image, or comes near one, says so in its record and its file, and is counted.
     """
     job = request_of(config, Path(output), Path(records), open_base(base), adapters)
     with (
@@ -240,8 +247,11 @@ def _finish(job: Request, stage: store.Stage, rows: int, batch: int) -> None:
     contact_sheets.draw_sheets(job.output, job.records, job.config.sheet_columns)
     if job.config.dicom:
         export_dicom(job.output / GENERATED, job.output / "dicom")
+    derived = count_derived(record["synthetic"] for record in iter_records(job.output / GENERATED))
+    if said := derived_text(derived, made):
+        tqdm.write(f"generate: {said}", file=sys.stderr)
     real = sum(item["split"] == "train" and item["source"] == "real" for item in iter_records(job.records))
-    stage.finish({"in": real, "out": made, "rejected": 0}, classes=class_names(job.records), batch=batch)
+    stage.finish({"in": real, "out": made, "rejected": 0, **derived}, classes=class_names(job.records), batch=batch)
 
 
 def _join_records(output: Path, count: int) -> int:

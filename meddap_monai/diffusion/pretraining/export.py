@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from meddap_monai import store
-from meddap_monai.core.provenance import write_train_hashes
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.diffusion.bases.base import Base, open_base
 from meddap_monai.diffusion.pretraining.job import PretrainJob
 from meddap_monai.diffusion.pretraining.sample_sheet import sample_sheet
 from meddap_monai.diffusion.pretraining.training_curves import Curve, draw_curves, minutes, read_curves
 from meddap_monai.diffusion.pretraining.views import grey_tensor
+from meddap_monai.images.provenance import write_train_hashes
 from meddap_monai.phantom.simulation import simulate_image
 
 
@@ -35,7 +35,7 @@ def export_base(job: PretrainJob, sharpened: Base | None = None) -> Path:
     with store.disk_full_errors(folder):
         pipeline.save_pretrained(folder)
     _open_as_float32(folder / "text_encoder" / "config.json")
-    write_train_hashes(folder, job.training, job.everything, sharpened.train_hashes if sharpened else ())
+    write_train_hashes(folder, job.training, job.everything, sharpened.training_images if sharpened else None)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.to(job.config.device, torch.float32)
     document = describe(job, pipeline)

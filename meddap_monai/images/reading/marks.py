@@ -14,13 +14,18 @@ from meddap_monai.images.reading.nifti import head_of_nifti
 KEY = "meddap-monai"
 """Keyword of the PNG text that holds how an image was made."""
 NOTICE = "Synthetic image made by a generative model; it shows no patient and is not for diagnosis."
+DERIVED = (
+    "Synthetic image derived from a patient's image by a generative model; it may show that patient and is not for "
+    "diagnosis."
+)
+"""Instead of `NOTICE`, for an image that was made from a patient's image or comes near one."""
 _TEXT_BYTES = MIB
 
 
 def png_is_marked(path: Path | str, stream: BinaryIO) -> bool:
     """Whether a PNG's text says so, be it stored as tEXt, zTXt or iTXt, before or after the pixels."""
     for keyword, text in _texts(path, stream):
-        if keyword == KEY.encode() or NOTICE.encode() in text:
+        if keyword == KEY.encode() or any(words.encode() in text for words in (NOTICE, DERIVED)):
             return True
         if keyword.lower() == b"syntheticdata" and text.strip(b"\0 \r\n").upper() == b"YES":
             return True
@@ -40,12 +45,12 @@ def other_is_marked(stream: BinaryIO) -> bool:
     while block := stream.read(MIB):
         if _has_notice(tail + block):
             return True
-        tail = block[-len(NOTICE) :]
+        tail = block[-len(DERIVED) :]
     return False
 
 
 def _has_notice(data: bytes) -> bool:
-    return NOTICE.encode() in data or b"SyntheticData" in data
+    return any(words in data for words in (NOTICE.encode(), DERIVED.encode(), b"SyntheticData"))
 
 
 def _texts(path: Path | str, stream: BinaryIO) -> Iterator[tuple[bytes, bytes]]:

@@ -2,8 +2,9 @@
 
 Every attribute that DICOM has for it marks the image as synthetic: Synthetic Data (0008,001C) YES, Image Type
 DERIVED/SECONDARY, Derivation Description (0008,2111), Contributing Equipment (0018,A001) with the purpose
-(109100, DCM, "Synthesizing Equipment"). Patient, study, series and instance are new; nothing of a source image is
-carried over. UIDs are UUID-derived, below the root ``2.25`` (PS3.5 B.2), and computed from run and item, so that
+(109100, DCM, "Synthesizing Equipment"). Patient, study, series and instance are new; no attribute of a source image is
+carried over. An image that was made from a patient's image, or comes near one, says that instead of "shows no patient".
+UIDs are UUID-derived, below the root ``2.25`` (PS3.5 B.2), and computed from run and item, so that
 writing again gives the same UIDs.
 """
 
@@ -25,7 +26,7 @@ from meddap_monai import __version__, store
 from meddap_monai.core.constraints import check_choice
 from meddap_monai.core.records import iter_records
 from meddap_monai.errors import ConfigurationError, RecordsError
-from meddap_monai.images.reading.marks import KEY, NOTICE
+from meddap_monai.images.reading.marks import DERIVED, KEY, NOTICE
 from meddap_monai.images.reading.recorded import open_recorded
 
 UID_ROOT = "2.25."
@@ -92,7 +93,7 @@ def synthetic_dicom(
         purpose_of_reference=codes.DCM.SynthesizingEquipment,
         manufacturer_model_name=KEY,
         software_versions=__version__,
-        contribution_description=NOTICE,
+        contribution_description=notice_of(synthetic),
     )
     short = hashlib.sha256(run.encode("utf-8", "surrogatepass")).hexdigest()[:12]
     dataset = SCImage(
@@ -121,6 +122,16 @@ def synthetic_dicom(
     return dataset
 
 
+def is_derived(synthetic: Mapping[str, Any]) -> bool:
+    """Tell whether an image is derived from a patient's image: as its record says, else by its mode."""
+    return bool(synthetic.get("derived", synthetic.get("mode") in ("image", "inpaint")))
+
+
+def notice_of(synthetic: Mapping[str, Any]) -> str:
+    """Return the sentence that a file carries: what it shows, and that it is not for diagnosis."""
+    return DERIVED if is_derived(synthetic) else NOTICE
+
+
 def _remove_times(dataset: Any) -> None:
     """Remove the times of writing, all optional here (PS3.3 C.7.6.1, C.8.6.2, C.12.1): equal images, equal files."""
     for part in (dataset, *dataset.ContributingEquipmentSequence):
@@ -136,12 +147,14 @@ def _mark(dataset: Any, synthetic: Mapping[str, Any], class_name: str) -> None:
     dataset.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     dataset.Modality = "US"
     dataset.ConversionType = "SYN"
-    dataset.BurnedInAnnotation = "NO"
+    if not is_derived(synthetic):
+        dataset.BurnedInAnnotation = "NO"
     dataset.ContentQualification = "RESEARCH"
     dataset.SeriesDescription = "SYNTHETIC images, not for diagnosis"
     dataset.StudyDescription = "SYNTHETIC images, not for diagnosis"
-    dataset.ImageComments = clean_text(f"SYNTHETIC {class_name}", 200)
-    dataset.DerivationDescription = clean_text(f"{NOTICE} {_facts(synthetic)}", 1024)
+    origin = "derived from a patient's image, " if is_derived(synthetic) else ""
+    dataset.ImageComments = clean_text(f"SYNTHETIC {origin}{class_name}", 200)
+    dataset.DerivationDescription = clean_text(f"{notice_of(synthetic)} {_facts(synthetic)}", 1024)
 
 
 def _facts(synthetic: Mapping[str, Any]) -> str:
@@ -202,7 +215,7 @@ def write_synthetic_png(path: Path | str, pixels: np.ndarray, synthetic: Mapping
     """
     text = PngInfo()
     text.add_text("SyntheticData", "YES")
-    text.add_text("Description", NOTICE)
+    text.add_text("Description", notice_of(synthetic))
     text.add_text("Software", KEY)
     text.add_itxt(KEY, json.dumps(dict(synthetic), sort_keys=True))
     stream = io.BytesIO()
@@ -230,8 +243,9 @@ def write_synthetic_nifti(
     turned = image.T[..., None] if image.ndim == 2 else image.transpose(1, 0, 2)[:, :, None, None]
     row, column = spacing_mm or (1.0, 1.0)
     nifti = nibabel.Nifti1Image(turned, np.diag([-column, -row, 1.0, 1.0]))
-    nifti.header["descrip"] = b"SYNTHETIC, no patient, not for diagnosis"
-    comment = json.dumps({"SyntheticData": "YES", "notice": NOTICE, KEY: dict(synthetic)}, sort_keys=True)
+    origin = b"from a patient's image" if is_derived(synthetic) else b"no patient"
+    nifti.header["descrip"] = b"SYNTHETIC, " + origin + b", not for diagnosis"
+    comment = json.dumps({"SyntheticData": "YES", "notice": notice_of(synthetic), KEY: dict(synthetic)}, sort_keys=True)
     nifti.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", comment.encode()))
     data = nifti.to_bytes()
     if str(path).endswith(".gz"):
@@ -272,14 +286,10 @@ def export_dicom(records: Path | str, output: Path | str, compression: str = "no
 
 def _run_of(records: Path | str) -> str:
     """Return a hash of what the synthetic records show and of their seeds, wherever and however they were made."""
-    lines = (
-        f"{record['id']} {record['sha256']} {record['synthetic'].get('seed')}\n"
-        for record in iter_records(records)
-        if record["source"] == "synthetic"
-    )
     digest = hashlib.sha256()
-    for line in lines:
-        digest.update(line.encode())
+    for record in iter_records(records):
+        if record["source"] == "synthetic":
+            digest.update(f"{record['id']} {record['sha256']} {record['synthetic'].get('seed')}\n".encode())
     return digest.hexdigest()
 
 

@@ -77,7 +77,7 @@ class SyntheticDicomWriter(ImageWriter):
         """
         super().write(filename, verbose=verbose)
         meta = self._meta
-        names = ("prompt", "negative_prompt", "seed", "base", "adapters", "mode")
+        names = ("prompt", "negative_prompt", "seed", "base", "adapters", "mode", "derived")
         synthetic = meta.get("synthetic") or {name: meta[name] for name in names if name in meta}
         spacing = [float(part) for part in np.asarray(meta.get("spacing_mm", ())).ravel()]
         known = len(spacing) == 2 and all(np.isfinite(part) and part > 0 for part in spacing)

@@ -15,11 +15,11 @@ from meddap_monai import store
 from meddap_monai.classifier.folds import assign_folds
 from meddap_monai.classifier.heads import empty_network
 from meddap_monai.classifier.scoring import fit_temperature, softmax
-from meddap_monai.core.provenance import check_provenance, write_train_hashes
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.core.tensors import read_weights
 from meddap_monai.errors import StageError
+from meddap_monai.images.provenance import check_provenance, write_train_hashes
 from meddap_monai.selection.filtering.crossfit import FilterConfig, FilterPredictions, predict, train_fold
 from meddap_monai.statistics.metrics import all_metrics, confusion
 

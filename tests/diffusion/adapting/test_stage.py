@@ -23,6 +23,7 @@ from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
 from meddap_monai.diffusion.bases.base import open_base
 from meddap_monai.diffusion.bases.noise import Objective
 from meddap_monai.errors import ConfigurationError, ForeignOutput, LeakedRecords, MissingPackage, RecordsError
+from meddap_monai.images.provenance import train_hashes
 from tests.reliability.forked import read_logs, run_pair
 
 
@@ -49,7 +50,7 @@ def test_the_whole_stage(tiny_base: Path, records: Path, tmp_path: Path) -> None
     stage = store.read_stage(folder)
     assert (stage["state"], stage["classes"], stage["counts"]["out"]) == ("done", card["classes"], 12)
     training = {record["sha256"] for record in read_records(records, split="train", full=True)}
-    assert set((folder / "train_sha256.txt").read_text().split()) == training
+    assert train_hashes(folder) == training
     assert set(curve(folder, "adapt/loss")) == {2, 4, 6, 8}
     assert set(curve(folder, "adapt/validation_loss")) == {0, 3, 6, 8}
     for tag in ("adapt/learning_rate", "adapt/gradient_norm", "adapt/images_per_second"):

@@ -23,6 +23,7 @@ from meddap_monai.diffusion.generation.latent_classifier import (
     train_latent_classifier,
 )
 from meddap_monai.errors import BadBase, ConfigurationError, LeakedRecords, NonFiniteLoss
+from meddap_monai.images.provenance import train_hashes
 from tools.tiny_base import build_tiny_base
 
 QUICK = LatentClassifierConfig(channels=(16, 16), heads=2, steps=30, batch=8, learning_rate=3e-3)
@@ -135,7 +136,7 @@ def test_training_learns_repeats_itself_and_is_skipped(
     model, card = load_latent_classifier(folder, tiny_base)
     assert card["classes"] == ["benign", "malignant", "normal"]
     assert not any(p.requires_grad for p in model.parameters())
-    hashes = set((folder / "train_sha256.txt").read_text().split())
+    hashes = train_hashes(folder)
     assert {r["sha256"] for r in read_records(records, full=True) if r["split"] == "train"} <= hashes
 
 

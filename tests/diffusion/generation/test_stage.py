@@ -15,7 +15,6 @@ from PIL import Image
 
 from meddap_monai import store
 from meddap_monai.core.devices import choose_device
-from meddap_monai.core.provenance import write_train_hashes
 from meddap_monai.core.records import iter_records, pixel_hash, read_records, write_records
 from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.diffusion.generation.config import ClassifierGuidance, GenerateConfig
@@ -24,6 +23,7 @@ from meddap_monai.diffusion.generation.marking import read_mark
 from meddap_monai.diffusion.generation.remake import remake_shard
 from meddap_monai.diffusion.generation.stage import generate, open_sampler
 from meddap_monai.errors import BadAdapter, ConfigurationError, ForeignOutput, LeakedRecords
+from meddap_monai.images.provenance import write_train_hashes
 
 FEW = {"steps": 2, "shard_size": 4, "batch": 2, "sheet_columns": 2}
 
@@ -67,7 +67,7 @@ def test_folder_holds_plan_sheets_and_curves(made: Path) -> None:
         "02_normal.png",
     ]
     assert list((folder / "tensorboard").glob("events.*"))
-    assert store.read_stage(folder)["counts"] == {"in": 12, "out": 12, "rejected": 0}
+    assert store.read_stage(folder)["counts"] == {"in": 12, "out": 12, "rejected": 0, "derived": 0, "near_copies": 0}
 
 
 def test_done_folder_is_skipped(made: Path, records: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ from meddap_monai.errors import (
     StageError,
 )
 from meddap_monai.images.framing import crop_top
+from meddap_monai.images.provenance import train_hashes
 from meddap_monai.phantom.simulation import simulate_image
 from tests.pretrain_material import SMALL, weights
 
@@ -221,7 +222,7 @@ def test_the_result_opens_in_diffusers(small_base: Path) -> None:
 
 def test_hashes_are_those_of_the_training_images(small_base: Path, few_records: Path) -> None:
     rows = read_records(few_records, full=True)
-    hashes = set((small_base / "train_sha256.txt").read_text().split())
+    hashes = train_hashes(small_base)
     assert {r["sha256"] for r in rows if r["split"] == "train"} <= hashes
     assert not hashes & {r["sha256"] for r in rows if r["split"] == "val"}
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from meddap_monai.core.records import read_records, write_records
 from meddap_monai.errors import EmptyClass, ForeignOutput, LeakedRecords, RecordsError
+from meddap_monai.images.provenance import train_hashes
 from meddap_monai.selection.copies.detection import CopyConfig
 from meddap_monai.selection.filtering.config import SelectConfig
 from meddap_monai.selection.filtering.crossfit import FilterConfig
@@ -175,7 +176,7 @@ def test_nothing_but_training_images_is_read(tmp_path: Path, make_records, gener
         if record["split"] != "train":
             Path(record["image"]).unlink()
     kept = select(config(), tmp_path / "out", records=records, generated=generated)
-    hashes = set((kept.parent / "filter" / "train_sha256.txt").read_text().split())
+    hashes = train_hashes(kept.parent / "filter")
     train = read_records(records, split="train", full=True)
     assert hashes == {record["sha256"] for record in train}
     folds = json.loads((kept.parent / "filter" / "filter.json").read_text())["folds"]

@@ -3,7 +3,25 @@
 MONAI accepts a misspelled override in silence, which costs a researcher days; so it is an error here.
 """
 
-from meddap_monai.bundle.overrides import CheckedWorkflow, check_overrides
-from meddap_monai.core.devices import take_gpu
+from __future__ import annotations
 
-__all__ = ["CheckedWorkflow", "check_overrides", "take_gpu"]
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "CheckedWorkflow": "bundle.overrides",
+    "check_overrides": "bundle.overrides",
+    "take_gpu": "core.devices",
+}
+__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use (PEP 562); `known_ids` needs none of them."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"meddap_monai.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

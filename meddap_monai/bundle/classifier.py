@@ -15,7 +15,8 @@ from torch import nn
 
 from meddap_monai import store
 from meddap_monai.classifier.data import normalise
-from meddap_monai.classifier.inference import InferConfig, picture_of, read_frames, source_files
+from meddap_monai.classifier.inference import picture_of, read_frames, source_files
+from meddap_monai.classifier.inference_config import InferConfig
 from meddap_monai.core.printing import PrintsArguments
 from meddap_monai.core.records import Record, read_records
 from meddap_monai.core.tensors import cpu_state, save_tensors

@@ -60,14 +60,16 @@ def read_draw(text: str) -> tuple[int, Path, Path | None]:
 
 
 def _infer(options: argparse.Namespace) -> str:
-    from meddap_monai.classifier.inference import InferConfig, infer
+    from meddap_monai.classifier.inference import infer
+    from meddap_monai.classifier.inference_config import InferConfig
 
     config = read_keys(options.overrides, InferConfig)
     return str(infer(config, options.models, options.source, options.output))
 
 
 def _grid(options: argparse.Namespace) -> str:
-    from meddap_monai.study.grid import Draw, GridConfig, run_grid
+    from meddap_monai.study.grid import Draw, run_grid
+    from meddap_monai.study.grid_config import GridConfig
 
     config = read_keys(options.overrides, GridConfig)
     draws = [Draw(*read_draw(text)) for text in options.draws]

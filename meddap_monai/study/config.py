@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.core.configuration import build, check_keys, check_mapping, field_types, is_empty, options
-from meddap_monai.core.constraints import Choice, Count, here, settings
+from meddap_monai.core.constraints import Choice, Count, Range, here, settings
 from meddap_monai.core.ids import look_up, set_value, split, type_of
 from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.generation.config import GenerateConfig
@@ -24,7 +24,19 @@ from meddap_monai.images.indexing.config import IndexConfig
 from meddap_monai.selection.clustering.config import ClusterConfig
 from meddap_monai.selection.filtering.config import SelectConfig
 from meddap_monai.selection.mixing.config import MixConfig
-from meddap_monai.study.simulated import SimulatedConfig
+
+SIMULATED = "simulated"
+
+
+@dataclass(frozen=True)
+@settings("simulated")
+class SimulatedConfig:
+    """How many simulated images stand in for a data set whose source is ``simulated``."""
+
+    patients_per_class: Annotated[int, Range(1, 10_000)] = 12
+    images_per_patient: Annotated[int, Range(1, 100)] = 2
+    colour: bool = False
+    """Colour PNG files (a fixed palette over the simulated echo) instead of grey DICOM files."""
 
 
 @dataclass(frozen=True)

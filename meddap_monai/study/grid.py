@@ -11,31 +11,28 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from meddap_monai import store
-from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.stage import classify
-from meddap_monai.core.constraints import Choice, Range, settings
 from meddap_monai.core.records import Record, class_names, read_records, write_records
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation.arms import TRAINED_ARMS
-from meddap_monai.evaluation.config import EvaluateConfig
 from meddap_monai.evaluation.predictions import ClassifierRun
 from meddap_monai.evaluation.report import figures
 from meddap_monai.evaluation.report.page import MAIN_METRICS, markdown_table, results_rows
 from meddap_monai.evaluation.stage import evaluate, read_report
-from meddap_monai.selection.mixing.config import MixConfig
 from meddap_monai.selection.mixing.stage import mix
 from meddap_monai.statistics.weighted import METRICS
+from meddap_monai.study.grid_config import GridConfig
 from meddap_monai.study.track import settings_of_arm
 
 
@@ -46,37 +43,6 @@ class Draw:
     seed: int
     records: Path
     kept: Path | None = None
-
-
-@dataclass(frozen=True)
-@settings("grid")
-class GridConfig:
-    """What is crossed with what.
-
-    Attributes:
-        arms: names of `meddap_monai.evaluation.arms.TRAINED_ARMS`.
-        networks: names of networks.
-        fractions: shares of the real training groups, 1 is all; smaller ones are inside larger ones. The synthetic
-            images of a draw were learnt from all of its training images: at smaller shares the arms with synthetic
-            images answer what happens when only that share can be used as real images.
-        classify: everything else of the classifiers.
-        mix: how much synthetic.
-        evaluate: how they are judged.
-        processes: that train side by side, one thread each.
-    """
-
-    arms: tuple[Annotated[str, Choice(TRAINED_ARMS)], ...] = (
-        "real",
-        "real_classical",
-        "real_synthetic",
-        "real_synthetic_classical",
-    )
-    networks: tuple[str, ...] = ("resnet10",)
-    fractions: tuple[Annotated[float, Range(0.01, 1.0)], ...] = (1.0,)
-    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
-    mix: MixConfig = field(default_factory=MixConfig)
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    processes: Annotated[int, Range(1, 256)] = 1
 
 
 @dataclass(frozen=True)

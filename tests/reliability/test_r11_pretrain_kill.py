@@ -14,12 +14,9 @@ import pytest
 import torch
 
 from meddap_monai import store
-from meddap_monai.diffusion.pretraining.autoencoder import AutoencoderConfig
 from meddap_monai.diffusion.pretraining.config import PretrainConfig, RefinementConfig
+from meddap_monai.diffusion.pretraining.parts import AutoencoderConfig, DenoiserConfig, TextEncoderConfig, ViewsConfig
 from meddap_monai.diffusion.pretraining.stage import pretrain
-from meddap_monai.diffusion.pretraining.text_encoder import TextEncoderConfig
-from meddap_monai.diffusion.pretraining.unet import DenoiserConfig
-from meddap_monai.diffusion.pretraining.views import ViewsConfig
 from meddap_monai.errors import DiskFull, ForeignOutput
 from tests.reliability.forked import finish, start
 

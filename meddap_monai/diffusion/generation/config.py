@@ -8,16 +8,42 @@ from typing import Annotated
 
 from meddap_monai.core.constraints import Choice, Count, Multiple, Precision, Range, Share, check_range, here, settings
 from meddap_monai.diffusion.bases.schedulers import check_scheduler
-from meddap_monai.diffusion.generation.latent_classifier import LatentClassifierConfig
 from meddap_monai.errors import ConfigurationError
 
 MODES = ("text", "image", "inpaint")
 REGIONS = ("lesion", "background")
 GUIDANCE_VARIANTS = ("noisy", "clean", "published")
+TIMES = ("noisy", "clean")
 Number = Annotated[int, Range(0, 10_000_000)]
 Amount = Annotated[float, Range(0, 1e7)]
 Strength = Annotated[float, Range(0.01, 1.0)]
 Pixels = Annotated[int, Range(8, 4096), Multiple(8)]
+
+
+@dataclass(frozen=True)
+@settings("generate#classifier_guidance#training")
+class LatentClassifierConfig:
+    """Shape and training of a latent classifier.
+
+    Attributes:
+        times: "noisy" (trained on noisy latents of every time) or "clean" (time 0 only).
+        channels: widths from the latents' resolution downwards.
+        heads: of the attention pooling.
+        steps: training steps.
+        batch: latents per step (published: 32).
+        learning_rate: peak (published: 5e-5 for 100 times more parameters).
+        weight_decay: of AdamW (published: 0.05).
+        seed: of weights, batches, noise and times.
+    """
+
+    times: Annotated[str, Choice(TIMES)] = "noisy"
+    channels: Annotated[tuple[Annotated[int, Range(1, 4096)], ...], Count(1, 8)] = (64, 96, 128)
+    heads: Annotated[int, Range(1, 256)] = 4
+    steps: Annotated[int, Range(1, 10_000_000)] = 400
+    batch: Annotated[int, Range(1, 65536)] = 32
+    learning_rate: Annotated[float, Range(0.0, 10.0)] = 1e-3
+    weight_decay: Annotated[float, Range(0.0, 10.0)] = 0.05
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.core.tensors import read_weights
 from meddap_monai.errors import StageError
-from meddap_monai.selection.filtering.crossfit import FilterConfig, FilterPredictions, assign_folds, predict, train_fold
+from meddap_monai.selection.filtering.crossfit import FilterPredictions, assign_folds, predict, train_fold
+from meddap_monai.selection.filtering.filter_config import FilterConfig
 from meddap_monai.statistics.metrics import all_metrics, confusion
 
 

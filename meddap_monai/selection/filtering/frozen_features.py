@@ -29,7 +29,8 @@ from meddap_monai.core import resources
 from meddap_monai.core.records import Record
 from meddap_monai.core.tensors import check_finite, read_weights
 from meddap_monai.errors import ConfigurationError, StageError
-from meddap_monai.selection.filtering.crossfit import FilterConfig, FilterPredictions, with_features
+from meddap_monai.selection.filtering.crossfit import FilterPredictions, with_features
+from meddap_monai.selection.filtering.filter_config import FilterConfig
 from meddap_monai.selection.filtering.fitted import fit_filter
 from meddap_monai.selection.pixels import read_squares
 

@@ -14,15 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from meddap_monai.diffusion.pretraining.job import PretrainJob
+from meddap_monai.diffusion.pretraining.parts import DenoiserConfig, ViewsConfig
 from meddap_monai.diffusion.pretraining.training_curves import Curve, minutes, read_curves
-from meddap_monai.diffusion.pretraining.unet import (
-    Cache,
-    DenoiserConfig,
-    DenoiserTraining,
-    build_denoiser,
-    build_scheduler,
-)
-from meddap_monai.diffusion.pretraining.views import ViewsConfig
+from meddap_monai.diffusion.pretraining.unet import Cache, DenoiserTraining, build_denoiser, build_scheduler
 from meddap_monai.training.ema import update_average
 from tests.pretrain_material import SMALL
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import os
 import sys
@@ -12,8 +13,10 @@ from typing import Any
 
 from meddap_monai import __version__
 from meddap_monai.cli.adapters import add_adapter_command
+from meddap_monai.cli.command import Command
 from meddap_monai.cli.evaluation import add_evaluation_commands
 from meddap_monai.cli.generation import add_generation_commands
+from meddap_monai.cli.keys import add_config_command
 from meddap_monai.errors import Interrupted, MeddapError
 from meddap_monai.store import STAGES
 
@@ -83,17 +86,22 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="meddap", description=__doc__)
     parser.add_argument("--version", action="version", version=f"meddap-monai {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Command)
     for stage in STAGES:
         command = _command(commands, stage, f"run the stage {stage} alone", _run_stage)
         command.set_defaults(stage=stage)
+        command.configuration = functools.partial(_config_of, stage)
         for name in _INPUTS[stage]:
             many = name in ("adapters", "runs")
             required = name in ("records", "generated", "runs")
             command.add_argument(f"--{name}", nargs="*" if many else None, required=required, help=_HELP[name])
-    _command(commands, "study", "run a whole study from one configuration", _run_study)
+    study = _command(commands, "study", "run a whole study from one configuration", _run_study)
     demo = _command(commands, "demo", "the whole job on simulated ultrasound, offline, in minutes", _run_demo)
     demo.set_defaults(output=Path("demo"))
+    for command in (study, demo):
+        command.configuration, command.without = _study_config, (*STAGES, "unseen", "unlabelled")
+        command.epilog = "Keys of a stage are written STAGE#KEY=VALUE; meddap STAGE --help lists them."
+    add_config_command(commands)
     _add_review(commands)
     _add_join(commands)
     add_adapter_command(commands)
@@ -113,8 +121,8 @@ _HELP = {
 }
 
 
-def _command(commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], str]) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+def _command(commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], str]) -> Command:
+    command: Command = commands.add_parser(name, help=text, description=text)
     command.add_argument(
         "--output", type=Path, default=Path("runs") / name, help="output folder (default: %(default)s)"
     )
@@ -153,16 +161,29 @@ def _add_review(commands: Any) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- configuration
+def _config_of(stage: str) -> type:
+    from meddap_monai.study.config import config_of
+
+    return config_of(stage)
+
+
+def _study_config() -> type:
+    from meddap_monai.study.config import StudyConfig
+
+    return StudyConfig
 
 
 # --------------------------------------------------------------------------------------------------------- commands
 def _run_stage(options: argparse.Namespace) -> str:
-    from meddap_monai.study import run_stage
+    from meddap_monai.core.configuration import build
     from meddap_monai.study.sections import load_sections
 
     sections = load_sections(options.config, options.overrides, options.stage, options.trust_config)
+    config = build(_config_of(options.stage), sections.get(options.stage) or {}, options.stage)
     inputs = {name: value for name in _INPUTS[options.stage] if (value := getattr(options, name)) is not None}
-    return str(run_stage(options.stage, sections.get(options.stage) or {}, options.output, inputs, options.overwrite))
+    from meddap_monai.study import run_stage
+
+    return str(run_stage(options.stage, config, options.output, inputs, options.overwrite))
 
 
 def _run_join(options: argparse.Namespace) -> str:
@@ -172,17 +193,24 @@ def _run_join(options: argparse.Namespace) -> str:
 
 
 def _run_study(options: argparse.Namespace) -> str:
-    from meddap_monai.study import run_study
     from meddap_monai.study.command import with_command
+    from meddap_monai.study.config import read_study
     from meddap_monai.study.sections import load_sections
 
     sections = load_sections(options.config, options.overrides, trust=options.trust_config)
     told = with_command(sections, "study", options.config, options.overrides)
+    read_study(told)
+    from meddap_monai.study import run_study
+
     report = run_study(options.output, told, options.overwrite)
     return f"report: {report.resolve()}"
 
 
 def _run_demo(options: argparse.Namespace) -> str:
+    from meddap_monai.study.config import read_study
+    from meddap_monai.study.sections import load_sections
+
+    read_study(load_sections(["demo.yaml", *options.config], options.overrides, trust=options.trust_config))
     from meddap_monai.study.demo import run_demo
 
     report = run_demo(options.output, options.config, options.overrides, options.overwrite, options.trust_config)

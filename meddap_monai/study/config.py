@@ -6,7 +6,7 @@ import copy
 import itertools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +34,9 @@ class SimulatedConfig:
     """How many simulated images stand in for a data set whose source is ``simulated``."""
 
     patients_per_class: Annotated[int, Range(1, 10_000)] = 12
+    """Simulated patients of each class."""
     images_per_patient: Annotated[int, Range(1, 100)] = 2
+    """Images of each of them."""
     colour: bool = False
     """Colour PNG files (a fixed palette over the simulated echo) instead of grey DICOM files."""
 
@@ -55,20 +57,25 @@ class StudyConfig:
     """Everything a study needs; each stage's own keys are those of its configuration class."""
 
     index: IndexConfig
+    """The own data set."""
     unseen: IndexConfig | None = None
+    """The data set of others that the classifiers are judged on too; off without values."""
     unlabelled: IndexConfig | None = None
     """What `pretrain` learns from, once for all seeds; None: the training images of each draw. Like `unseen`, it is
     one split as a whole unless it names another."""
     draw: DrawConfig | None = field(default_factory=DrawConfig)
-    """None: keep the splits of `index`."""
+    """The small data set of each seed; null keeps the splits of `index`."""
     seeds: Annotated[tuple[int, ...], Count()] = (0, 1, 2)
+    """One small draw, one adapter and one classifier per arm for each seed."""
     arms: tuple[Annotated[str, Choice(TRAINED_ARMS)], ...] = tuple(TRAINED_ARMS)
+    """What classifiers learn from; docs/evaluation.md says what each arm is."""
     base: str = "embedded"
+    """``embedded``, a local Stable Diffusion folder, or a hub id."""
     cluster: ClusterConfig | None = None
     pretrain: PretrainConfig | None = None
     adapt: AdaptConfig | None = field(default_factory=AdaptConfig)
     adapters: Annotated[str, Choice(("one", "per_class", "per_cluster"))] = "one"
-    """one: for all classes; per_class: one each; per_cluster: one for each cluster that `cluster` chose."""
+    """How many: one for all classes; one per_class; or one per_cluster, for each cluster that `cluster` chose."""
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
     mix: MixConfig = field(default_factory=MixConfig)
@@ -79,7 +86,8 @@ class StudyConfig:
     grid: Mapping[str, Any] = field(default_factory=dict)
     """Full id -> values, as a list or as name -> value; with `variants` they span the variants that are run."""
     combine: Annotated[str, Choice(("product", "diagonal"))] = "product"
-    """product: every value with every other; diagonal: as many as the longest list, each value at least once."""
+    """Of the axes. product: every value with every other; diagonal: as many as the longest list, each value at least
+    once."""
     limits: Mapping[str, Any] = field(default_factory=dict)
     """Full id -> value, the last word over variants and grid, and only where the section is in use; see `limit`."""
     simulated: SimulatedConfig = field(default_factory=SimulatedConfig)
@@ -89,6 +97,11 @@ class StudyConfig:
         """Check what no single stage can."""
         if self.adapters == "per_cluster" and self.cluster is None:
             raise ConfigurationError(f"{here('adapters')}: per_cluster needs clusters; give cluster a mapping")
+
+
+def config_of(stage: str) -> type:
+    """Return the configuration class of a stage."""
+    return next(one for one in options(field_types(StudyConfig)[stage]) if isinstance(one, type) and is_dataclass(one))
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,7 @@ class GenerateConfig:
     scheduler: str | Annotated[tuple[str, ...], Count()] = "dpmsolver++"
     """Name of the sampler; with several, the images of a class are divided evenly among them (FU-LoRA)."""
     steps: Annotated[int, Range(1, 1000)] = 15
+    """Sampling steps."""
     guidance: Annotated[float, Range(0, 100)] = 2.5
     """Classifier-free guidance scale w; 1 switches it off. Published systems: 7.5 on Stable Diffusion 1.x."""
     guidance_interval: tuple[Share, Share] = (0.0, 1.0)
@@ -110,6 +111,7 @@ class GenerateConfig:
     eta: Share = 0.0
     """Noise added by DDIM at each step, 0 to 1."""
     timestep_spacing: Annotated[str, Choice(("leading", "trailing", "linspace"))] | None = None
+    """Which time steps are visited; none: as the base says."""
     strength: Strength | Annotated[tuple[Strength, ...], Count()] = 0.5
     """Image and inpaint: share of the noising that a source image goes through, 0.05 to 1; several: in turn."""
     region: Annotated[str, Choice(REGIONS)] = "lesion"
@@ -117,16 +119,21 @@ class GenerateConfig:
     masks: Path | None = None
     """Inpaint: folder with ``<record id>.png`` masks, white = lesion; none: an ellipse drawn per image."""
     height: Pixels | None = None
+    """Height in pixels, a multiple of 8; none: that of the base."""
     width: Pixels | None = None
-    """Size in pixels, multiples of 8; none: that of the base."""
+    """Width in pixels, a multiple of 8; none: that of the base."""
     grey: bool | None = None
     """Write grey images; none: as the training images are."""
     clip_skip: Annotated[int, Range(0, 24)] | None = None
     """Last text-encoder layers left out, 1 for FU-LoRA; none: as the adapter was trained."""
     batch: Annotated[int, Range(1, 4096)] = 8
+    """Images drawn at once."""
     shard_size: Annotated[int, Range(1, 65536)] = 64
+    """Images of a shard, which is what a kill can cost and what `remake` makes again."""
     precision: Precision = "fp32"
+    """Of the arithmetic; "fp16" needs a GPU."""
     device: str = "auto"
+    """``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``."""
     compile: bool = False
     """Compile the UNet, once per shape of a batch: minutes on a CPU, so for long runs."""
     adapter_weights: tuple[float, ...] = ()
@@ -136,6 +143,7 @@ class GenerateConfig:
     sheet_columns: Annotated[int, Range(1, 64)] = 8
     """Images of a class on a contact sheet."""
     seed: int = 0
+    """What the noise of every image derives from."""
 
     def __post_init__(self) -> None:
         """Check what several values decide together."""

@@ -13,6 +13,7 @@ from monai.networks import nets
 from torch import nn
 
 from meddap_monai import store
+from meddap_monai.core.extras import install
 from meddap_monai.core.tensors import check_finite, read_weights
 from meddap_monai.errors import ConfigurationError, MissingPackage
 
@@ -148,7 +149,7 @@ def _package(package: str, name: str) -> Any:
         return importlib.import_module(package)
     except (ImportError, RuntimeError) as error:
         raise MissingPackage(
-            f"{package}:{name} needs {package} ({error}); install it with `pip install meddap-monai[vision]`"
+            f"{package}:{name} needs {package} ({error}); install it with `{install('vision')}`"
         ) from error
 
 

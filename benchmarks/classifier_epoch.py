@@ -108,14 +108,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--network", default="resnet10_narrow")
+    parser.add_argument("--encoder", default="resnet10_narrow")
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     steps = chosen.images // 16
     config = ClassifyConfig(
-        network=chosen.network, resolution=chosen.size, steps=steps, augmentation="classical", batch=16
+        encoder=chosen.encoder, mode="scratch", resolution=chosen.size, steps=steps, augmentation="classical", batch=16
     )
     config = replace(config, steps=steps * (chosen.epochs + 1))
     times: dict[str, list[float]] = {"plain": [], "ours": []}
@@ -125,7 +125,7 @@ def main() -> None:
             times["plain"] += epoch_seconds(plain_trainer(rows, config, chosen.epochs), steps)
             times["ours"] += epoch_seconds(our_trainer(rows, config), steps)
     print(f"machine: {processor_name()}, 1 thread; {versions()}")
-    print(f"work: {steps * 16} images of 200 x 256 to {chosen.size} px, {chosen.network}, batch 16, augmented")
+    print(f"work: {steps * 16} images of 200 x 256 to {chosen.size} px, {chosen.encoder}, batch 16, augmented")
     for name, found in times.items():
         print(f"{name}: median {statistics.median(found):.2f} s an epoch, {min(found):.2f} to {max(found):.2f} s")
     ratio = statistics.median(times["plain"]) / statistics.median(times["ours"])

@@ -211,7 +211,7 @@ def busi(options: argparse.Namespace) -> dict[str, Any]:
         drawn = draw_split(records, options.train, 10, draw)
         training = [record for record in drawn if record["split"] == "train"]
         asked = [record for record in drawn if record["split"] == "test"]
-        config = FilterConfig(network=options.network)
+        config = FilterConfig(encoder=options.encoder)
         images, others = (read_squares(part, config.resolution) for part in (training, asked))
         runs.append(detect(config, training, images, others, np.array([record["label"] for record in asked]), draw))
     return report_detection(runs)
@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--train", type=int, default=None, help="training images per class")
     parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--network", default=FilterConfig.network)
+    parser.add_argument("--encoder", default=FilterConfig.network)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     options.train = options.train or {"simulated": 100}.get(options.what, 30)

@@ -20,7 +20,7 @@ LAYERS = [
     {"errors"},
     {"store"},
     {"core"},
-    {"images", "phantom", "statistics", "training"},
+    {"augmentation", "encoders", "images", "phantom", "statistics", "training"},
     {"classifier", "diffusion", "reading_form"},
     {"bundle", "evaluation", "selection", "transforms"},
     {"study"},

@@ -44,7 +44,8 @@ STAGES = {
     "generate": ["steps=2", "shard_size=4", "ratio=0.5"],
     "synthesize": ["steps=2", "shard_size=16", "ratio=0.5", "index#workers=0"],
     "classify": [
-        "network=resnet10_tiny",
+        "encoder=resnet10_tiny",
+        "mode=scratch",
         "resolution=32",
         "steps=4",
         "batch=8",

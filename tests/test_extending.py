@@ -16,10 +16,10 @@ from shown import ROOT, blocks
 from sklearn.metrics import log_loss
 
 from meddap_monai.classifier.config import ClassifyConfig
-from meddap_monai.classifier.networks import NETWORKS
 from meddap_monai.classifier.scoring import load_classifier
 from meddap_monai.classifier.stage import classify
 from meddap_monai.core.records import read_records
+from meddap_monai.encoders.registry import ENCODERS
 from meddap_monai.errors import ConfigurationError, UnreadableImage
 from meddap_monai.evaluation.config import EvaluateConfig
 from meddap_monai.images.indexing.config import IndexConfig
@@ -31,7 +31,7 @@ from meddap_monai.selection.filtering.decisions import decide
 from meddap_monai.selection.filtering.rules import RULES, Evidence, RuleConfig
 from meddap_monai.statistics.weighted import METRICS, weighted_metrics
 
-REGISTRIES = {"RULES": RULES, "NETWORKS": NETWORKS, "FORMATS": FORMATS, "METRICS": METRICS}
+REGISTRIES = {"RULES": RULES, "ENCODERS": ENCODERS, "FORMATS": FORMATS, "METRICS": METRICS}
 
 
 @pytest.fixture
@@ -73,11 +73,11 @@ def test_a_rule_of_selection(run_block: Callable[[str], None]) -> None:
 
 
 def test_a_network(run_block: Callable[[str], None], make_records: Callable[..., Path], tmp_path: Path) -> None:
-    run_block("NETWORKS")
-    config = ClassifyConfig(network="convolutions", steps=2, batch=4, pictures=False)
+    run_block("ENCODERS")
+    config = ClassifyConfig(encoder="convolutions", mode="scratch", steps=2, batch=4, pictures=False)
     folder = classify(config, tmp_path / "model", records=make_records({"train": 4, "val": 2}))
     network = load_classifier(folder).network
-    assert network(torch.zeros(2, 1, 64, 64)).shape == (2, 3)
+    assert network(torch.zeros(2, 1, 128, 128)).shape == (2, 3)
 
 
 def test_a_reader(run_block: Callable[[str], None], tmp_path: Path) -> None:

@@ -115,13 +115,13 @@ def test_extras_are_named_in_the_install_page() -> None:
     [
         (
             "torchvision",
-            "from meddap_monai.classifier.networks import build_network; "
+            "from meddap_monai.encoders.registry import build_network; "
             "build_network('torchvision:squeezenet1_1', channels=1, classes=2)",
             "torchvision",
         ),
         (
             "timm",
-            "from meddap_monai.classifier.networks import build_network; "
+            "from meddap_monai.encoders.registry import build_network; "
             "build_network('timm:mobilenetv3_small_050', channels=1, classes=2)",
             "timm",
         ),

@@ -102,7 +102,7 @@ def test_published_settings_reach_the_stages() -> None:
 
 
 def test_a_grid_spans_variants_and_a_diagonal_takes_each_value_once() -> None:
-    grid = "grid={'generate#ratio': [1, 2], 'classify#network': {a: resnet10, b: resnet18, c: resnet34}}"
+    grid = "grid={'generate#ratio': [1, 2], 'classify#encoder': {a: resnet10, b: resnet18, c: resnet34}}"
     _, product = read_study(load_sections([], [grid]))
     assert list(product) == ["1-a", "1-b", "1-c", "2-a", "2-b", "2-c"]
     assert product["2-b"].config.generate.ratio == 2.0
@@ -115,7 +115,7 @@ def test_a_grid_spans_variants_and_a_diagonal_takes_each_value_once() -> None:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["grid={'classify#network': []}"], "got no values"),
+        (["grid={'classify#encoder': []}"], "got no values"),
         (["grid={'classify#netwrok': [a]}"], "did you mean 'network'"),
         (["grid={'generate#ratio': {a: 1, 'a ': 2}}"], "name the values"),
         (["variants={x: {'clasify#resolution': 32}}"], "did you mean 'classify'"),
@@ -136,8 +136,8 @@ def test_the_unseen_and_the_unlabelled_set_are_one_split_each() -> None:
 
 
 def test_limits_have_the_last_word_where_the_section_is_used_and_the_command_line_beats_them() -> None:
-    limits = "limits={'adapt#steps': 2, 'pretrain#resolution': 8, 'classify#network': {replace: {resnet18: resnet10}}}"
-    words = [limits, "variants={x: {'adapt#steps': 9, 'classify#network': resnet18}, y: {adapt: null}}"]
+    limits = "limits={'adapt#steps': 2, 'pretrain#resolution': 8, 'classify#encoder': {replace: {resnet18: resnet10}}}"
+    words = [limits, "variants={x: {'adapt#steps': 9, 'classify#encoder': resnet18}, y: {adapt: null}}"]
     _, variants = read_study(load_sections([], words))
     assert variants["x"].config.adapt.steps == 2
     assert variants["x"].config.classify.network == "resnet10"

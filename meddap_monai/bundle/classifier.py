@@ -14,7 +14,6 @@ from monai.transforms import MapTransform
 from torch import nn
 
 from meddap_monai import store
-from meddap_monai.classifier.data import normalise
 from meddap_monai.classifier.inference import picture_of, read_frames, source_files
 from meddap_monai.classifier.inference_config import InferConfig
 from meddap_monai.core.printing import PrintsArguments
@@ -89,23 +88,6 @@ class LoadForClassifierd(PrintsArguments, MapTransform):
             item[key] = to_square(picture, self.size, self.fit).float() / 255
             item[f"{key}_path"] = str(path)
         return item
-
-
-class Standardised(nn.Module):
-    """A network with the normalisation of `ClassifyConfig` in front, so that it takes images in 0..1.
-
-    Args:
-        network: maps normalised images to logits.
-        how: ``image`` or ``range``.
-    """
-
-    def __init__(self, network: nn.Module, how: str = "image") -> None:
-        super().__init__()
-        self.network, self.how = network, how
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits ``(B, K)`` of images ``(B, C, H, W)`` float in 0..1."""
-        return self.network(normalise(images, self.how))
 
 
 class MacroAuc(EpochMetric):

@@ -1,16 +1,22 @@
-"""Classical augmentation of a whole batch at once: parameters are drawn apart from being applied.
+"""Augmentation of a whole batch at once, on its device: parameters are drawn apart from being applied.
 
-Rotation within 15 degrees, zoom 0.9 to 1.1, horizontal flip, contrast, brightness and noise: what the published
-ultrasound studies call classical augmentation. One affine resampling per batch keeps a training step cheap.
+`classical`: rotation within 15 degrees, zoom 0.9 to 1.1, horizontal flip, contrast, brightness and noise: what the
+published ultrasound studies call classical augmentation. `ultrasound`: `meddap_monai.augmentation.policy`. One
+resampling per batch keeps a training step cheap.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name torch gives it everywhere
+
+from meddap_monai.augmentation.policy import apply, draw
+from meddap_monai.classifier.config import ClassifyConfig
+from meddap_monai.core.distributed import SINGLE_PROCESS, Ranks
+from meddap_monai.core.seeds import generator
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,11 @@ class ClassicalRanges:
     contrast: float = 0.25
     brightness: float = 0.08
     noise: float = 0.04
+
+    def scaled(self, strength: float) -> ClassicalRanges:
+        """Return ranges that are `strength` times as wide; at 1 these ones."""
+        wide = {name: value * strength for name, value in asdict(self).items()}
+        return ClassicalRanges(**wide | {"flip": min(1.0, strength) * self.flip})
 
 
 CLASSICAL = ClassicalRanges()
@@ -82,3 +93,26 @@ def apply_classical(images: torch.Tensor, drawn: Drawn) -> torch.Tensor:
     grey = torch.Generator().manual_seed(drawn.noise_seed)
     speckle = torch.randn(images.shape, generator=grey).to(device)
     return ((moved - 0.5) * contrast + 0.5 + brightness + speckle * noise).clamp_(0, 1)
+
+
+def augment(images: torch.Tensor, config: ClassifyConfig, number: int, ranks: Ranks = SINGLE_PROCESS) -> torch.Tensor:
+    """Return a batch as the configuration's augmentation changes it; drawn from the run's seed and the batch's number.
+
+    Args:
+        images: ``(B, C, H, W)`` float in 0..1, before they are normalised.
+        config: `augmentation`, `augmentation_strength`, `augmentation_without`, `seed`.
+        number: of the step or batch.
+        ranks: processes that share the batch, every image its own; `images` are those of this one.
+    """
+    dice = generator(config.seed, "classify/augment", number)
+    if config.augmentation == "classical":
+        drawn = draw_classical(len(images), dice, CLASSICAL.scaled(config.augmentation_strength))
+        return apply_classical(images, drawn)
+    if config.augmentation == "ultrasound":
+        everyone = draw(len(images) * ranks.size, dice, config.augmentation_strength, config.augmentation_without)
+        mine = {
+            part: {name: value[ranks.rank :: ranks.size] for name, value in values.items()}
+            for part, values in everyone.items()
+        }
+        return apply(images, mine)
+    return images

@@ -166,12 +166,3 @@ def _permutations(pool: np.ndarray, count: int, seed: int, name: str) -> np.ndar
 def to_float(images: torch.Tensor) -> torch.Tensor:
     """Map uint8 images to float32 in 0..1."""
     return images.to(torch.float32).div_(255.0)
-
-
-def normalise(images: torch.Tensor, how: str) -> torch.Tensor:
-    """Normalise ``(B, C, H, W)`` float in 0..1: per image to mean 0 and deviation 1, or to -1..1."""
-    if how == "range":
-        return images * 2 - 1
-    mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    deviation = images.std(dim=(1, 2, 3), keepdim=True)
-    return (images - mean) / deviation.clamp_min(1e-3)

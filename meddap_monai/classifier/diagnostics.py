@@ -16,12 +16,13 @@ from sklearn import metrics as sk
 from torch import nn
 
 from meddap_monai.classifier.config import ClassifyConfig
-from meddap_monai.classifier.data import normalise, to_float
-from meddap_monai.classifier.features import Penultimate, extract
+from meddap_monai.classifier.data import to_float
+from meddap_monai.classifier.features import extract
 from meddap_monai.classifier.material import Material
 from meddap_monai.classifier.projector import write_projector
 from meddap_monai.classifier.scoring import decode, single_pass_loader
 from meddap_monai.core.records import Record
+from meddap_monai.encoders.features import Penultimate
 from meddap_monai.statistics.metrics import confusion
 from meddap_monai.statistics.weighted import ECE_BINS, confidence_bins
 
@@ -203,7 +204,7 @@ def _cams(
     chosen = np.argsort(-probabilities.max(axis=1), kind="stable")[:SHOWN]
     rows = [material.validation[place] for place in chosen]
     pixels = decode(rows, config)
-    images = normalise(to_float(pixels.to(config.device)), config.normalise)
+    images = to_float(pixels.to(config.device))
     maps = class_activation(network, images, predicted[chosen].tolist(), layer)
     notes = [
         f"{row['class_name']}, called {material.classes[predicted[place]]}"

@@ -15,14 +15,16 @@ from monai.inferers import SimpleInferer
 from monai.losses import FocalLoss
 from torch import nn
 
-from meddap_monai.classifier.augment import apply_classical, draw_classical
+from meddap_monai.classifier.augment import augment
 from meddap_monai.classifier.config import ClassifyConfig
-from meddap_monai.classifier.data import normalise, to_float
+from meddap_monai.classifier.data import to_float
 from meddap_monai.core.devices import PRECISIONS
 from meddap_monai.core.distributed import SINGLE_PROCESS, Ranks
-from meddap_monai.core.seeds import derive_seed, generator
+from meddap_monai.core.seeds import derive_seed
+from meddap_monai.encoders.layers import layers
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.statistics.metrics import macro_auc
+from meddap_monai.training.ema import update_average
 from meddap_monai.training.finite import check_finite
 from meddap_monai.training.schedules import schedule, set_rate
 from meddap_monai.training.step_trainer import within_memory
@@ -60,13 +62,56 @@ def balanced_weights(labels: Sequence[int], classes: int) -> torch.Tensor:
 
 
 def build_optimizer(config: ClassifyConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimizer of a configuration."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    """Return the optimizer of a configuration, and freeze the network's first layers where it asks for it.
+
+    A parameter group per layer carries the ``factor`` on the learning rate (Howard and Ruder 2018).
+    """
+    found = layers(network)
+    groups: list[dict[str, Any]] = []
+    for depth, parameters in enumerate(found):
+        before = len(found) - 2 - depth
+        factor = 1.0 if before < 0 else config.encoder_rate * config.layer_decay**before
+        if depth < config.freeze and before >= 0:
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+        else:
+            groups.append({"params": parameters, "factor": factor})
     options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, momentum=0.9, **options)
+        return torch.optim.SGD(groups, momentum=0.9, **options)
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, **options)
+    return kind(groups, **options)
+
+
+def train_mode(network: nn.Module) -> None:
+    """Set a network to training, but for the batch statistics of its frozen layers."""
+    network.train()
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine and not module.weight.requires_grad:
+            module.eval()
+
+
+class MovingAverage:
+    """Handler: after every step, pull a copy of a network towards it (`update_average`); it is what is judged and kept.
+
+    Args:
+        network: that is trained.
+        average: its copy; batch statistics are copied as they are.
+        decay: of the average.
+    """
+
+    def __init__(self, network: nn.Module, average: nn.Module, decay: float) -> None:
+        self.network, self.average, self.decay = network, average, decay
+
+    def attach(self, engine: Any) -> None:
+        """Attach to a trainer, before what validates."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._pull)
+
+    def _pull(self, engine: Any) -> None:
+        step = engine.state.iteration - 1
+        update_average(self.average.parameters(), self.network.parameters(), self.decay, step)
+        for mean, value in zip(self.average.buffers(), self.network.buffers(), strict=True):
+            mean.copy_(value)
 
 
 class TrainingStep:
@@ -116,14 +161,11 @@ class TrainingStep:
     def _prepare(self, batch: dict[str, Any], step: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         config = self.config
         images = to_float(batch["image"].to(device, non_blocking=True))
-        if config.augmentation == "classical":
-            drawn = draw_classical(len(images), generator(config.seed, "classify/augment", step))
-            changed = apply_classical(images, drawn)
-            if config.augmentation_of != "all":
-                wanted = batch["synthetic"] == int(config.augmentation_of == "synthetic")
-                changed = torch.where(wanted.to(device).view(-1, 1, 1, 1), changed, images)
-            images = changed
-        images = normalise(images, config.normalise).contiguous(memory_format=torch.channels_last)
+        changed = augment(images, config, step, self.ranks)
+        if config.augmentation_of != "all":
+            wanted = batch["synthetic"] == int(config.augmentation_of == "synthetic")
+            changed = torch.where(wanted.to(device).view(-1, 1, 1, 1), changed, images)
+        images = changed.contiguous(memory_format=torch.channels_last)
         targets = nn.functional.one_hot(batch["label"], self.classes).float().to(device)
         if config.mixup:
             images, targets = self._mix(images, targets, step)
@@ -152,7 +194,7 @@ class TrainingStep:
         size: int,
     ) -> torch.Tensor:
         torch.manual_seed(derive_seed(self.config.seed, "classify/step", step))
-        engine.network.train()
+        train_mode(engine.network)
         engine.optimizer.zero_grad(set_to_none=True)
         collected = []
         for start in range(0, len(images), size):
@@ -261,7 +303,7 @@ def build_evaluator(
     """Return MONAI's evaluator with the key metric ``val_auc`` (macro, classes present) and ``val_loss``."""
 
     def prepare(batch: dict[str, Any], device: Any, non_blocking: bool, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        images = normalise(to_float(batch["image"].to(device, non_blocking=non_blocking)), config.normalise)
+        images = to_float(batch["image"].to(device, non_blocking=non_blocking))
         return images.contiguous(memory_format=torch.channels_last), batch["label"].to(device)
 
     def scores(output: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:

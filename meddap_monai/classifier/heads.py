@@ -19,10 +19,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from torch import nn
 
-from meddap_monai.classifier.config import EXTRACTOR_HOG, ClassifyConfig
-from meddap_monai.classifier.features import Hog, Penultimate
-from meddap_monai.classifier.networks import build_network
+from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.core.seeds import derive_seed
+from meddap_monai.encoders.features import Penultimate
+from meddap_monai.encoders.registry import build_network
 
 
 class Head(nn.Module):
@@ -38,7 +38,7 @@ class Head(nn.Module):
         self.extractor, self.fitted = extractor, fitted
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return ``(B, K)`` log probabilities of normalised images ``(B, C, H, W)``."""
+        """Return ``(B, K)`` log probabilities of images ``(B, C, H, W)`` in 0..1."""
         return torch.from_numpy(self.score(self.extractor(images).detach().float().cpu().numpy()))
 
     def score(self, features: np.ndarray) -> np.ndarray:
@@ -52,7 +52,8 @@ class Head(nn.Module):
 def build_head(config: ClassifyConfig) -> Pipeline:
     """Return the unfitted scikit-learn classifier of a configuration, on standardised features.
 
-    ``logistic``: elastic net, l1 ratio 0.5, saga, C 10 (on HOG features: ridge, C 0.01, the sanity arm);
+    ``ridge``: logistic regression with an L2 penalty, C 0.001 (0.01 on HOG features, the sanity arm);
+    ``logistic``: elastic net, l1 ratio 0.5, saga, C 10;
     ``svc``: rbf, C 10, gamma scale; ``mlp``: 4 x 256, ReLU, L2 0.02, Adam 1e-3, batch 64, 300 epochs.
     """
     balanced = "balanced" if config.class_weights == "balanced" else None
@@ -64,8 +65,8 @@ def build_head(config: ClassifyConfig) -> Pipeline:
         model = MLPClassifier(
             (256,) * 4, alpha=0.02, learning_rate_init=1e-3, batch_size=64, max_iter=300, random_state=seed
         )
-    elif config.network == EXTRACTOR_HOG:
-        model = LogisticRegression(C=0.01, max_iter=2000, class_weight=balanced)
+    elif config.head == "ridge":
+        model = LogisticRegression(C=0.01 if config.encoder == "hog" else 0.001, max_iter=2000, class_weight=balanced)
     else:
         model = LogisticRegression(
             C=10, l1_ratio=0.5, solver="saga", max_iter=2000, tol=1e-3, class_weight=balanced, random_state=seed
@@ -84,19 +85,34 @@ def fit_head(config: ClassifyConfig, features: np.ndarray, labels: np.ndarray, w
         return head.fit(features, labels, **options)
 
 
-def build_extractor(config: ClassifyConfig, classes: int) -> nn.Module:
-    """Return the frozen extractor: HOG, or a network from local weights or from this seed's initial ones."""
-    if config.network == EXTRACTOR_HOG:
-        return Hog()
+def initial_network(config: ClassifyConfig, classes: int) -> nn.Module:
+    """Return the network with the initial weights of this seed, the same in every arm; pre-trained but for scratch."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "classify/weights"))
-        network = build_network(config.network, classes, config.channels, config.resolution, config.weights)
-    return Penultimate(network.eval()).requires_grad_(False)
+        return build_network(
+            config.encoder,
+            classes,
+            config.channels,
+            config.resolution,
+            config.weights,
+            config.mode != "scratch",
+            config.normalise,
+        )
+
+
+def empty_network(config: ClassifyConfig, classes: int) -> nn.Module:
+    """Return the network of a configuration for weights that are loaded next."""
+    return build_network(config.encoder, classes, config.channels, config.resolution, normalise=config.normalise)
+
+
+def build_extractor(config: ClassifyConfig, classes: int) -> nn.Module:
+    """Return the frozen encoder of a configuration, with its weights or the user's."""
+    return Penultimate(initial_network(config, classes).eval()).requires_grad_(False)
 
 
 def restore_head(config: ClassifyConfig, classes: int, parts: dict[str, Any]) -> Head:
     """Return the head that `train_head` stored, fitted again on its features."""
-    extractor = build_extractor(config, classes)
+    extractor = Penultimate(empty_network(config, classes))
     extractor.load_state_dict(parts["extractor"])
     arrays = (parts[name].numpy() for name in ("features", "labels", "weights"))
     return Head(extractor, fit_head(config, *arrays))

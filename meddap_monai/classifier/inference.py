@@ -11,9 +11,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from meddap_monai import store
-from meddap_monai.classifier.data import normalise, to_float
+from meddap_monai.classifier.data import to_float
 from meddap_monai.classifier.inference_config import InferConfig
-from meddap_monai.classifier.scoring import Classifier, load_classifier, softmax
+from meddap_monai.classifier.scoring import Classifier, load_classifier, logits_of_views, softmax
 from meddap_monai.errors import ConfigurationError, UnreadableImage
 from meddap_monai.images.framing import to_square
 from meddap_monai.images.indexing.masks import pair_of
@@ -149,5 +149,5 @@ def predict_frames(model: Classifier, frames: np.ndarray, calibrated: bool = Tru
     config = model.config
     pictures = [picture_of(pixels, config.channels) for pixels in frames]
     images = torch.stack([to_square(picture, config.resolution, config.fit) for picture in pictures]).to(config.device)
-    logits = model.network.eval()(normalise(to_float(images), config.normalise)).double().cpu().numpy()
+    logits = logits_of_views(model.network.eval(), to_float(images), config.views).numpy()
     return softmax(logits / (model.temperature if calibrated else 1.0))

@@ -16,9 +16,8 @@ from torch import nn
 
 from meddap_monai import store
 from meddap_monai.classifier.config import ClassifyConfig, identity
-from meddap_monai.classifier.data import in_order, make_dataset, make_loader, normalise, to_float
-from meddap_monai.classifier.heads import restore_head
-from meddap_monai.classifier.networks import build_network
+from meddap_monai.classifier.data import in_order, make_dataset, make_loader, to_float
+from meddap_monai.classifier.heads import empty_network, restore_head
 from meddap_monai.core.configuration import build
 from meddap_monai.core.records import Record
 from meddap_monai.core.tensors import check_finite, save_tensors
@@ -35,7 +34,7 @@ class Classifier:
         config: how it was trained.
         classes: names in the order of its probabilities.
         temperature: divisor of the logits that calibrates them on the validation images (Guo et al. 2017).
-        network: maps normalised images ``(B, C, H, W)`` to logits; for a classical head, to its log probabilities.
+        network: maps images in 0..1 ``(B, C, H, W)`` to logits; for a classical head, to its log probabilities.
     """
 
     config: ClassifyConfig
@@ -91,9 +90,29 @@ def predict_logits(network: nn.Module, loader: Any, config: ClassifyConfig) -> n
     network.eval()
     found = []
     for batch in loader:
-        images = normalise(to_float(batch["image"].to(config.device)), config.normalise)
-        found.append(network(images.contiguous(memory_format=torch.channels_last)).double().cpu())
+        images = to_float(batch["image"].to(config.device))
+        found.append(logits_of_views(network, images, config.views))
     return torch.cat(found).numpy()
+
+
+def logits_of_views(network: nn.Module, images: torch.Tensor, views: int = 1) -> torch.Tensor:
+    """Return ``(B, K)`` float64 logits of images ``(B, C, H, W)`` in 0..1, the mean over views of them."""
+    seen = views_of(images, views)
+    found = [network(view.contiguous(memory_format=torch.channels_last)).double().cpu() for view in seen]
+    return torch.stack(found).mean(dim=0)
+
+
+def views_of(images: torch.Tensor, count: int) -> list[torch.Tensor]:
+    """Return `count` of: the images, flipped left to right, the middle 92 % enlarged, that flipped."""
+    views = [images, images.flip(-1)]
+    if count > 2:
+        side = images.shape[-1]
+        edge = max(1, round(0.04 * side))
+        zoomed = nn.functional.interpolate(
+            images[..., edge:-edge, edge:-edge], size=(side, side), mode="bilinear", align_corners=False
+        )
+        views += [zoomed, zoomed.flip(-1)]
+    return views[:count]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -130,10 +149,10 @@ def load_classifier(folder: Path | str, device: str = "cpu") -> Classifier:
         values = document["configuration"] | {"device": device, "weights": None}
         config = build(ClassifyConfig, values, "classify")
         classes, temperature = checked_card(document["classes"], document["temperature"])
-        if config.head != "none":
+        if config.mode == "probe":
             network: nn.Module = restore_head(config, len(classes), document["head"])
         else:
-            network = build_network(config.network, len(classes), config.channels, config.resolution)
+            network = empty_network(config, len(classes))
             network.load_state_dict(document["network"])
         check_finite(network.state_dict(), path, StageError)
     except StageError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,6 +18,7 @@ from meddap_monai.classifier.config import ClassifyConfig, identity
 from meddap_monai.classifier.data import in_order, make_dataset, make_loader, plan_batches
 from meddap_monai.classifier.engine import (
     Criterion,
+    MovingAverage,
     ScalerState,
     TrainingStep,
     auc_then_loss,
@@ -28,13 +30,12 @@ from meddap_monai.classifier.engine import (
     measure,
 )
 from meddap_monai.classifier.head_training import train_head
+from meddap_monai.classifier.heads import initial_network
 from meddap_monai.classifier.material import Material, read_material
-from meddap_monai.classifier.networks import build_network
 from meddap_monai.core.devices import choose_device
 from meddap_monai.core.distributed import Ranks, join_ranks, open_stage
 from meddap_monai.core.provenance import write_train_hashes
 from meddap_monai.core.records import Record, read_records
-from meddap_monai.core.seeds import derive_seed
 from meddap_monai.core.tensors import cpu_state
 from meddap_monai.statistics.metrics import all_metrics, confusion
 from meddap_monai.training.checkpoint import NAME, Stateful, load_checkpoint
@@ -71,7 +72,7 @@ def classify(config: ClassifyConfig, output: Path, *, records: Path, overwrite: 
         if stage.done:
             return output
         material = read_material(records)
-        if config.head != "none":
+        if config.mode == "probe":
             results = {} if ranks.rank else train_head(config, output, material)
         else:
             results = _train_network(config, output, material, ranks)
@@ -89,35 +90,32 @@ def _by_source(rows: list[Record]) -> dict[str, int]:
     return {source: counts[source] for source in ("real", "synthetic")}
 
 
-def initial_network(config: ClassifyConfig, classes: int) -> nn.Module:
-    """Return the network with the initial weights of this seed; the same in every arm."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.seed, "classify/weights"))
-        network = build_network(config.network, classes, config.channels, config.resolution, config.weights)
-    return network.to(config.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
 def _train_network(config: ClassifyConfig, output: Path, material: Material, ranks: Ranks) -> dict[str, Any]:
     classes, path = len(material.classes), output / NAME
-    network = initial_network(config, classes)
+    network = initial_network(config, classes).to(config.device)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    judged = copy.deepcopy(network) if config.ema else network
     optimizer = build_optimizer(config, network)
     labels = [row["label"] for row in material.training]
     weights = balanced_weights(labels, classes) if config.class_weights == "balanced" else None
     step = TrainingStep(config, Criterion(config, weights).to(config.device), classes, ranks)
     held = make_dataset(material.validation, config, output / "cache")
-    evaluator = build_evaluator(config, network, make_loader(held, in_order(len(held), 64)))
+    evaluator = build_evaluator(config, judged, make_loader(held, in_order(len(held), 64)))
     validation = Validation(
-        lambda _: measure(evaluator), auc_then_loss, network.state_dict, config.validation_every, config.patience
+        lambda _: measure(evaluator), auc_then_loss, judged.state_dict, config.validation_every, config.patience
     )
     to_save: dict[str, Stateful] = {"network": network, "optimizer": optimizer, "validation": validation}
     to_save["scaler"] = scaler = ScalerState()
+    averaging = [MovingAverage(network, judged, config.ema)] if config.ema else []
+    if config.ema:
+        to_save["average"] = judged
     done = load_checkpoint(path, to_save)
     over = validation.stopped or done >= config.steps
     started, first = time.monotonic(), ranks.rank == 0
     with store.InterruptFlag() as flag, Curves(output / "tensorboard" if first else None, done) as curves:
         validation.curves = curves
         saving = Checkpoints(path, to_save, config.checkpoint_every, flag, ranks)
-        handlers = [validation, curves, ProgressBar("classify", quiet=not first), scaler, saving]
+        handlers = [*averaging, validation, curves, ProgressBar("classify", quiet=not first), scaler, saving]
         plan = ranks.split_plan(plan_batches(material.training, config)[done:], "classify#batch")
         training = make_dataset(material.training, config, output / "cache")
         loader = make_loader(training, plan.tolist(), config.workers)
@@ -132,8 +130,8 @@ def _train_network(config: ClassifyConfig, output: Path, material: Material, ran
         return {}
     speed = (reached - done) / max(time.monotonic() - started, 1e-9)
     if config.keep == "best":
-        network.load_state_dict(validation.best)
-    results = _finish(config, output, material, network, validation, reached)
+        judged.load_state_dict(validation.best)
+    results = _finish(config, output, material, judged, validation, reached)
     path.unlink(missing_ok=True)
     spent = {"steps_per_second": round(speed, 3), "images_at_a_time": step.chunk, "memory_halvings": step.halvings}
     return results | {"cost": spent}

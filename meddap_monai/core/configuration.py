@@ -24,6 +24,8 @@ RENAMED = {
     "choose": "keep",
     "dtype": "precision",
     "half": "precision",
+    "network": "encoder",
+    "networks": "encoders",
     "num_workers": "workers",
     "optimiser": "optimizer",
     "picture_every": "pictures_every",

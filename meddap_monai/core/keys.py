@@ -42,6 +42,8 @@ _TYPICAL: dict[str, tuple[Any, ...]] = {
     "command": ("make study",),
     "device": ("cuda",),
     "device_column": ("scanner",),
+    "encoder": ("densenet121",),
+    "encoders": (["resnet10", "densenet121"],),
     "features": ("vae",),
     "fractions": ({"train": 0.7, "val": 0.1, "test": 0.2}, [0.5, 1.0]),
     "frames": ("evenly 5",),
@@ -52,8 +54,6 @@ _TYPICAL: dict[str, tuple[Any, ...]] = {
     "label_column": ("pathology",),
     "limits": ({"classify#steps": 100},),
     "negative": ("blurry",),
-    "network": ("resnet18",),
-    "networks": (["resnet10", "densenet121"],),
     "only": ({"centre": "A"},),
     "plan": ("plan.csv",),
     "prior_prompt": ("a photo of a {class}",),
@@ -176,7 +176,7 @@ def _sentence(text: str) -> str:
 
 
 def _fields(cls: type) -> list[dataclasses.Field[Any]]:
-    return [one for one in dataclasses.fields(cls) if one.init]  # type: ignore[arg-type]
+    return [one for one in dataclasses.fields(cls) if one.init]
 
 
 def _needed(cls: type) -> dict[str, Any]:

@@ -57,14 +57,14 @@ def draw_maps(
     maps = []
     for run in runs:
         model = load_classifier(run.model, device)
-        if model.config.head != "none" or len(rows) < 5:
+        if model.config.mode == "probe" or len(rows) < 5:
             continue
         places = tsne(features_of(model, model.pixels(rows)), seed)
         points: dict[str, dict[str, list[list[float]]]] = {name: {} for name in few}
         names = [name for name, part in few.items() for _ in part]
         for name, row, place in zip(names, rows, places, strict=True):
             points[name].setdefault(row["class_name"], []).append([round(float(value), 2) for value in place])
-        extractor = f"input of the last layer of {model.config.network}, {model.config.resolution} px"
+        extractor = f"input of the last layer of {model.config.encoder}, {model.config.resolution} px"
         maps.append({"arm": run.arm, "seed": run.seed, "extractor": extractor, "points": points})
     return maps
 

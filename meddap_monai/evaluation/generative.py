@@ -15,10 +15,11 @@ import torch
 from monai.metrics import FIDMetric, MultiScaleSSIMMetric
 
 from meddap_monai.classifier.data import to_float
-from meddap_monai.classifier.features import Penultimate, extract
+from meddap_monai.classifier.features import extract
 from meddap_monai.classifier.scoring import Classifier, in_batches
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
+from meddap_monai.encoders.features import Penultimate
 
 NEIGHBOURS = 3
 SUBSETS, SUBSET_SIZE = 50, 100
@@ -242,5 +243,5 @@ def measure(
     if min(len(reference), len(other)) < 2:
         return None
     sets = {"real images of other patients": other} | synthetic
-    extractor = f"input of the last layer of {model.config.network} ({name}), {model.config.resolution} px"
+    extractor = f"input of the last layer of {model.config.encoder} ({name}), {model.config.resolution} px"
     return {"extractor": extractor, "rows": set_distances(model, sets, reference, seed)}

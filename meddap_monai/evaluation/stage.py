@@ -95,7 +95,13 @@ def _hog_runs(output: Path, runs: Sequence[ClassifierRun]) -> list[ClassifierRun
     made = []
     for seed, records in sorted(found.items()):
         ask = ClassifyConfig(  # real images only, also where the records of a run are a hybrid
-            network="hog", head="logistic", resolution=128, seed=seed, synthetic_loss_weight=0.0, pictures=False
+            encoder="hog",
+            mode="probe",
+            head="ridge",
+            resolution=128,
+            seed=seed,
+            synthetic_loss_weight=0.0,
+            pictures=False,
         )
         folder = output / "hog" / f"seed_{seed}"
         made.append(ClassifierRun(arm_names.HOG, seed, classify(ask, folder, records=records), records))

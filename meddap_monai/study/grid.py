@@ -1,7 +1,7 @@
-"""The experiment grid: arms x networks x shares of the real data x seeds, resumable, in one process or many.
+"""The experiment grid: arms x encoders x shares of the real data x seeds, resumable, in one process or many.
 
 Every cell is one ``mix`` and one ``classify`` folder that knows itself whether it is done. All cells take the same
-number of optimizer steps. The result is one table as CSV and Markdown, one evaluation per network and share, and
+number of optimizer steps. The result is one table as CSV and Markdown, one evaluation per encoder and share, and
 learning curves.
 """
 
@@ -49,19 +49,19 @@ class Draw:
 class Cell:
     """One classifier of the grid."""
 
-    network: str
+    encoder: str
     fraction: float
     arm: str
     draw: Draw
 
     @property
     def place(self) -> str:
-        """Folder of its network and share, without separators of foreign names."""
-        return f"{_file_name(self.network)}/{self.fraction:g}"
+        """Folder of its encoder and share, without separators of foreign names."""
+        return f"{_file_name(self.encoder)}/{self.fraction:g}"
 
 
-def _file_name(network: str) -> str:
-    return network.replace(":", "-").replace("/", "-")
+def _file_name(encoder: str) -> str:
+    return encoder.replace(":", "-").replace("/", "-")
 
 
 def run_grid(
@@ -99,14 +99,14 @@ def run_grid(
         (cell, *_), runs = zip(*column, strict=True)
         place = output / "evaluate" / leaf
         evaluate(config.evaluate, place, runs=runs, unseen=unseen, overwrite=overwrite)
-        first = {"network": cell.network, "fraction": cell.fraction}
+        first = {"encoder": cell.encoder, "fraction": cell.fraction}
         rows += [first | row for row in results_rows(read_report(place))]
     store.write_atomic(output / "grid.csv", store.csv_text(rows[0], (row.values() for row in rows)))
     store.write_atomic(output / "grid.md", grid_markdown(rows))
     for test_set in sorted({row["test_set"] for row in rows}):
-        for network in config.networks:
-            drawn = learning_curve(rows, network, test_set, config.evaluate.metric)
-            store.write_atomic(output / f"learning_curve-{_file_name(network)}-{test_set}.svg", drawn)
+        for encoder in config.encoders:
+            drawn = learning_curve(rows, encoder, test_set, config.evaluate.metric)
+            store.write_atomic(output / f"learning_curve-{_file_name(encoder)}-{test_set}.svg", drawn)
     return output
 
 
@@ -125,8 +125,8 @@ def plan_cells(config: GridConfig, draws: Sequence[Draw]) -> list[Cell]:
                 f"grid: arm {synthetic_arms[0]!r} needs synthetic images, seed {draw.seed} has none; give kept"
             )
     return [
-        Cell(network, fraction, arm, draw)
-        for network in config.networks
+        Cell(encoder, fraction, arm, draw)
+        for encoder in config.encoders
         for fraction in config.fractions
         for arm in config.arms
         for draw in draws
@@ -136,7 +136,7 @@ def plan_cells(config: GridConfig, draws: Sequence[Draw]) -> list[Cell]:
 def train_cell(config: GridConfig, output: Path, cell: Cell, overwrite: bool = False) -> ClassifierRun:
     """Mix and train one cell; what is done is skipped."""
     seed = cell.draw.seed
-    blend, train = settings_of_arm(cell.arm, seed, config.mix, replace(config.classify, network=cell.network))
+    blend, train = settings_of_arm(cell.arm, seed, config.mix, replace(config.classify, encoder=cell.encoder))
     share = output / "shares" / f"{cell.fraction:g}" / f"seed_{seed}"
     records = take_share(cell.draw.records, share, cell.fraction, seed, overwrite)
     kept = None if blend.arm == "real" else cell.draw.kept
@@ -181,15 +181,15 @@ def shrink(rows: Sequence[Record], fraction: float, seed: int) -> list[Record]:
 
 
 def grid_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """Return one table per test set, like the published ones: a line per network, share and arm, in per cent."""
+    """Return one table per test set, like the published ones: a line per encoder, share and arm, in per cent."""
     parts = []
     for test_set in sorted({row["test_set"] for row in rows}):
         lines: dict[tuple[Any, ...], dict[str, str]] = defaultdict(dict)
         for row in rows:
             if row["test_set"] == test_set and row["classes"] == "all":
-                key = (row["network"], f"{row['fraction']:g}", row["arm"], row["seeds"])
+                key = (row["encoder"], f"{row['fraction']:g}", row["arm"], row["seeds"])
                 lines[key][row["metric"]] = _percent(row)
-        keys = ["network", "share of real data", "arm", "seeds"]
+        keys = ["encoder", "share of real data", "arm", "seeds"]
         filled = [[*key, *(found[name] for name in MAIN_METRICS)] for key, found in lines.items()]
         parts += markdown_table(f"{test_set} test set, mean [interval] in per cent", keys, filled)
     return "\n".join(parts)
@@ -201,11 +201,11 @@ def _percent(row: dict[str, Any]) -> str:
     return f"{100 * row['mean']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
 
 
-def learning_curve(rows: Sequence[dict[str, Any]], network: str, test_set: str, metric: str) -> str:
+def learning_curve(rows: Sequence[dict[str, Any]], encoder: str, test_set: str, metric: str) -> str:
     """Return the learning curve of each arm as SVG: share of the real data against the metric, with intervals."""
     lines: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        wanted = (row["network"], row["test_set"], row["metric"], row["classes"]) == (network, test_set, metric, "all")
+        wanted = (row["encoder"], row["test_set"], row["metric"], row["classes"]) == (encoder, test_set, metric, "all")
         if wanted and row["low"] is not None:
             lines[row["arm"]].append({"x": row["fraction"], **row})
     ordered = {arm: sorted(points, key=lambda point: point["x"]) for arm, points in lines.items()}

@@ -19,7 +19,7 @@ class GridConfig:
 
     Attributes:
         arms: names of `meddap_monai.evaluation.arms.TRAINED_ARMS`.
-        networks: names of networks.
+        encoders: names of encoders.
         fractions: shares of the real training groups, 1 is all; smaller ones are inside larger ones. The synthetic
             images of a draw were learnt from all of its training images: at smaller shares the arms with synthetic
             images answer what happens when only that share can be used as real images.
@@ -35,7 +35,7 @@ class GridConfig:
         "real_synthetic",
         "real_synthetic_classical",
     )
-    networks: tuple[str, ...] = ("resnet10",)
+    encoders: tuple[str, ...] = ("efficientnet_lite0",)
     fractions: tuple[Annotated[float, Range(0.01, 1.0)], ...] = (1.0,)
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     mix: MixConfig = field(default_factory=MixConfig)

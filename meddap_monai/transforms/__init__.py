@@ -13,10 +13,15 @@ _ARRAY = {
     "RandTimeGain": "physics",
     "RandAcousticShadow": "physics",
     "RandHaze": "physics",
+    "RandUltrasoundAugment": "policy",
+    "RandDynamicRange": "policy",
+    "RandConvexProbe": "policy",
+    "RandMarks": "policy",
     "RandDiffusionAugment": "diffusion",
     "RandDiffusionSamples": "diffusion",
 }
-_DICTIONARY = _ARRAY | {name: "physics_dictionary" for name, module in _ARRAY.items() if module == "physics"}
+_PHYSICS = [name for name, module in _ARRAY.items() if module in ("physics", "policy")]
+_DICTIONARY = _ARRAY | dict.fromkeys(_PHYSICS, "physics_dictionary")
 _PUBLIC = _ARRAY | {name + ending: module for name, module in _DICTIONARY.items() for ending in ("d", "D", "Dict")}
 _PUBLIC |= {"DiffusionPrepareBatch": "online", "OnlineGenerator": "online"}
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605

@@ -1,4 +1,4 @@
-"""Dictionary versions of the transforms in `physics`."""
+"""Dictionary versions of the transforms in `physics` and `policy`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from monai.transforms import MapTransform, RandomizableTransform
 
 from meddap_monai.core.printing import PrintsArguments
 from meddap_monai.transforms.physics import RandAcousticShadow, RandHaze, RandPhysics, RandSpeckle, RandTimeGain
+from meddap_monai.transforms.policy import RandConvexProbe, RandDynamicRange, RandMarks, RandUltrasoundAugment
 
 
 class _RandPhysicsd(PrintsArguments, MapTransform, RandomizableTransform):
@@ -65,7 +66,40 @@ class RandHazed(_RandPhysicsd):
     inner = RandHaze
 
 
+class RandUltrasoundAugmentd(_RandPhysicsd):
+    """Dictionary version of `RandUltrasoundAugment`; keyword arguments are passed on."""
+
+    inner = RandUltrasoundAugment
+
+    def __init__(
+        self, keys: KeysCollection, prob: float = 1.0, allow_missing_keys: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(keys, prob, allow_missing_keys, **kwargs)
+
+
+class RandDynamicRanged(_RandPhysicsd):
+    """Dictionary version of `RandDynamicRange`; keyword arguments are passed on."""
+
+    inner = RandDynamicRange
+
+
+class RandConvexProbed(_RandPhysicsd):
+    """Dictionary version of `RandConvexProbe`; keyword arguments are passed on."""
+
+    inner = RandConvexProbe
+
+
+class RandMarksd(_RandPhysicsd):
+    """Dictionary version of `RandMarks`; keyword arguments are passed on."""
+
+    inner = RandMarks
+
+
 RandSpeckleD = RandSpeckleDict = RandSpeckled
 RandTimeGainD = RandTimeGainDict = RandTimeGaind
 RandAcousticShadowD = RandAcousticShadowDict = RandAcousticShadowd
 RandHazeD = RandHazeDict = RandHazed
+RandUltrasoundAugmentD = RandUltrasoundAugmentDict = RandUltrasoundAugmentd
+RandDynamicRangeD = RandDynamicRangeDict = RandDynamicRanged
+RandConvexProbeD = RandConvexProbeDict = RandConvexProbed
+RandMarksD = RandMarksDict = RandMarksd

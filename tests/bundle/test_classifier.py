@@ -19,7 +19,13 @@ from meddap_monai.errors import NonFiniteLoss
 
 BUNDLE = resources.find("bundles/ultrasound_classifier")
 CONFIGS = BUNDLE / "configs"
-SMALL: dict[str, Any] = {"network_def#network#name": "resnet10_tiny", "resolution": 32, "batch": 4, "epochs": 2}
+SMALL: dict[str, Any] = {
+    "network_def#name": "resnet10_tiny",
+    "network_def#pretrained": False,
+    "resolution": 32,
+    "batch": 4,
+    "epochs": 2,
+}
 
 
 def workflow(kind: str, files: list[str], **values: Any) -> ConfigWorkflow:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from meddap_monai.classifier.augment import ClassicalRanges, apply_classical, draw_classical
 from meddap_monai.classifier.config import ClassifyConfig
-from meddap_monai.classifier.data import normalise, plan_batches, read_framed, to_float
+from meddap_monai.classifier.data import plan_batches, read_framed
 from meddap_monai.errors import ConfigurationError, RecordsError, UnreadableImage
 from meddap_monai.images.framing import to_square
 
@@ -123,22 +123,13 @@ def test_rotation_turns_by_the_drawn_angle() -> None:
     assert torch.allclose(turned, image.transpose(-1, -2), atol=1e-4)
 
 
-def test_normalisation() -> None:
-    images = to_float(torch.randint(0, 255, (4, 1, 8, 8), dtype=torch.uint8))
-    standard = normalise(images, "image")
-    assert torch.allclose(standard.mean(dim=(1, 2, 3)), torch.zeros(4), atol=1e-5)
-    assert torch.allclose(standard.std(dim=(1, 2, 3)), torch.ones(4), atol=1e-4)
-    assert torch.allclose(normalise(images, "range"), images * 2 - 1)
-    assert torch.isfinite(normalise(torch.zeros(1, 1, 8, 8), "image")).all()
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"augmentation": "clasical"}, "did you mean 'classical'"),
         ({"steps": 0}, "classify#steps: got 0"),
         ({"channels": 2}, "expected 1 .grey. or 3"),
-        ({"network": "hog"}, "has nothing to train"),
+        ({"encoder": "hog"}, "has nothing to train"),
         ({"learning_rate": float("nan")}, "learning_rate: got nan"),
         ({"real_weight": 0.0, "synthetic_weight": 0.0}, "both sampling weights are 0"),
     ],

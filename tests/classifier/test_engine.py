@@ -13,7 +13,16 @@ from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.engine import Criterion, TrainingStep, balanced_weights, build_optimizer, build_trainer
 from meddap_monai.classifier.stage import initial_network
 
-CONFIG = ClassifyConfig(network="vit_tiny", resolution=16, batch=8, steps=1, optimizer="sgd", learning_rate=0.1)
+CONFIG = ClassifyConfig(
+    label_smoothing=0.0,
+    encoder="vit_tiny",
+    mode="scratch",
+    resolution=16,
+    batch=8,
+    steps=1,
+    optimizer="sgd",
+    learning_rate=0.1,
+)
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, -0.3], [-2.0, 1.0, 3.0]])
 LABELS = torch.tensor([0, 2, 1])
 TARGETS = nn.functional.one_hot(LABELS, 3).float()

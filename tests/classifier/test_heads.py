@@ -9,23 +9,25 @@ import pytest
 import torch
 
 from meddap_monai.classifier.config import ClassifyConfig
-from meddap_monai.classifier.features import Hog, Penultimate
 from meddap_monai.classifier.heads import build_head
-from meddap_monai.classifier.networks import build_network
 from meddap_monai.classifier.scoring import load_classifier
 from meddap_monai.classifier.stage import classify
 from meddap_monai.core.records import read_records, write_records
+from meddap_monai.encoders.features import Hog, Penultimate
+from meddap_monai.encoders.registry import build_network
 
 
 @pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
     ("network", "head"),
-    [("hog", "logistic"), ("resnet10_tiny", "svc"), ("resnet10_tiny", "mlp"), ("vit_tiny", "logistic")],
+    [("hog", "ridge"), ("efficientnet_lite0", "svc"), ("efficientnet_lite0", "mlp"), ("efficientnet_lite0", "ridge")],
 )
 def test_heads_train_store_no_pickle_and_load_to_equal_predictions(
     simulated_records: Path, tmp_path: Path, network: str, head: str
 ) -> None:
-    config = ClassifyConfig(network=network, head=head, resolution=32, pictures=False, class_weights="balanced")
+    config = ClassifyConfig(
+        encoder=network, mode="probe", head=head, resolution=32, pictures=False, class_weights="balanced"
+    )
     folder = classify(config, tmp_path / "model", records=simulated_records)
     torch.load(folder / "model.pt", weights_only=True)
     test = read_records(simulated_records, split="test")
@@ -39,7 +41,7 @@ def test_classical_augmentation_adds_every_training_image_changed_once(simulated
     rows = read_records(simulated_records, split="train")
     fitted = {}
     for name in ("none", "classical"):
-        config = ClassifyConfig(network="resnet10_tiny", head="svc", resolution=32, pictures=False, augmentation=name)
+        config = ClassifyConfig(mode="probe", head="svc", resolution=32, pictures=False, augmentation=name)
         folder = classify(config, tmp_path / name, records=simulated_records)
         fitted[name] = torch.load(folder / "model.pt", weights_only=True)["head"]
     plain, augmented = fitted["none"]["features"], fitted["classical"]["features"]
@@ -53,7 +55,7 @@ def test_hog_tells_simulated_classes_apart(simulated_records: Path, tmp_path: Pa
     """The sanity arm learns something: the simulated classes differ in shape."""
     from meddap_monai.statistics.metrics import macro_auc
 
-    config = ClassifyConfig(network="hog", head="logistic", resolution=128, pictures=False)
+    config = ClassifyConfig(encoder="hog", mode="probe", head="ridge", resolution=128, pictures=False)
     folder = classify(config, tmp_path / "model", records=simulated_records)
     test = read_records(simulated_records, split="test")
     labels = np.array([row["label"] for row in test])
@@ -101,7 +103,9 @@ def test_a_source_of_weight_zero_is_not_fitted_at_all(simulated_records: Path, t
     hybrid.mkdir()
     write_records(hybrid / "records.jsonl", [*rows, *made[:10]])
     (hybrid / "stage.json").write_text((simulated_records.parent / "stage.json").read_text())
-    config = ClassifyConfig(network="hog", head="logistic", resolution=64, pictures=False, synthetic_loss_weight=0.0)
+    config = ClassifyConfig(
+        encoder="hog", mode="probe", head="ridge", resolution=64, pictures=False, synthetic_loss_weight=0.0
+    )
     test = read_records(simulated_records, split="test")
     found = [
         load_classifier(classify(config, tmp_path / str(place), records=records)).probabilities(test)

@@ -27,10 +27,10 @@ def models(make_records: Callable[..., Path], tmp_path_factory: pytest.TempPathF
     records = make_records({"train": 4, "val": 2, "test": 2}, size=32)
     folder = tmp_path_factory.mktemp("models")
     config = ClassifyConfig(
-        network="resnet10_tiny", resolution=32, steps=4, batch=4, validation_every=2, pictures=False
+        encoder="resnet10_tiny", mode="scratch", resolution=32, steps=4, batch=4, validation_every=2, pictures=False
     )
     other = ClassifyConfig(
-        network="vit_tiny", resolution=16, steps=4, batch=4, validation_every=2, pictures=False, seed=1
+        encoder="vit_tiny", mode="scratch", resolution=16, steps=4, batch=4, validation_every=2, pictures=False, seed=1
     )
     return [
         classify(config, folder / "a", records=records),

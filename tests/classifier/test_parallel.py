@@ -18,7 +18,8 @@ from meddap_monai.store import read_stage
 from tests.reliability.forked import read_logs, run_pair
 
 CONFIG = ClassifyConfig(
-    network="vit_tiny",
+    encoder="vit_tiny",
+    mode="scratch",
     resolution=16,
     steps=6,
     batch=8,

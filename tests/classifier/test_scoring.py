@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from meddap_monai.classifier.config import ClassifyConfig
-from meddap_monai.classifier.networks import build_network
 from meddap_monai.classifier.scoring import load_classifier, softmax, write_model
 from meddap_monai.classifier.stage import classify
 from meddap_monai.core.records import read_records, write_records
+from meddap_monai.encoders.registry import build_network
 from meddap_monai.errors import RecordsError, StageError
 from meddap_monai.store import write_json
 
-CONFIG = ClassifyConfig(network="resnet10_tiny", resolution=16, steps=1)
+CONFIG = ClassifyConfig(encoder="resnet10_tiny", mode="scratch", resolution=16, steps=1)
 
 
 def written(folder: Path, weight: float = 0.0, classes: Any = ("a", "b"), temperature: Any = 1.0) -> Path:
-    state = build_network(CONFIG.network, 2, CONFIG.channels, CONFIG.resolution).state_dict()
+    state = build_network(CONFIG.encoder, 2, CONFIG.channels, CONFIG.resolution).state_dict()
     first = next(name for name, tensor in state.items() if tensor.ndim == 4)
     state[first].view(-1)[0] = weight
     write_model(folder, CONFIG, classes, temperature, network=state)

@@ -36,7 +36,8 @@ from meddap_monai.errors import (
 from meddap_monai.training.checkpoint import NAME as CHECKPOINT
 
 TINY = ClassifyConfig(
-    network="resnet10_tiny",
+    encoder="resnet10_tiny",
+    mode="scratch",
     resolution=32,
     steps=24,
     batch=8,
@@ -170,7 +171,9 @@ def test_out_of_memory_halves_the_batch_and_is_recorded(
 
 
 def test_smaller_chunks_give_the_same_gradient() -> None:
-    config = replace(TINY, network="vit_tiny", batch=8, augmentation="none", learning_rate=0.1, optimizer="sgd")
+    config = replace(
+        TINY, encoder="vit_tiny", mode="scratch", batch=8, augmentation="none", learning_rate=0.1, optimizer="sgd"
+    )
     batch = {
         "image": torch.randint(0, 255, (8, 1, 32, 32), dtype=torch.uint8),
         "label": torch.arange(8) % 3,
@@ -316,7 +319,7 @@ def test_refuses_another_configuration_and_overwrites_when_told(simulated_record
     config = replace(TINY, steps=2)
     classify(config, tmp_path / "model", records=simulated_records)
     other = replace(config, learning_rate=0.5)
-    with pytest.raises(ForeignOutput, match="configuration learning_rate was 0.001, now 0.5"):
+    with pytest.raises(ForeignOutput, match="configuration learning_rate was 0.0003, now 0.5"):
         classify(other, tmp_path / "model", records=simulated_records)
     classify(other, tmp_path / "model", records=simulated_records, overwrite=True)
     assert store.read_stage(tmp_path / "model")["configuration"]["learning_rate"] == 0.5
@@ -376,6 +379,10 @@ def test_missing_extra_names_what_to_install(simulated_records: Path, tmp_path: 
         import torchvision  # noqa: F401
     except (ImportError, RuntimeError):
         with pytest.raises(MissingPackage, match="install it with `pip install 'timm>=1.0' 'torchvision>=0.25'`"):
-            classify(replace(TINY, network="torchvision:squeezenet1_1"), tmp_path / "m", records=simulated_records)
+            classify(
+                replace(TINY, encoder="torchvision:squeezenet1_1", mode="scratch"),
+                tmp_path / "m",
+                records=simulated_records,
+            )
     else:
         pytest.skip("torchvision is installed here")

@@ -68,7 +68,7 @@ def test_help_and_config_load_nothing_heavy(words: str) -> None:
         ("study --classify#steps 10", "write classify#steps=10"),
         ("study --classify::steps 10", "write classify#steps=10"),
         ("infer --models m --source . --frames all", "write frames=all"),
-        ("grid --draws 0:r --networks [a]", "write networks=[a]"),
+        ("grid --draws 0:r --encoders [a]", "write encoders=[a]"),
         ("synthesize --source . --ratio 2", "write ratio=2"),
         ("classify --nothing-like-it 3 --records r", "unrecognized arguments: --nothing-like-it"),
         ("join a --output b --steps 3", "unrecognized arguments: --steps"),

@@ -26,7 +26,14 @@ def test_infer_writes_a_table_of_an_ensemble(records: Path, tmp_path: Path) -> N
     models = []
     for seed in (0, 1):
         config = ClassifyConfig(
-            network="resnet10_tiny", resolution=16, steps=2, batch=4, validation_every=1, pictures=False, seed=seed
+            encoder="resnet10_tiny",
+            mode="scratch",
+            resolution=16,
+            steps=2,
+            batch=4,
+            validation_every=1,
+            pictures=False,
+            seed=seed,
         )
         models.append(str(classify(config, tmp_path / str(seed), records=records)))
     Image.fromarray(np.full((40, 40), 90, dtype=np.uint8)).save(tmp_path / "one.png")
@@ -40,7 +47,7 @@ def test_infer_writes_a_table_of_an_ensemble(records: Path, tmp_path: Path) -> N
 
 def test_grid_writes_its_table(records: Path, tmp_path: Path) -> None:
     words = ["grid", "--draws", f"0:{records}", "--output", str(tmp_path / "grid"), "arms=[real]"]
-    words += ["networks=[resnet10_tiny]", "fractions=[0.5, 1]", "classify#steps=2", "classify#resolution=16"]
+    words += ["encoders=[resnet10_tiny]", "fractions=[0.5, 1]", "classify#steps=2", "classify#resolution=16"]
     words += ["classify#batch=4", "classify#pictures=false", "evaluate#samples=20", "evaluate#hog=false"]
     assert main(words) == 0
     with (tmp_path / "grid" / "grid.csv").open(newline="") as stream:
@@ -72,7 +79,7 @@ def test_what_is_wrong_is_one_sentence(
 
 
 def test_ids_become_nested_keys() -> None:
-    config = read_keys(["classify#steps=3", "classify#network=vit_tiny", "processes=2"], GridConfig)
+    config = read_keys(["classify#steps=3", "classify#encoder=vit_tiny", "processes=2"], GridConfig)
     assert (config.classify.steps, config.classify.network, config.processes) == (3, "vit_tiny", 2)
 
 

@@ -91,7 +91,9 @@ def test_halves_share_no_patient() -> None:
 
 
 def test_a_report_row_names_its_extractor(simulated_records: Path, tmp_path: Path) -> None:
-    config = ClassifyConfig(network="resnet10_tiny", resolution=64, steps=4, validation_every=2, pictures=False)
+    config = ClassifyConfig(
+        encoder="resnet10_tiny", mode="scratch", resolution=64, steps=4, validation_every=2, pictures=False
+    )
     model = load_classifier(classify(config, tmp_path / "model", records=simulated_records))
     test = read_records(simulated_records, split="test", full=True)
     train = read_records(simulated_records, split="train", full=True)

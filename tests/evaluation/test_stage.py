@@ -80,7 +80,8 @@ def runs(records: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Classi
     for arm, augmentation in ARMS.items():
         for seed in (0, 1):
             config = ClassifyConfig(
-                network="resnet10_tiny",
+                encoder="resnet10_tiny",
+                mode="scratch",
                 resolution=32,
                 steps=6,
                 batch=4,

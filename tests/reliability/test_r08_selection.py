@@ -20,7 +20,7 @@ from meddap_monai.selection.mixing.config import MixConfig
 from meddap_monai.selection.mixing.stage import mix
 from tests.selection.synthetic import CLASSES, picture, synthetic_record
 
-SMALL = FilterConfig(network="resnet10_tiny", resolution=32, folds=2, steps=4, batch=8)
+SMALL = FilterConfig(encoder="resnet10_tiny", mode="scratch", resolution=32, folds=2, steps=4, batch=8)
 
 
 @pytest.mark.parametrize("hostile", ["../../evil", "/evil", "x" * 300 + "/..", "a\\nb\u202e$(touch evil)"])

@@ -23,7 +23,8 @@ from tests.reliability.forked import finish, kill_when, start
 from tests.reliability.writers import before, race
 
 CONFIG = ClassifyConfig(
-    network="resnet10_tiny",
+    encoder="resnet10_tiny",
+    mode="scratch",
     resolution=32,
     steps=120,
     batch=4,

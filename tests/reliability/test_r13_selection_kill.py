@@ -21,7 +21,7 @@ from meddap_monai.selection.mixing.stage import mix
 from tests.reliability.forked import finish, kill_when, start
 from tests.selection.synthetic import CLASSES, write_generated
 
-SMALL = FilterConfig(network="resnet10_tiny", resolution=32, folds=3, steps=10, batch=12)
+SMALL = FilterConfig(encoder="resnet10_tiny", mode="scratch", resolution=32, folds=3, steps=10, batch=12)
 SELECT = SelectConfig(filter=SMALL, pictures=True, rules=RuleConfig(use=("conformal", "knn"), alpha=0.0, guard=0.0))
 
 

@@ -14,7 +14,7 @@ from meddap_monai.selection.filtering.stage import select
 from tests.selection.synthetic import CLASSES, write_generated
 
 RULE = RuleConfig(use=tuple(RULES), threshold=0.0, argmax=False, alpha=0.0, agreement=0.0, guard=0.0, quota=4)
-FILTER = FilterConfig(network="resnet10_tiny", resolution=32, folds=2, steps=12, batch=12, views=4)
+FILTER = FilterConfig(encoder="resnet10_tiny", mode="scratch", resolution=32, folds=2, steps=12, batch=12, views=4)
 
 
 def test_select_twice_is_byte_equal(tmp_path: Path, simulated_records: Path) -> None:

@@ -69,7 +69,8 @@ def test_memory_and_open_files_stay(images: int, cache: str, tmp_path: Path, mon
     monkeypatch.setattr(Validation, "__call__", watching)
     steps = 2 * images // 16
     config = ClassifyConfig(
-        network="resnet10_tiny",
+        encoder="resnet10_tiny",
+        mode="scratch",
         resolution=16,
         steps=steps,
         batch=16,

@@ -119,7 +119,7 @@ COMMANDS: dict[str, Callable[[Material, Path], Any]] = {
     "select": _stage("select", **REAL, generated="generate/generated.jsonl"),
     "mix": _stage("mix", **REAL, kept="select/kept.jsonl"),
     "classify": _stage("classify", **REAL),
-    "classify hog": _stage("classify", {"network": "hog", "head": "logistic"}, **REAL),
+    "classify hog": _stage("classify", {"encoder": "hog", "mode": "probe", "head": "ridge"}, **REAL),
     "classify as configured": _configured,
     "classify a hybrid": _stage("classify", records="mix/hybrid.jsonl"),
     "evaluate": _evaluate,

@@ -18,11 +18,11 @@ from meddap_monai import store
 from meddap_monai.classifier.data import read_framed
 from meddap_monai.classifier.inference import read_frames
 from meddap_monai.classifier.inference_config import InferConfig
-from meddap_monai.classifier.networks import load_pretrained
 from meddap_monai.classifier.scoring import load_classifier
 from meddap_monai.core.records import read_records
 from meddap_monai.diffusion.adapters.file import read_tensors
 from meddap_monai.diffusion.bases.base import load_base
+from meddap_monai.encoders.registry import load_pretrained
 from meddap_monai.errors import MeddapError, UnreadableImage
 from meddap_monai.images.reading.opening import image_size, image_text, open_image
 from meddap_monai.images.reading.plain import is_marked_synthetic, read_plain

@@ -16,10 +16,12 @@ from meddap_monai.evaluation.config import EvaluateConfig
 from meddap_monai.study.grid import Draw, plan_cells, run_grid, shrink
 from meddap_monai.study.grid_config import GridConfig
 
-CLASSIFY = ClassifyConfig(network="resnet10_tiny", resolution=16, steps=2, batch=4, validation_every=1, pictures=False)
+CLASSIFY = ClassifyConfig(
+    encoder="resnet10_tiny", mode="scratch", resolution=16, steps=2, batch=4, validation_every=1, pictures=False
+)
 CONFIG = GridConfig(
     arms=("real", "real_classical", "real_synthetic", "duplicated"),
-    networks=("resnet10_tiny", "vit_tiny"),
+    encoders=("resnet10_tiny", "vit_tiny"),
     fractions=(0.5, 1.0),
     classify=CLASSIFY,
     evaluate=EvaluateConfig(samples=30, pictures=0, generative=False),
@@ -71,7 +73,7 @@ def test_a_grid_trains_judges_and_is_skipped_when_done(draws: list[Draw], tmp_pa
 def test_two_processes_make_the_same_grid(draws: list[Draw], tmp_path: Path) -> None:
     from dataclasses import replace
 
-    small = replace(CONFIG, arms=("real", "real_synthetic"), networks=("resnet10_tiny",))
+    small = replace(CONFIG, arms=("real", "real_synthetic"), encoders=("resnet10_tiny",))
     alone = run_grid(small, tmp_path / "one", draws=draws)
     both = run_grid(replace(small, processes=2), tmp_path / "two", draws=draws)
     assert (alone / "grid.csv").read_bytes() == (both / "grid.csv").read_bytes()

@@ -21,6 +21,10 @@ ARRAY: dict[str, dict[str, Any]] = {
     "RandTimeGain": {"count": 4},
     "RandAcousticShadow": {"width": (0.1, 0.2)},
     "RandHaze": {"prob": 1.0},
+    "RandUltrasoundAugment": {"strength": 0.5, "without": ("marks",)},
+    "RandDynamicRange": {"ratio": (1.0, 1.2)},
+    "RandConvexProbe": {"half_angle": (20.0, 30.0)},
+    "RandMarks": {"level": (1.0, 1.0)},
     "RandDiffusionAugment": {"generator": {"classes": ["a", "b"]}, "prob": 0.25},
     "RandDiffusionSamples": {"num_samples": 2, "generator": {"classes": ["a", "b"]}},
 }

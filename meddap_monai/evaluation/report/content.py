@@ -150,7 +150,7 @@ def generative_metrics(
         return None
     run = min(real, key=lambda item: (item.seed, item.arm != arm_names.REFERENCE))
     model = load_classifier(run.model, config.device)
-    if model.config.head != "none":
+    if model.config.mode == "probe":
         return None
     return measure(model, f"{run.arm}, seed {run.seed}", own[run.arm][run.seed].rows, found, config.seed)
 

@@ -15,12 +15,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from meddap_monai.classifier.data import normalise, plan_batches, to_float
+from meddap_monai.classifier.data import plan_batches, to_float
 from meddap_monai.classifier.engine import Criterion, TrainingStep, build_optimizer, build_trainer
-from meddap_monai.classifier.features import with_penultimate
-from meddap_monai.classifier.networks import build_network
+from meddap_monai.classifier.heads import initial_network
+from meddap_monai.classifier.scoring import views_of
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
+from meddap_monai.encoders.features import with_penultimate
 from meddap_monai.errors import ConfigurationError, RecordsError
 from meddap_monai.selection.filtering.filter_config import FilterConfig
 
@@ -115,8 +116,7 @@ def train_fold(
     """
     settings = config.settings(seed)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "select/weights"))
-        network = build_network(config.network, classes, config.channels, config.resolution).to(config.device)
+        network = initial_network(settings, classes).to(config.device)
         step = TrainingStep(settings, Criterion(settings), classes)
         batches = list(_batches(records, images, plan_batches(records, settings)))
         trainer = build_trainer(settings, network, build_optimizer(settings, network), batches, step, ())
@@ -152,8 +152,8 @@ def predict(
     collected: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in networks]
     starts = range(0, len(images), batch)
     for start in tqdm(starts, desc="judging", unit="batch", disable=len(images) < 2000):
-        part = normalise(to_float(torch.from_numpy(images[start : start + batch]).to(config.device)), "image")
-        seen = torch.cat(_views(part, config.views))
+        part = to_float(torch.from_numpy(images[start : start + batch]).to(config.device))
+        seen = torch.cat(views_of(part, config.views))
         for number, network in enumerate(networks):
             logits, features = with_features(network, seen)
             shape = (config.views, len(part), -1)
@@ -174,20 +174,7 @@ def with_features(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tenso
     logits, features = with_penultimate(network, images)
     if features is None:
         raise ConfigurationError(
-            f"select#filter#network: {type(network).__name__} ends in no linear layer, so it has no penultimate "
+            f"select#filter#encoder: {type(network).__name__} ends in no linear layer, so it has no penultimate "
             "features; choose a ResNet, DenseNet, EfficientNet or ViT"
         )
     return logits, features
-
-
-def _views(batch: torch.Tensor, count: int) -> list[torch.Tensor]:
-    """Return `count` of: the images, flipped left to right, the middle 92 % enlarged, that flipped."""
-    views = [batch, batch.flip(-1)]
-    if count > 2:
-        side = batch.shape[-1]
-        edge = max(1, round(0.04 * side))
-        zoomed = nn.functional.interpolate(
-            batch[..., edge:-edge, edge:-edge], size=(side, side), mode="bilinear", align_corners=False
-        )
-        views += [zoomed, zoomed.flip(-1)]
-    return views[:count]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from meddap_monai.classifier.config import ClassifyConfig
-from meddap_monai.core.constraints import Range, constructing, here, settings
+from meddap_monai.core.constraints import Choice, Range, constructing, here, settings
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class FilterConfig:
     """The classifier that judges synthetic images.
 
     Attributes:
-        network: a name of `meddap_monai.classifier.networks.NETWORKS`.
+        encoder: see `ClassifyConfig`.
+        mode: ``finetune`` or ``scratch``, see `ClassifyConfig`.
         resolution: side in pixels at which images are judged.
         channels: 1 for grey, 3 for colour.
         fit: how an image becomes a square, see `ClassifyConfig`; synthetic images are square and real ones often are
@@ -29,7 +30,8 @@ class FilterConfig:
         device: where it is trained and used.
     """
 
-    network: str = "resnet10_tiny"
+    encoder: str = "resnet10_tiny"
+    mode: Annotated[str, Choice(("finetune", "scratch"))] = "scratch"
     resolution: int = 64
     channels: int = 1
     fit: str = "stretch"
@@ -49,7 +51,8 @@ class FilterConfig:
     def settings(self, seed: int) -> ClassifyConfig:
         """Return the classifier configuration of one fold."""
         return ClassifyConfig(
-            network=self.network,
+            encoder=self.encoder,
+            mode=self.mode,
             resolution=self.resolution,
             channels=self.channels,
             fit=self.fit,

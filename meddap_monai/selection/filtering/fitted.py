@@ -12,7 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from meddap_monai import store
-from meddap_monai.classifier.networks import build_network
+from meddap_monai.classifier.heads import empty_network
 from meddap_monai.classifier.scoring import fit_temperature, softmax
 from meddap_monai.core.provenance import check_provenance, write_train_hashes
 from meddap_monai.core.records import Record
@@ -105,7 +105,7 @@ def _network(
 ) -> nn.Module:
     """Return the network of one fold from its file, or train it and write the file; see `train_fold`."""
     if path.is_file():
-        network = build_network(config.network, classes, config.channels, config.resolution).to(config.device)
+        network = empty_network(config.settings(seed), classes).to(config.device)
         network.load_state_dict(read_weights(path, StageError))
         return network.eval()
     network = train_fold(config, records, images, classes, seed)

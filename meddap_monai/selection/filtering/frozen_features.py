@@ -6,7 +6,7 @@ all read the same numbers. Extractors by name:
 - ``filter``: the penultimate layer of the filter's own networks (trained on the real training images);
 - ``vae`` or ``vae:<base folder>``: latents of the base's autoencoder, averaged to 4 x 4;
 - ``clip:<folder>``: a CLIP vision tower saved by transformers;
-- ``<network>:<file.safetensors>``: a network of `meddap_monai.classifier.networks` with these weights.
+- ``<network>:<file.safetensors>``: an encoder of `meddap_monai.encoders.registry` with these weights.
 
 A TorchScript file is a program that may write files, so none is opened: weights are data, the network stands in code.
 """
@@ -23,11 +23,10 @@ import torch
 from tqdm import tqdm
 
 from meddap_monai import store
-from meddap_monai.classifier.data import normalise
-from meddap_monai.classifier.networks import NETWORKS, build_network
 from meddap_monai.core import resources
 from meddap_monai.core.records import Record
 from meddap_monai.core.tensors import check_finite, read_weights
+from meddap_monai.encoders.registry import ENCODERS, build_network
 from meddap_monai.errors import ConfigurationError, StageError
 from meddap_monai.selection.filtering.crossfit import FilterPredictions, with_features
 from meddap_monai.selection.filtering.filter_config import FilterConfig
@@ -151,7 +150,7 @@ def build_extractor(name: str, channels: int, size: int, device: str = "cpu") ->
             return _vae(place or str(resources.find("data/base")), device)
         if kind == "clip" and place:
             return _clip(place, device)
-        if kind in NETWORKS and place:
+        if kind in ENCODERS and place:
             return _named(kind, place, channels, size, device)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigurationError(
@@ -203,7 +202,7 @@ def _named(kind: str, path: str, channels: int, size: int, device: str) -> Extra
     network = build_network(kind, len(matrices[-1]), channels, size)
     network.load_state_dict(state)
     network = network.to(device).eval()
-    return lambda images: with_features(network, normalise(images, "image"))[1]
+    return lambda images: with_features(network, images)[1]
 
 
 def save(path: Path, values: np.ndarray, records: Sequence[Record], extractor: str) -> None:

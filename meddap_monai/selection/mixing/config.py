@@ -33,7 +33,7 @@ class SearchConfig:
     samples: Annotated[int, Range(10, 100_000)] = 300
     classifier: ClassifyConfig = field(
         default_factory=lambda: ClassifyConfig(
-            network="resnet10_tiny", steps=200, augmentation="classical", pictures=False
+            encoder="resnet10_tiny", mode="scratch", steps=200, augmentation="classical", pictures=False
         )
     )
 

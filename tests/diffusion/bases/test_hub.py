@@ -37,8 +37,8 @@ UNREACHABLE = (
         ),
         (
             errors.GatedRepoError("403\n\nAccess is restricted", response=ANSWER),
-            "a/b: its owner asks for consent first; give it on the model's page, then `hf auth login`, or give a folder "
-            "instead",
+            "a/b: its owner asks for consent first; give it on the model's page, then `hf auth login`, or give a "
+            "folder instead",
         ),
         (
             errors.RemoteEntryNotFoundError("404\n\nmodel_index.json", response=ANSWER),

@@ -15,7 +15,7 @@ from meddap_monai.selection.clustering.config import ClusterConfig
 from meddap_monai.selection.clustering.stage import cluster
 from meddap_monai.selection.filtering.filter_config import FilterConfig
 
-SMALL = FilterConfig(network="resnet10_tiny", resolution=32, folds=2, steps=8, batch=12)
+SMALL = FilterConfig(encoder="resnet10_tiny", mode="scratch", resolution=32, folds=2, steps=8, batch=12)
 
 
 def blobs(centres: list[tuple[float, float]], each: int, spread: float = 0.02) -> np.ndarray:

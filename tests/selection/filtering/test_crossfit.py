@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from meddap_monai.classifier.networks import build_network
+from meddap_monai.encoders.registry import build_network
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.selection.filtering.crossfit import predict, train_fold, with_features
 from meddap_monai.selection.filtering.filter_config import FilterConfig
@@ -32,7 +32,7 @@ def test_a_network_without_linear_layer_is_refused() -> None:
 
 @pytest.mark.parametrize("views", [1, 2, 4])
 def test_judging_does_not_depend_on_the_batch(views: int) -> None:
-    config = FilterConfig(network="resnet10_tiny", resolution=32, views=views)
+    config = FilterConfig(encoder="resnet10_tiny", mode="scratch", resolution=32, views=views)
     networks = [build_network("resnet10_tiny", 3, 1, 32).eval() for _ in range(2)]
     images = np.random.default_rng(0).integers(0, 256, (7, 1, 32, 32), dtype=np.uint8)
     whole, parts = predict(networks, images, config), predict(networks, images, config, batch=3)
@@ -50,7 +50,7 @@ def test_training_learns_and_repeats() -> None:
     images = rng.integers(0, 60, (24, 1, 32, 32)).astype(np.uint8)
     images[labels == 1, :, 8:24, 8:24] += 150
     records = [{"id": str(n), "label": int(label), "source": "real"} for n, label in enumerate(labels)]
-    config = FilterConfig(network="resnet10_tiny", resolution=32, steps=30, batch=8)
+    config = FilterConfig(encoder="resnet10_tiny", mode="scratch", resolution=32, steps=30, batch=8)
     first, again, other = (train_fold(config, records, images, 2, seed) for seed in (1, 1, 2))
     found = predict([first, again, other], images, config).mean_logits
     assert (found[0].argmax(axis=1) == labels).mean() > 0.9

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from meddap_monai.classifier.networks import build_network
+from meddap_monai.encoders.registry import build_network
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.selection.filtering.frozen_features import build_extractor, extract, load, save
 

@@ -19,7 +19,7 @@ from meddap_monai.selection.filtering.rules import RULES, RuleConfig
 from meddap_monai.selection.filtering.stage import select
 from tests.selection.synthetic import CLASSES, picture, synthetic_record, write_generated
 
-SMALL = FilterConfig(network="resnet10_tiny", resolution=32, folds=2, steps=12, batch=12)
+SMALL = FilterConfig(encoder="resnet10_tiny", mode="scratch", resolution=32, folds=2, steps=12, batch=12)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,9 @@ from meddap_monai.selection.mixing.ratio_search import Candidate, candidates, co
 from meddap_monai.selection.mixing.stage import mix
 from tests.selection.synthetic import CLASSES, write_generated
 
-TINY = ClassifyConfig(network="resnet10_tiny", resolution=32, steps=4, batch=8, validation_every=4, pictures=False)
+TINY = ClassifyConfig(
+    encoder="resnet10_tiny", mode="scratch", resolution=32, steps=4, batch=8, validation_every=4, pictures=False
+)
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from meddap_monai.classifier.config import ClassifyConfig
-from meddap_monai.classifier.networks import NETWORKS, GreyToColour, build_network, load_pretrained
 from meddap_monai.classifier.scoring import load_classifier
 from meddap_monai.classifier.stage import classify
 from meddap_monai.core.records import read_records
+from meddap_monai.encoders.networks import MONAI, GreyToColour
+from meddap_monai.encoders.registry import build_network
+from meddap_monai.encoders.weights import load_pretrained
 from meddap_monai.errors import ConfigurationError
 
 QUICK = ["resnet10_tiny", "resnet10_narrow", "vit_tiny", "efficientnet_b0"]
@@ -27,7 +29,7 @@ def test_small_networks_map_images_to_logits(name: str, channels: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(NETWORKS) - set(QUICK)))
+@pytest.mark.parametrize("name", sorted(set(MONAI) - set(QUICK)))
 def test_large_networks_map_images_to_logits(name: str) -> None:
     network = build_network(name, classes=3, channels=1, size=64).eval()
     with torch.inference_mode():
@@ -42,7 +44,7 @@ def test_the_baseline_network_has_the_size_of_the_baselines() -> None:
     ("name", "message"),
     [
         ("efficientnet", "did you mean 'efficientnet_b0'"),
-        ("nonsense", "expected one of resnet10"),
+        ("nonsense", "expected one of densenet121"),
         ("densenet_121", "did you mean 'densenet121'"),
     ],
 )
@@ -58,7 +60,7 @@ def test_a_transformer_says_which_sizes_fit() -> None:
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_local_weights_start_a_network_of_other_classes_and_channels(tmp_path: Path, suffix: str) -> None:
-    source = build_network("resnet10_tiny", classes=9, channels=3)
+    source = build_network("resnet10_tiny", classes=9, channels=3).network
     path = tmp_path / f"weights{suffix}"
     if suffix == ".pt":
         torch.save({"state_dict": source.state_dict()}, path)
@@ -68,9 +70,9 @@ def test_local_weights_start_a_network_of_other_classes_and_channels(tmp_path: P
         save_file({name: tensor.contiguous() for name, tensor in source.state_dict().items()}, path)
     network = build_network("resnet10_tiny", classes=3, channels=1, weights=path)
     own, given = network.state_dict(), source.state_dict()
-    assert torch.equal(own["layer1.0.conv1.weight"], given["layer1.0.conv1.weight"])
-    assert torch.allclose(own["conv1.weight"], given["conv1.weight"].sum(1, keepdim=True))
-    assert load_pretrained(network, path) == ["fc.bias", "fc.weight"]
+    assert torch.equal(own["network.layer1.0.conv1.weight"], given["layer1.0.conv1.weight"])
+    assert torch.allclose(own["network.conv1.weight"], given["conv1.weight"].sum(1, keepdim=True))
+    assert load_pretrained(network.network, path) == ["fc.bias", "fc.weight"]
 
 
 @pytest.mark.parametrize(
@@ -108,14 +110,25 @@ def test_grey_is_repeated_for_colour_networks() -> None:
 )
 def test_networks_of_the_extra_vision_train_and_load(name: str, channels: int, tmp_path: Path, make_records) -> None:
     """SqueezeNet 1.1 and MobileNetV2 are those of the published studies; skipped where the extra is not installed."""
-    pytest.importorskip(name.partition(":")[0], reason="needs the extra `vision` (pip install meddap-monai[vision])")
+    pytest.importorskip(name.partition(":")[0], reason="needs the extra `vision` (docs/install.md)")
     records = make_records({"train": 4, "val": 2, "test": 2}, size=64)
     config = ClassifyConfig(
-        network=name, channels=channels, resolution=64, steps=2, batch=4, validation_every=1, augmentation="classical"
+        encoder=name,
+        mode="scratch",
+        channels=channels,
+        resolution=64,
+        steps=2,
+        batch=4,
+        validation_every=1,
+        augmentation="classical",
     )
     model = load_classifier(classify(config, tmp_path / "model", records=records))
     found = model.probabilities(read_records(records, split="test"))
     assert found.shape == (6, 3) and np.isfinite(found).all()
-    head = ClassifyConfig(network=name, channels=channels, resolution=64, head="svc", pictures=False)
+    weights = tmp_path / "weights.pt"
+    torch.save(build_network(name, 3, channels, 64).network.state_dict(), weights)
+    head = ClassifyConfig(
+        encoder=name, weights=weights, channels=channels, resolution=64, mode="probe", head="svc", pictures=False
+    )
     fitted = load_classifier(classify(head, tmp_path / "head", records=records))
     assert np.isfinite(fitted.probabilities(read_records(records, split="test"))).all()

@@ -1,0 +1,1 @@
+"""What changes ultrasound images on purpose: the mathematics on batches, and the policy that puts it together."""

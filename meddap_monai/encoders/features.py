@@ -1,0 +1,80 @@
+"""Feature vectors of images: what a network hands to its last linear layer, or histograms of oriented gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name torch gives it everywhere
+from skimage.feature import hog
+from torch import nn
+
+
+class Standardised(nn.Module):
+    """A network with its normalisation in front, so that it takes images in 0..1.
+
+    Args:
+        network: maps normalised images to logits.
+        how: ``image`` gives each image mean 0 and deviation 1, ``range`` maps 0..1 to -1..1, ``constant`` subtracts
+            `mean` and divides by `deviation`.
+        mean: of ``constant``.
+        deviation: of ``constant``.
+    """
+
+    def __init__(self, network: nn.Module, how: str = "image", mean: float = 0.5, deviation: float = 0.5) -> None:
+        super().__init__()
+        self.network, self.how, self.mean, self.deviation = network, how, mean, deviation
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits ``(B, K)`` of images ``(B, C, H, W)`` float in 0..1."""
+        if self.how == "image":
+            mean = images.mean(dim=(1, 2, 3), keepdim=True)
+            deviation = images.std(dim=(1, 2, 3), keepdim=True)
+            return self.network((images - mean) / deviation.clamp_min(1e-3))
+        if self.how == "range":
+            return self.network(images * 2 - 1)
+        return self.network((images - self.mean) / self.deviation)
+
+
+class Penultimate(nn.Module):
+    """Map images to the input of a network's last linear layer; to its logits when it has none.
+
+    Args:
+        network: any classifier.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return ``(B, D)`` features of ``(B, C, H, W)`` images."""
+        logits, features = with_penultimate(self.network, images)
+        return logits if features is None else features
+
+
+def with_penultimate(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return logits ``(B, K)`` and what enters the last linear layer, ``(B, D)``, None without such a layer."""
+    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not linears:
+        return network(images), None
+    seen: list[torch.Tensor] = []
+    hook = linears[-1].register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    try:
+        logits = network(images)
+    finally:
+        hook.remove()
+    return logits, seen[0].flatten(1)
+
+
+class Hog(nn.Module):
+    """1,764 HOG features at 128 x 128 px: 9 orientations, 16 x 16 cells, 2 x 2 blocks (Dalal and Triggs 2005)."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return ``(B, 1764)`` features of ``(B, C, H, W)`` images."""
+        grey = images.mean(dim=1, keepdim=True)
+        small = F.interpolate(grey, size=(128, 128), mode="bilinear", antialias=True) if grey.shape[-1] != 128 else grey
+        found = [
+            hog(image, orientations=9, pixels_per_cell=(16, 16), cells_per_block=(2, 2))
+            for image in small[:, 0].detach().cpu().numpy()
+        ]
+        return torch.from_numpy(np.stack(found).astype(np.float32))

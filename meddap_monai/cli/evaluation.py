@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from meddap_monai.cli.counts import infer_counts
 from meddap_monai.core.configuration import build, field_types
 from meddap_monai.core.ids import check_data, nest, read_pairs, split_places
 from meddap_monai.errors import ConfigurationError
@@ -78,7 +79,7 @@ def _infer(options: argparse.Namespace) -> str:
     config: Any = read_keys(options.overrides, _infer_config())
     from meddap_monai.classifier.inference import infer
 
-    return str(infer(config, options.models, options.source, options.output))
+    return infer_counts(infer(config, options.models, options.source, options.output))
 
 
 def _grid(options: argparse.Namespace) -> str:

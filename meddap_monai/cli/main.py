@@ -14,6 +14,7 @@ from typing import Any
 from meddap_monai import __version__
 from meddap_monai.cli.adapters import add_adapter_command
 from meddap_monai.cli.command import Command
+from meddap_monai.cli.counts import index_counts
 from meddap_monai.cli.evaluation import add_evaluation_commands
 from meddap_monai.cli.generation import add_generation_commands
 from meddap_monai.cli.keys import add_config_command
@@ -183,7 +184,8 @@ def _run_stage(options: argparse.Namespace) -> str:
     inputs = {name: value for name in _INPUTS[options.stage] if (value := getattr(options, name)) is not None}
     from meddap_monai.study import run_stage
 
-    return str(run_stage(options.stage, config, options.output, inputs, options.overwrite))
+    result = run_stage(options.stage, config, options.output, inputs, options.overwrite)
+    return index_counts(result) if options.stage == "index" else str(result)
 
 
 def _run_join(options: argparse.Namespace) -> str:

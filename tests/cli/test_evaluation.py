@@ -48,11 +48,11 @@ def test_infer_writes_a_table_of_an_ensemble(records: Path, tmp_path: Path) -> N
 def test_grid_writes_its_table(records: Path, tmp_path: Path) -> None:
     words = ["grid", "--draws", f"0:{records}", "--output", str(tmp_path / "grid"), "arms=[real]"]
     words += ["encoders=[resnet10_tiny]", "fractions=[0.5, 1]", "classify#steps=2", "classify#resolution=16"]
-    words += ["classify#batch=4", "classify#pictures=false", "evaluate#samples=20", "evaluate#hog=false"]
+    words += ["classify#batch=4", "classify#mode=scratch", "classify#pictures=false", "evaluate#samples=20", "evaluate#hog=false"]
     assert main(words) == 0
     with (tmp_path / "grid" / "grid.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["metric"] == "auc"]
-    assert [(row["network"], row["fraction"], row["arm"]) for row in rows] == [
+    assert [(row["encoder"], row["fraction"], row["arm"]) for row in rows] == [
         ("resnet10_tiny", "0.5", "real"),
         ("resnet10_tiny", "1.0", "real"),
     ]
@@ -80,7 +80,7 @@ def test_what_is_wrong_is_one_sentence(
 
 def test_ids_become_nested_keys() -> None:
     config = read_keys(["classify#steps=3", "classify#encoder=vit_tiny", "processes=2"], GridConfig)
-    assert (config.classify.steps, config.classify.network, config.processes) == (3, "vit_tiny", 2)
+    assert (config.classify.steps, config.classify.encoder, config.processes) == (3, "vit_tiny", 2)
 
 
 def test_a_colon_inside_of_a_path_is_told_by_what_exists(tmp_path: Path) -> None:

@@ -131,7 +131,14 @@ def _decide(ledger: Ledger, config: IndexConfig, output: Path, key: bytes) -> di
         raise RecordsError(
             f"{config.source}: none of {rejected} items could be accepted; the reasons are in {output / 'rejects.csv'}"
         )
-    ledger.assign(_split(Members(ledger), config))
+    try:
+        ledger.assign(_split(Members(ledger), config))
+    except RecordsError as error:
+        rejected = ledger.write_lists(output, key)
+        raise RecordsError(
+            f"{error}. {ledger.count()} images were accepted, {rejected} items rejected; the reasons are in "
+            f"{output / 'rejects.csv'}"
+        ) from error
     return {"exact_duplicates": duplicates, "near_duplicate_pairs": near}
 
 

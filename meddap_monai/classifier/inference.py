@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from meddap_monai import store
 from meddap_monai.classifier.data import to_float
 from meddap_monai.classifier.inference_config import InferConfig
 from meddap_monai.classifier.scoring import Classifier, load_classifier, logits_of_views, softmax
+from meddap_monai.core.progress import progress
 from meddap_monai.errors import ConfigurationError, UnreadableImage
 from meddap_monai.images.framing import to_square
 from meddap_monai.images.indexing.masks import pair_of
@@ -47,7 +47,7 @@ def infer(config: InferConfig, models: Sequence[Path | str], source: Path | str,
     classes = ensemble[0].classes
     found, rejected = [], []
     files = source_files(source, config.masks, config.follow_links)
-    for path, refused in tqdm(files, desc="infer", unit="file", disable=None):
+    for path, refused in progress(files, desc="infer", unit="file"):
         name = store.name_text(path.relative_to(source) if path != source else path.name)
         try:
             if refused:

@@ -146,7 +146,9 @@ def _below(folder: Path) -> str:
     levels = ("/".join(["*"] * depth + [MODEL]) for depth in range(1, 6))
     found = [path.parent for pattern in levels for path in sorted(folder.glob(pattern))]
     more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-    return f"classifiers below it: {', '.join(map(str, found[:MOST_NAMED]))}{more}; give one or several" if found else ""
+    return (
+        f"classifiers below it: {', '.join(map(str, found[:MOST_NAMED]))}{more}; give one or several" if found else ""
+    )
 
 
 def load_classifier(folder: Path | str, device: str = "cpu") -> Classifier:

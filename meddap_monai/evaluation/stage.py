@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from meddap_monai import store
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.stage import classify
+from meddap_monai.core.progress import progress
 from meddap_monai.errors import ConfigurationError, LeakedRecords
 from meddap_monai.evaluation import arms as arm_names
 from meddap_monai.evaluation.config import EvaluateConfig
@@ -122,7 +121,7 @@ def predict_all(
         tables["unseen"] = {}
     own_rows: dict[Path, list[dict[str, Any]]] = {}
     decoded = DecodedOnce()
-    for run in tqdm(sorted(runs, key=lambda run: run.seed), desc="evaluate", unit="run", disable=None):
+    for run in progress(sorted(runs, key=lambda run: run.seed), desc="evaluate", unit="run"):
         records = Path(run.records)
         if records not in own_rows:
             own_rows[records] = test_rows(records, "test")

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from meddap_monai import store
 from meddap_monai.classifier.stage import classify
+from meddap_monai.core.progress import progress
 from meddap_monai.core.records import Record, class_names, read_records, write_records
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import ConfigurationError
@@ -88,12 +88,12 @@ def run_grid(
     cells = plan_cells(config, draws)
     tasks = [(config, output, cell, overwrite) for cell in cells]
     if config.processes == 1:
-        done = [train_cell(*task) for task in tqdm(tasks, desc="grid", unit="cell")]
+        done = [train_cell(*task) for task in progress(tasks, desc="grid", unit="cell")]
     else:
         spawn = get_context("spawn")
         with ProcessPoolExecutor(config.processes, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             futures = [pool.submit(train_cell, *task) for task in tasks]
-            done = [future.result() for future in tqdm(futures, desc="grid", unit="cell")]
+            done = [future.result() for future in progress(futures, desc="grid", unit="cell")]
     rows: list[dict[str, Any]] = []
     for leaf, column in groupby(zip(cells, done, strict=True), lambda pair: pair[0].place):
         (cell, *_), runs = zip(*column, strict=True)

@@ -48,7 +48,13 @@ def test_infer_writes_a_table_of_an_ensemble(records: Path, tmp_path: Path) -> N
 def test_grid_writes_its_table(records: Path, tmp_path: Path) -> None:
     words = ["grid", "--draws", f"0:{records}", "--output", str(tmp_path / "grid"), "arms=[real]"]
     words += ["encoders=[resnet10_tiny]", "fractions=[0.5, 1]", "classify#steps=2", "classify#resolution=16"]
-    words += ["classify#batch=4", "classify#mode=scratch", "classify#pictures=false", "evaluate#samples=20", "evaluate#hog=false"]
+    words += [
+        "classify#batch=4",
+        "classify#mode=scratch",
+        "classify#pictures=false",
+        "evaluate#samples=20",
+        "evaluate#hog=false",
+    ]
     assert main(words) == 0
     with (tmp_path / "grid" / "grid.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["metric"] == "auc"]

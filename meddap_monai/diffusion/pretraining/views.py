@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
+from meddap_monai.core.progress import progress
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.diffusion.bases.prompts import PromptTable
@@ -59,7 +59,7 @@ def cut_views(
     pixels, captions, groups, ids, changed = [], [], [], [], []
     captioning = captioning_tables({record["class_name"] for record in records}, tables, config)
     real = {record["class_name"] for record in records if _device(record) not in config.device_template}
-    for record in tqdm(records, desc="views", unit="image", mininterval=5.0):
+    for record in progress(records, desc="views", unit="image", mininterval=5.0):
         image = open_recorded(record).convert("L")
         device = _device(record)
         for number in range(config.clean + config.changed):

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from meddap_monai.classifier.data import plan_batches, to_float
 from meddap_monai.classifier.engine import Criterion, TrainingStep, build_optimizer, build_trainer
 from meddap_monai.classifier.heads import initial_network
 from meddap_monai.classifier.scoring import views_of
+from meddap_monai.core.progress import progress
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.encoders.features import with_penultimate
@@ -151,7 +151,7 @@ def predict(
     """
     collected: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in networks]
     starts = range(0, len(images), batch)
-    for start in tqdm(starts, desc="judging", unit="batch", disable=len(images) < 2000):
+    for start in progress(starts, desc="judging", unit="batch", disable=len(images) < 2000):
         part = to_float(torch.from_numpy(images[start : start + batch]).to(config.device))
         seen = torch.cat(views_of(part, config.views))
         for number, network in enumerate(networks):

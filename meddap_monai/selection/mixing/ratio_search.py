@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from meddap_monai import store
 from meddap_monai.classifier.scoring import load_classifier
 from meddap_monai.classifier.stage import classify
+from meddap_monai.core.progress import progress
 from meddap_monai.core.records import Record, read_records
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import RecordsError
@@ -79,7 +79,7 @@ def search(
         )
     tried = candidates(config)
     found: list[list[np.ndarray]] = []
-    with tqdm(total=len(tried) * config.seeds, desc="ratio search", unit="classifier") as progress:
+    with progress(total=len(tried) * config.seeds, desc="ratio search", unit="classifier") as bar:
         for candidate in tried:
             hybrid = build(candidate, output / candidate.name / "mix")
             runs = []
@@ -87,7 +87,7 @@ def search(
                 runs.append(
                     _train(config, hybrid, output / candidate.name / f"seed_{number}", number, seed, validation)
                 )
-                progress.update()
+                bar.update()
             found.append(runs)
     table = compare(tried, np.array(found), validation, config.samples, seed)
     store.write_json(output / "search.json", table)

@@ -111,6 +111,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_SIMULATED = {"index#source": "simulated", "unseen#source": "simulated"}
+"""A demo makes its sources."""
 _HELP = {
     "records": "records file of index (or of cluster for adapt, of mix for classify)",
     "base": "'embedded' (default), a local Stable Diffusion folder, or a hub id",
@@ -133,6 +135,9 @@ def _command(commands: Any, name: str, text: str, run: Callable[[argparse.Namesp
         "--trust-config",
         action="store_true",
         help="let MONAI run code in overlays and overrides, instead of refusing it",
+    )
+    command.add_argument(
+        "--dry-run", action="store_true", help="say what would run, how long and how large; write nothing"
     )
     command.add_argument(
         "overrides", nargs="*", metavar="ID=VALUE", help="e.g. generate#steps=20, or steps=20 in a stage"
@@ -182,6 +187,10 @@ def _run_stage(options: argparse.Namespace) -> str:
     sections = load_sections(options.config, options.overrides, options.stage, options.trust_config)
     config = build(_config_of(options.stage), sections.get(options.stage) or {}, options.stage)
     inputs = {name: value for name in _INPUTS[options.stage] if (value := getattr(options, name)) is not None}
+    if options.dry_run:
+        from meddap_monai.study.dry_run import dry_stage
+
+        return dry_stage(options.stage, config, options.output, inputs)
     from meddap_monai.study import run_stage
 
     result = run_stage(options.stage, config, options.output, inputs, options.overwrite)
@@ -201,7 +210,11 @@ def _run_study(options: argparse.Namespace) -> str:
 
     sections = load_sections(options.config, options.overrides, trust=options.trust_config)
     told = with_command(sections, "study", options.config, options.overrides)
-    read_study(told)
+    study, variants = read_study(told)
+    if options.dry_run:
+        from meddap_monai.study.dry_run import dry_study
+
+        return dry_study(variants, study, options.output)
     from meddap_monai.study import run_study
 
     report = run_study(options.output, told, options.overwrite)
@@ -209,10 +222,15 @@ def _run_study(options: argparse.Namespace) -> str:
 
 
 def _run_demo(options: argparse.Namespace) -> str:
-    from meddap_monai.study.config import read_study
+    from meddap_monai.study.config import override, read_study
     from meddap_monai.study.sections import load_sections
 
-    read_study(load_sections(["demo.yaml", *options.config], options.overrides, trust=options.trust_config))
+    sections = load_sections(["demo.yaml", *options.config], options.overrides, trust=options.trust_config)
+    study, variants = read_study(override(sections, _SIMULATED, "demo"))
+    if options.dry_run:
+        from meddap_monai.study.dry_run import dry_study
+
+        return dry_study(variants, study, options.output)
     from meddap_monai.study.demo import run_demo
 
     report = run_demo(options.output, options.config, options.overrides, options.overwrite, options.trust_config)

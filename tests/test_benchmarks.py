@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from meddap_monai import ClassifyConfig
+from meddap_monai.augmentation.parts import PARTS
+
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
@@ -95,3 +98,24 @@ def test_burned_in_words_do_not_count_as_sharpness_of_tissue() -> None:
     smoother = ratios(100 + (tissue - 100) / 2, tissue)
     assert smoother["high frequency"] == pytest.approx(0.25, abs=0.02)
     assert smoother["high frequency of tissue"] == pytest.approx(0.25, abs=0.02)
+
+
+def test_an_ablation_leaves_one_part_out_at_a_time(
+    simulated_records: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    ablation = importlib.import_module("augmentation_ablation")
+    chosen = ablation.arms(ClassifyConfig(augmentation_strength=0.5), list(PARTS))
+    assert [config.augmentation for config in chosen.values()][:3] == ["none", "classical", "ultrasound"]
+    assert [config.augmentation_without for config in chosen.values()] == [(), (), ()] + [(part,) for part in PARTS]
+    assert {config.augmentation_strength for config in chosen.values()} == {0.5}
+
+    size = ["--seeds", "2", "--train", "6", "--val", "2", "--parts", "zoom"]
+    quick = ["encoder=resnet10_tiny", "mode=scratch", "resolution=32", "steps=4", "validation_every=4"]
+    paths = ["--records", str(simulated_records), "--output", str(tmp_path / "runs")]
+    found = ablation.main([*paths, *size, *quick])
+    assert list(found) == ["none", "classical", "ultrasound", "without zoom"]
+    assert all(0 <= value <= 1 for sets in found.values() for value in sets["own"])
+    assert json.loads((tmp_path / "runs/ablation.json").read_text())["auc"] == found
+    difference = np.mean(found["none"]["own"]) - np.mean(found["ultrasound"]["own"])
+    assert f"{difference:+.3f}" in capsys.readouterr().out
+    assert ablation.main([*paths, *size, *quick]) == found, "what is done is not done again"

@@ -18,9 +18,10 @@ def move(
         shift: ``(B, 2)`` to the right and down, as a share of width and height.
         half_angle: ``(B,)`` radians; see `bend`.
     """
-    grid = F.affine_grid(affine(angle, size, shift, images.shape[-1] / images.shape[-2]), list(images.shape), False)
-    grid = bend(grid, half_angle).to(images)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    angle, size, shift, half_angle = (values.to(images) for values in (angle, size, shift, half_angle))
+    lines = affine(angle, size, shift, images.shape[-1] / images.shape[-2])
+    grid = F.affine_grid(lines, list(images.shape), align_corners=False)
+    return F.grid_sample(images, bend(grid, half_angle), mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def affine(angle: torch.Tensor, size: torch.Tensor, shift: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:

@@ -46,7 +46,7 @@ def train_head(config: ClassifyConfig, output: Path, material: Material) -> dict
 
 
 def _training(extractor: nn.Module, rows: Any, config: ClassifyConfig) -> tuple[list[Any], np.ndarray]:
-    """Return training records and their features; with classical augmentation, each chosen image also changed once."""
+    """Return training records and their features; with augmentation, each chosen image also changed once."""
     features = _features(extractor, rows, config)
     changed = [row for row in rows if config.augmentation_of in ("all", row["source"])]
     if config.augmentation == "none" or not changed:

@@ -31,7 +31,7 @@ _SCALARS = {int: "whole number", float: "number", bool: "true or false", str: "t
 _TYPICAL: dict[str, tuple[Any, ...]] = {
     "adjective": ("bright",),
     "adjectives": (["none", "bright"],),
-    "arms": (["real", "real_synthetic"],),
+    "arms": (["real_ultrasound", "real_synthetic_ultrasound"],),
     "attention": ([True, True],),
     "base": ("CompVis/stable-diffusion-v1-4",),
     "cache": ("runs/latents",),

@@ -136,7 +136,9 @@ def plan_cells(config: GridConfig, draws: Sequence[Draw]) -> list[Cell]:
 def train_cell(config: GridConfig, output: Path, cell: Cell, overwrite: bool = False) -> ClassifierRun:
     """Mix and train one cell; what is done is skipped."""
     seed = cell.draw.seed
-    blend, train = settings_of_arm(cell.arm, seed, config.mix, replace(config.classify, encoder=cell.encoder))
+    blend, train = settings_of_arm(
+        cell.arm, config.arms, seed, config.mix, replace(config.classify, encoder=cell.encoder)
+    )
     share = output / "shares" / f"{cell.fraction:g}" / f"seed_{seed}"
     records = take_share(cell.draw.records, share, cell.fraction, seed, overwrite)
     kept = None if blend.arm == "real" else cell.draw.kept

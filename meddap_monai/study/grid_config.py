@@ -31,9 +31,9 @@ class GridConfig:
 
     arms: tuple[Annotated[str, Choice(TRAINED_ARMS)], ...] = (
         "real",
-        "real_classical",
+        "real_ultrasound",
         "real_synthetic",
-        "real_synthetic_classical",
+        "real_synthetic_ultrasound",
     )
     encoders: tuple[str, ...] = ("efficientnet_lite0",)
     fractions: tuple[Annotated[float, Range(0.01, 1.0)], ...] = (1.0,)

@@ -55,7 +55,9 @@ def test_hog_tells_simulated_classes_apart(simulated_records: Path, tmp_path: Pa
     """The sanity arm learns something: the simulated classes differ in shape."""
     from meddap_monai.statistics.metrics import macro_auc
 
-    config = ClassifyConfig(encoder="hog", mode="probe", head="ridge", resolution=128, pictures=False)
+    config = ClassifyConfig(
+        encoder="hog", mode="probe", head="ridge", resolution=128, augmentation="none", pictures=False
+    )
     folder = classify(config, tmp_path / "model", records=simulated_records)
     test = read_records(simulated_records, split="test")
     labels = np.array([row["label"] for row in test])

@@ -41,9 +41,11 @@ def records(make_records: Callable[..., Path]) -> Path:
     return make_records({"train": 4, "val": 2, "test": 2}, size=32)
 
 
-def test_two_processes_train_what_one_does(records: Path, tmp_path: Path) -> None:
-    alone = classify(CONFIG, tmp_path / "alone", records=records)
-    codes = together(CONFIG, tmp_path / "both", records, tmp_path)
+@pytest.mark.parametrize("augmentation", ["none", "ultrasound"])
+def test_two_processes_train_what_one_does(records: Path, tmp_path: Path, augmentation: str) -> None:
+    config = replace(CONFIG, augmentation=augmentation)
+    alone = classify(config, tmp_path / "alone", records=records)
+    codes = together(config, tmp_path / "both", records, tmp_path)
     assert codes == [0, 0], read_logs(tmp_path)
     states = [torch.load(folder / "model.pt", weights_only=True)["network"] for folder in (alone, tmp_path / "both")]
     for name, tensor in states[0].items():

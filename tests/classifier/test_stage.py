@@ -101,21 +101,24 @@ def test_the_chosen_weights_are_the_best_by_validation_auc(simulated_records: Pa
     assert results["validation"]["auc"] == pytest.approx(best["val_auc"], abs=1e-6)
 
 
-def test_same_configuration_twice_gives_equal_files(simulated_records: Path, tmp_path: Path) -> None:
-    first = classify(TINY, tmp_path / "a", records=simulated_records)
-    second = classify(replace(TINY, cache="none", workers=2), tmp_path / "b", records=simulated_records)
+@pytest.mark.parametrize("augmentation", ["classical", "ultrasound"])
+def test_same_configuration_twice_gives_equal_files(simulated_records: Path, tmp_path: Path, augmentation: str) -> None:
+    config = replace(TINY, augmentation=augmentation)
+    first = classify(config, tmp_path / "a", records=simulated_records)
+    second = classify(replace(config, cache="none", workers=2), tmp_path / "b", records=simulated_records)
     for name in ("model.pt", "metrics.json", "train_sha256.txt"):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
     before = (first / "model.pt").stat().st_mtime_ns
-    classify(TINY, first, records=simulated_records)
+    classify(config, first, records=simulated_records)
     assert (first / "model.pt").stat().st_mtime_ns == before, "a finished folder is skipped"
 
 
-@pytest.mark.parametrize("stop_at", [3, 11, 23])
+@pytest.mark.parametrize(("stop_at", "augmentation"), [(3, "classical"), (11, "ultrasound"), (23, "classical")])
 def test_interrupted_run_ends_with_the_same_weights(
-    simulated_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+    simulated_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int, augmentation: str
 ) -> None:
-    whole = classify(TINY, tmp_path / "whole", records=simulated_records)
+    config = replace(TINY, augmentation=augmentation)
+    whole = classify(config, tmp_path / "whole", records=simulated_records)
     original = TrainingStep.__call__
 
     def signalled(self: TrainingStep, engine: Any, batch: dict[str, Any]) -> dict[str, Any]:
@@ -126,9 +129,9 @@ def test_interrupted_run_ends_with_the_same_weights(
     with monkeypatch.context() as patched:
         patched.setattr(TrainingStep, "__call__", signalled)
         with pytest.raises(Interrupted, match=f"stopped after step {stop_at} of 24 with a checkpoint"):
-            classify(TINY, tmp_path / "cut", records=simulated_records)
+            classify(config, tmp_path / "cut", records=simulated_records)
     assert (tmp_path / "cut" / CHECKPOINT).exists()
-    resumed = classify(TINY, tmp_path / "cut", records=simulated_records)
+    resumed = classify(config, tmp_path / "cut", records=simulated_records)
     assert store.sha256_file(resumed / "model.pt") == store.sha256_file(whole / "model.pt")
     assert (resumed / "metrics.json").read_text() == (whole / "metrics.json").read_text()
 
@@ -210,6 +213,7 @@ def test_early_stopping_ends_before_the_last_step(simulated_records: Path, tmp_p
         {"optimizer": "sgd", "schedule": "constant", "keep": "last"},
         {"balance_classes": True, "synthetic_weight": 0.5, "synthetic_loss_weight": 0.2, "augmentation_of": "real"},
         {"channels": 3, "fit": "crop", "normalise": "range", "cache": "disk"},
+        {"augmentation": "ultrasound", "augmentation_without": ("marks",), "augmentation_strength": 2.0, "channels": 3},
     ],
     ids="+".join,
 )

@@ -196,7 +196,7 @@ def test_pictures_of_the_page_are_pictures(report: Path) -> None:
 
 def test_maps_show_training_synthetic_and_unseen_images_by_class(report: Path) -> None:
     maps = json.loads((report.parent / "report.json").read_text())["maps"]
-    assert [(found["arm"], found["seed"]) for found in maps] == [("real", 0), ("real_synthetic_classical", 0)]
+    assert [(found["arm"], found["seed"]) for found in maps] == [("real_classical", 0), ("real_synthetic_classical", 0)]
     for found in maps:
         counts = {name: {label: len(at) for label, at in part.items()} for name, part in found["points"].items()}
         assert set(counts) == {"real, training", "synthetic", "unseen test set"}

@@ -26,13 +26,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from selection_speed import speed
 
+from meddap_monai.classifier.folds import assign_folds
 from meddap_monai.classifier.scoring import fit_temperature
 from meddap_monai.core.records import Record, draw_split, pixel_hash
 from meddap_monai.phantom.simulation import simulate_image
 from meddap_monai.phantom.tissue import CLASSES
 from meddap_monai.selection.copies.config import CopyConfig
 from meddap_monai.selection.copies.detection import Images, calibrate, find_nearest, flag
-from meddap_monai.selection.filtering.crossfit import assign_folds, predict, train_fold
+from meddap_monai.selection.filtering.crossfit import predict, train_fold
 from meddap_monai.selection.filtering.filter_config import FilterConfig
 from meddap_monai.selection.filtering.rules import RULES, Evidence, RuleConfig
 from meddap_monai.selection.pixels import read_squares

@@ -9,16 +9,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from meddap_monai import store
-from meddap_monai.core.records import pixel_hash, write_records
+from meddap_monai.core.records import write_records
 from tests.offline import block_network
-
-CLASSES = ["benign", "malignant", "normal"]
+from tests.record_material import CLASSES, image_record
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,12 +43,27 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def pipeline(tiny_base: Path) -> Any:
+    """The tiny base, opened once for a file of tests that leave it as it is."""
+    from meddap_monai.diffusion.bases.base import load_base
+
+    return load_base(tiny_base)
+
+
+@pytest.fixture(scope="session")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a pseudonym key of 32 times the letter k."""
+    path = tmp_path_factory.mktemp("key") / "key"
+    path.write_bytes(b"k" * 32)
+    return path
+
+
 def write_simulated_records(folder: Path, per_class: dict[str, int], size: int = 64, per_patient: int = 2) -> Path:
     """Write simulated images as an index folder: ``{split: images per class}``, `per_patient` images a patient."""
     from meddap_monai.phantom.simulation import simulate_image
 
     with store.open_stage(folder, "index", {"simulated": per_class, "size": size}) as stage:
-        (folder / "images").mkdir()
         records = []
         for split_number, (split, count) in enumerate(per_class.items()):
             for label, name in enumerate(CLASSES):
@@ -57,21 +72,9 @@ def write_simulated_records(folder: Path, per_class: dict[str, int], size: int =
                     scanner = "unseen" if split == "unseen" else "own"
                     pixels = simulate_image(name, seed=seed, scanner=scanner)
                     pixels = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
-                    item = f"{split}-{name}-{number:03d}"
-                    Image.fromarray(pixels).save(folder / "images" / f"{item}.png")
-                    records.append(
-                        {
-                            "id": item,
-                            "image": f"images/{item}.png",
-                            "label": label,
-                            "class_name": name,
-                            "patient": f"{split}-{name}-p{number // per_patient}",
-                            "split": split,
-                            "source": "real",
-                            "sha256": pixel_hash(pixels),
-                            "meta": {"frame": 0, "device": "simulated"},
-                        }
-                    )
+                    facts = {"split": split, "meta": {"frame": 0, "device": "simulated"}}
+                    facts["patient"] = f"{split}-{name}-p{number // per_patient}"
+                    records.append(image_record(folder, f"{split}-{name}-{number:03d}", pixels, name, **facts))
         write_records(folder / "records.jsonl", records)
         stage.finish({"in": len(records), "out": len(records), "rejected": 0}, classes=CLASSES)
     return folder / "records.jsonl"
@@ -91,3 +94,9 @@ def make_records(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
 def simulated_records(make_records: Callable[..., Path]) -> Path:
     """72 simulated 64 px images: 12 train, 4 val, 8 test per class."""
     return make_records({"train": 12, "val": 4, "test": 8})
+
+
+@pytest.fixture(scope="session")
+def records(make_records: Callable[..., Path]) -> Path:
+    """24 simulated 32 px images: 4 train, 2 val, 2 test per class."""
+    return make_records({"train": 4, "val": 2, "test": 2}, size=32)

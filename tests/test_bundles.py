@@ -95,7 +95,8 @@ def small(name: str, folder: Path, records: Path, base: Path) -> dict[str, Any]:
 SMALL_LDM: dict[str, Any] = {
     "pretrain#resolution": 32,
     "pretrain#views": {"clean": 1, "changed": 1},
-    "pretrain#autoencoder": {"channels": [16, 32, 32], "latents": 4, "steps": 2, "batch": 2, "crop": 32},
+    "pretrain#autoencoder": {"channels": [16, 32, 32], "latents": 4, "steps": 2, "batch": 2, "crop": 32}
+    | {"corner_steps": 2},
     "pretrain#text_encoder": {"width": 32, "layers": 1, "steps": 2, "batch": 4},
     "pretrain#unet": {"channels": [16, 32], "groups": 8, "heads": 2, "steps": 2, "batch": 2},
 }
@@ -105,12 +106,6 @@ RESULTS = {
     "ultrasound_classifier": "models/model.pt",
     "meddap_study": "study/evaluate/report.html",
 }
-
-
-@pytest.fixture(scope="module")
-def records(make_records: Any) -> Path:
-    """A few simulated images of 32 px with all splits."""
-    return make_records({"train": 4, "val": 2, "test": 2}, size=32)
 
 
 @pytest.fixture(scope="module")

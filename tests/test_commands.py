@@ -21,25 +21,16 @@ from typing import Any
 import pytest
 import yaml
 from shown import ROOT, commands, why_not
-from test_bundles import SEVERAL, small
+from test_bundles import SEVERAL, SMALL_LDM, small
 
 from meddap_monai.cli.main import main
 from meddap_monai.phantom.simulation import write_phantom_study
 
 SMALL = Path(__file__).with_name("small.yaml")
 RUN = {page: [line for where, line in commands() if where == page and why_not(line) is None] for page, _ in commands()}
-PRETRAIN = [
-    "resolution=32",
-    "prompts=[breast]",
-    *[f"views#{word}" for word in ("clean=1", "changed=1")],
-    *[f"autoencoder#{word}" for word in ("channels=[16, 32, 32]", "latents=4", "batch=2", "crop=32")],
-    *[f"autoencoder#{word}" for word in ("steps=2", "corner_steps=2")],
-    *[f"text_encoder#{word}" for word in ("width=32", "layers=1", "heads=2", "steps=2", "batch=4")],
-    *[f"unet#{word}" for word in ("channels=[16, 32]", "groups=8", "heads=2", "steps=2", "batch=2")],
-]
 STAGES = {
     "index": ["workers=0"],
-    "pretrain": PRETRAIN,
+    "pretrain": ["prompts=[breast]", *[f"{key}={value}" for key, value in SMALL_LDM.items()]],
     "adapt": ["steps=2", "batch=2", "samples_per_class=0", "validation_every=0"],
     "generate": ["steps=2", "shard_size=4", "ratio=0.5"],
     "synthesize": ["steps=2", "shard_size=16", "ratio=0.5", "index#workers=0"],

@@ -13,26 +13,11 @@ import yaml
 from meddap_monai.core import provenance, resources
 from meddap_monai.core.records import class_names, read_records
 from meddap_monai.store import STAGES, read_stage
+from tests.test_bundles import SMALL_LDM
 
 KEYS: dict[str, dict] = {
     "cluster": {"k": 2},
-    "pretrain": {
-        "resolution": 32,
-        "prompts": ["breast"],
-        "views": {"clean": 1, "changed": 1},
-        "autoencoder": {
-            "channels": [16, 32, 32],
-            "latents": 4,
-            "layers": 1,
-            "groups": 4,
-            "crop": 32,
-            "steps": 2,
-            "batch": 2,
-        },
-        "text_encoder": {"width": 32, "layers": 1, "steps": 2},
-        "unet": {"channels": [16, 32], "attention": [False, True], "layers": 1, "heads": 2, "groups": 8, "steps": 2}
-        | {"batch": 2, "warmup": 1},
-    },
+    "pretrain": {"prompts": ["breast"]} | {key.removeprefix("pretrain#"): value for key, value in SMALL_LDM.items()},
     "adapt": {"steps": 2},
     "generate": {"steps": 2},
     "select": {},

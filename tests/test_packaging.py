@@ -126,6 +126,11 @@ def test_extras_are_named_in_the_install_page() -> None:
             "timm",
         ),
         (
+            "onnxruntime",
+            "from meddap_monai.classifier.export import WRITERS; WRITERS['.onnx'](None, None, {}, None)",
+            "meddap-monai[onnx]",
+        ),
+        (
             "bitsandbytes",
             "import torch; from meddap_monai.diffusion.adapting.config import AdaptConfig; "
             "from meddap_monai.diffusion.adapting.stage import make_optimizer; "

@@ -11,7 +11,6 @@ fifth of the patients is held out as split val and never trained on. Simulated i
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from meddap_monai import store
 from meddap_monai.core import resources
 from meddap_monai.core.configuration import build
 from meddap_monai.core.constraints import Range, settings
+from meddap_monai.core.distributed import launched
 from meddap_monai.core.ids import read_yaml
 from meddap_monai.core.records import Record, pixel_hash, read_records, write_records
 from meddap_monai.diffusion.bases.base import Base, load_base, open_base
@@ -221,7 +221,7 @@ def main() -> None:
     given = parser.parse_args()
     folders = {"busbra": given.busbra, "fetal": given.fetal}
     records = given.output / "corpus" / "records.jsonl"
-    first = os.environ.get("RANK", "0") == "0"
+    first = launched().rank == 0
     if first:  # the others wait in `pretrain` until the first one has opened its folder
         gather(CorpusConfig(folders, {"busbra": {"role": "pretrain"}}), records.parent)
     settings = read_yaml(given.config or resources.find("configs/base.yaml"))["pretrain"]

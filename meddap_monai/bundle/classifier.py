@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,14 @@ from torch import nn
 from meddap_monai import store
 from meddap_monai.classifier.inference import picture_of, read_frames, source_files
 from meddap_monai.classifier.inference_config import InferConfig
+from meddap_monai.core.distributed import launched
 from meddap_monai.core.printing import PrintsArguments
 from meddap_monai.core.records import Record, read_records
 from meddap_monai.core.tensors import cpu_state, save_tensors
-from meddap_monai.errors import LeakedRecords, NonFiniteLoss
+from meddap_monai.errors import LeakedRecords
 from meddap_monai.images.framing import to_square
 from meddap_monai.statistics.metrics import macro_auc
+from meddap_monai.training.finite import check_finite
 
 
 def split_records(folder: Path | str, split: str, file: str = "records.jsonl", shared: bool = False) -> list[Record]:
@@ -39,9 +40,9 @@ def split_records(folder: Path | str, split: str, file: str = "records.jsonl", s
     rows = read_records(Path(folder) / file, split=split)
     if split != "train" and any(row["source"] == "synthetic" for row in rows):
         raise LeakedRecords(f"{folder}: synthetic images in split {split}; they only train")
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    if shared and world > 1:
-        rows = [rows[place % len(rows)] for place in range(-(-len(rows) // world) * world)][rank::world]
+    ranks = launched()
+    if shared and ranks.size > 1:
+        rows = [rows[place % len(rows)] for place in range(ranks.rank, len(rows) + -len(rows) % ranks.size, ranks.size)]
     return rows
 
 
@@ -140,15 +141,10 @@ class StopOnNonFinite:
         """Check the loss of this step."""
         output = engine.state.output
         loss = output[0]["loss"] if isinstance(output, list) else output["loss"]
-        if not torch.isfinite(torch.as_tensor(loss)).all():
-            batch = engine.state.batch
-            items = batch if isinstance(batch, list) else [batch]
-            names = [str(item.get("id", "?")) for item in items][:4]
-            rate = engine.optimizer.param_groups[0]["lr"]
-            raise NonFiniteLoss(
-                f"classifier bundle: loss {float(loss)} at step {engine.state.iteration} (learning rate {rate:.3g}), "
-                f"images {', '.join(names)}; the saved model is finite. Lower learning_rate"
-            )
+        batch = engine.state.batch
+        ids = [str(item.get("id", "?")) for item in (batch if isinstance(batch, list) else [batch])]
+        rate = engine.optimizer.param_groups[0]["lr"]
+        check_finite(torch.as_tensor(loss), "classifier bundle", engine.state.iteration, rate, ids)
 
 
 class PredictionTable:

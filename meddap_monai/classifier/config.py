@@ -12,7 +12,9 @@ from meddap_monai.errors import ConfigurationError, MeddapError
 from meddap_monai.store import sha256_file
 
 MODES = ("finetune", "probe", "scratch")
-HEADS = ("ridge", "logistic", "svc", "mlp")
+CANDIDATES = ("ridge", "logistic", "svc", "mlp", "boosting")
+"""Classical heads, the simplest first; ``auto`` compares them."""
+HEADS = (*CANDIDATES, "auto")
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class ClassifyConfig:
         mode: ``finetune`` trains the encoder from its weights on, ``probe`` fits a classical head on its frozen
             features, ``scratch`` trains it from random weights.
         weights: local state dict (``.pt`` or ``.safetensors``) to start from in place of the encoder's own.
-        head: of ``probe``: see `meddap_monai.classifier.heads.build_head`.
+        head: of ``probe``: see `meddap_monai.classifier.fitting.build_model`; ``auto`` takes the one that does best on
+            training patients left out.
         channels: 1 (grey) or 3.
         resolution: side of the square that the network sees, in pixels.
         fit: ``pad`` keeps the aspect ratio with black borders, ``stretch`` fills the square, ``crop`` cuts the centre.

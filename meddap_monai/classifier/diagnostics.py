@@ -48,11 +48,11 @@ def draw_pictures(
     labels = np.array([row["label"] for row in material.validation])
     with SummaryWriter(str(output / "tensorboard")) as writer:
         step = config.steps
-        writer.add_figure("validation/confusion", confusion_figure(probabilities, labels, material.classes), step)
+        writer.add_figure("classify/confusion", confusion_figure(probabilities, labels, material.classes), step)
         writer.add_figure(
-            "validation/roc and precision-recall", curves_figure(probabilities, labels, material.classes), step
+            "classify/roc and precision-recall", curves_figure(probabilities, labels, material.classes), step
         )
-        writer.add_figure("validation/calibration", calibration_figure(probabilities, labels), step)
+        writer.add_figure("classify/calibration", calibration_figure(probabilities, labels), step)
         wrong = most_confident_errors(probabilities, labels, SHOWN)
         if wrong:
             rows = [material.validation[place] for place in wrong]
@@ -62,7 +62,7 @@ def draw_pictures(
                 f"({probabilities[place].max():.2f})"
                 for place in wrong
             ]
-            writer.add_figure("validation/surest errors", grid_figure(pixels, notes), step)
+            writer.add_figure("classify/surest errors", grid_figure(pixels, notes), step)
         _cams(writer, config, material, network, probabilities, step)
     _projector(config, output, material, network)
 
@@ -210,7 +210,7 @@ def _cams(
         f"{row['class_name']}, called {material.classes[predicted[place]]}"
         for row, place in zip(rows, chosen, strict=True)
     ]
-    writer.add_figure("validation/Grad-CAM", grid_figure(pixels, notes, maps), step)
+    writer.add_figure("classify/Grad-CAM", grid_figure(pixels, notes, maps), step)
 
 
 def _projector(config: ClassifyConfig, output: Path, material: Material, network: nn.Module) -> None:

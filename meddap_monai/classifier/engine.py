@@ -153,7 +153,7 @@ class TrainingStep:
             "loss": float(total),
             "loss_real": _mean(losses[~synthetic]),
             "loss_synthetic": _mean(losses[synthetic]),
-            "lr": rate,
+            "learning_rate": rate,
         }
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return output

@@ -1,88 +1,41 @@
-"""Classical heads on frozen features, with the settings of the ORT thesis (Repetto and de Leon 2023).
-
-A fitted head is stored as what it was fitted on, not as a pickle: fitting is deterministic and takes seconds, so
-loading fits it again.
-"""
+"""Classical heads on frozen features: an extractor that does not learn, and a fitted scorer behind it."""
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
-import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
 from torch import nn
 
 from meddap_monai.classifier.config import ClassifyConfig
+from meddap_monai.classifier.scorers import SCORERS, Scorer, restore_scorer
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.encoders.frozen import FrozenEncoder
-from meddap_monai.encoders.registry import build_network
+from meddap_monai.encoders.registry import build_network, find_encoder
 
 
 class Head(nn.Module):
-    """A frozen extractor and a fitted scikit-learn classifier: images to log probabilities.
+    """A frozen extractor and a fitted scorer: images to log probabilities.
 
     Args:
         extractor: images to features.
-        fitted: scikit-learn classifier over the labels 0..K-1.
+        scorer: features to log probabilities.
     """
 
-    def __init__(self, extractor: nn.Module, fitted: Pipeline) -> None:
+    def __init__(self, extractor: nn.Module, scorer: Scorer) -> None:
         super().__init__()
-        self.extractor, self.fitted = extractor, fitted
+        self.extractor, self.scorer = extractor, scorer
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return ``(B, K)`` log probabilities of images ``(B, C, H, W)`` in 0..1."""
-        return torch.from_numpy(self.score(self.extractor(images).detach().float().cpu().numpy()))
+        """Return ``(B, K)`` float64 log probabilities of images ``(B, C, H, W)`` in 0..1."""
+        return self.scorer(self.extractor(images).to(self.scorer.mean.device))
 
-    def score(self, features: np.ndarray) -> np.ndarray:
-        """Return ``(B, K)`` log probabilities, or for SVC one-against-rest decision values."""
-        if hasattr(self.fitted, "predict_proba"):
-            return np.log(self.fitted.predict_proba(features).clip(1e-12))
-        decision = self.fitted.decision_function(features)
-        return np.stack([-decision, decision], axis=1) if decision.ndim == 1 else decision
-
-
-def build_head(config: ClassifyConfig) -> Pipeline:
-    """Return the unfitted scikit-learn classifier of a configuration, on standardised features.
-
-    ``ridge``: logistic regression with an L2 penalty, C 0.001 (0.01 on HOG features, the sanity arm);
-    ``logistic``: elastic net, l1 ratio 0.5, saga, C 10;
-    ``svc``: rbf, C 10, gamma scale; ``mlp``: 4 x 256, ReLU, L2 0.02, Adam 1e-3, batch 64, 300 epochs.
-    """
-    balanced = "balanced" if config.class_weights == "balanced" else None
-    seed = derive_seed(config.seed, "classify/head") % 2**32
-    model: Any
-    if config.head == "svc":
-        model = SVC(C=10, kernel="rbf", gamma="scale", class_weight=balanced, decision_function_shape="ovr")
-    elif config.head == "mlp":
-        model = MLPClassifier(
-            (256,) * 4, alpha=0.02, learning_rate_init=1e-3, batch_size=64, max_iter=300, random_state=seed
-        )
-    elif config.head == "ridge":
-        model = LogisticRegression(C=0.01 if config.encoder == "hog" else 0.001, max_iter=2000, class_weight=balanced)
-    else:
-        model = LogisticRegression(
-            C=10, l1_ratio=0.5, solver="saga", max_iter=2000, tol=1e-3, class_weight=balanced, random_state=seed
-        )
-    return make_pipeline(StandardScaler(), model)
-
-
-def fit_head(config: ClassifyConfig, features: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Pipeline:
-    """Fit a head on ``(N, D)`` features; sample weights ``(N,)`` are used where they differ."""
-    head = build_head(config)
-    name = head.steps[-1][0]
-    plain = np.all(weights == weights[0]) or config.head == "mlp"
-    options = {} if plain else {f"{name}__sample_weight": weights}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the number of iterations is part of the published setting
-        return head.fit(features, labels, **options)
+    def parts(self) -> dict[str, Any]:
+        """Return what `restore_head` makes it from again: a name and tensors."""
+        tensors = {name: tensor.cpu() for name, tensor in self.extractor.state_dict().items()}
+        learnt = {name: tensor.cpu() for name, tensor in self.scorer.state_dict().items()}
+        kind = next(name for name, scorer in SCORERS.items() if type(self.scorer) is scorer)
+        return {"kind": kind, "scorer": learnt, "extractor": tensors}
 
 
 def initial_network(config: ClassifyConfig, classes: int) -> nn.Module:
@@ -110,9 +63,24 @@ def build_extractor(config: ClassifyConfig, classes: int) -> nn.Module:
     return FrozenEncoder(initial_network(config, classes))
 
 
+def describe_extractor(config: ClassifyConfig) -> str:
+    """Return in words which weights the features of a head come from; a user's file by its name."""
+    own = find_encoder(config.encoder).weights
+    if config.weights is not None:
+        return f"{config.encoder} with the weights {config.weights.name}"
+    if own is not None:
+        return f"{config.encoder} with its own weights, {own.sha256[:12]}"
+    return f"{config.encoder} (has no weights)"
+
+
 def restore_head(config: ClassifyConfig, classes: int, parts: dict[str, Any]) -> Head:
-    """Return the head that `train_head` stored, fitted again on its features."""
+    """Return the head that `Head.parts` described.
+
+    Raises:
+        ValueError: it was stored in the way of before, or its tensors do not make a head of these classes.
+    """
+    if "scorer" not in parts:
+        raise ValueError("the head was stored by an earlier version of this package")
     extractor = FrozenEncoder(empty_network(config, classes))
     extractor.load_state_dict(parts["extractor"])
-    arrays = (parts[name].numpy() for name in ("features", "labels", "weights"))
-    return Head(extractor, fit_head(config, *arrays))
+    return Head(extractor, restore_scorer(parts["kind"], parts["scorer"], classes))

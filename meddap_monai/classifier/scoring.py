@@ -108,7 +108,7 @@ def views_of(images: torch.Tensor, count: int) -> list[torch.Tensor]:
     """Return `count` of: the images, flipped left to right, the middle 92 % enlarged, that flipped."""
     views = [images, images.flip(-1)]
     if count > 2:
-        side = images.shape[-1]
+        side = int(images.shape[-1])  # while traced, it is a tensor
         edge = max(1, round(0.04 * side))
         zoomed = nn.functional.interpolate(
             images[..., edge:-edge, edge:-edge], size=(side, side), mode="bilinear", align_corners=False

@@ -112,7 +112,8 @@ def _train_network(config: ClassifyConfig, output: Path, material: Material, ran
     done = load_checkpoint(path, to_save)
     over = validation.stopped or done >= config.steps
     started, first = time.monotonic(), ranks.rank == 0
-    with store.InterruptFlag() as flag, Curves(output / "tensorboard" if first else None, done) as curves:
+    board = output / "tensorboard" if first else None
+    with store.InterruptFlag() as flag, Curves(board, "classify", done) as curves:
         validation.curves = curves
         saving = Checkpoints(path, to_save, config.checkpoint_every, flag, ranks)
         handlers = [*averaging, validation, curves, ProgressBar("classify", quiet=not first), scaler, saving]

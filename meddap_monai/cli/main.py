@@ -16,9 +16,10 @@ from meddap_monai.cli.adapters import add_adapter_command
 from meddap_monai.cli.command import Command
 from meddap_monai.cli.counts import index_counts
 from meddap_monai.cli.evaluation import add_evaluation_commands
+from meddap_monai.cli.export import add_export_command
 from meddap_monai.cli.generation import add_generation_commands
 from meddap_monai.cli.keys import add_config_command
-from meddap_monai.errors import Interrupted, MeddapError
+from meddap_monai.errors import Interrupted, MeddapError, StageError
 from meddap_monai.store import STAGES
 
 _INPUTS = {
@@ -108,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     add_adapter_command(commands)
     add_generation_commands(commands)
     add_evaluation_commands(commands)
+    add_export_command(commands)
     return parser
 
 
@@ -163,6 +165,7 @@ def _add_review(commands: Any) -> None:
     command.add_argument("--port", type=int, default=8008)
     command.add_argument("--images", type=int, default=60, help="images to read, half of them synthetic")
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--report", type=Path, help="folder of a finished evaluation whose report shows the table")
     command.set_defaults(run=_run_review)
 
 
@@ -218,7 +221,7 @@ def _run_study(options: argparse.Namespace) -> str:
     from meddap_monai.study import run_study
 
     report = run_study(options.output, told, options.overwrite)
-    return f"report: {report.resolve()}"
+    return f"report: {report.resolve()}\n{_curves(options.output)}"
 
 
 def _run_demo(options: argparse.Namespace) -> str:
@@ -234,12 +237,18 @@ def _run_demo(options: argparse.Namespace) -> str:
     from meddap_monai.study.demo import run_demo
 
     report = run_demo(options.output, options.config, options.overrides, options.overwrite, options.trust_config)
-    return f"report: {report.resolve()}\ncurves and pictures: tensorboard --logdir {options.output}"
+    return f"report: {report.resolve()}\n{_curves(options.output)}"
+
+
+def _curves(output: Path) -> str:
+    return f"curves and pictures: tensorboard --logdir {output / 'tensorboard'}"
 
 
 def _run_review(options: argparse.Namespace) -> str:
     from meddap_monai.reading_form.review import review
 
+    if options.report is not None and not (options.report / "report.json").is_file():
+        raise StageError(f"--report: {options.report} holds no report.json; give the folder of a finished evaluate")
     review(
         options.output,
         records=Path(options.records),
@@ -249,7 +258,11 @@ def _run_review(options: argparse.Namespace) -> str:
         seed=options.seed,
         port=options.port,
     )
-    return ""
+    if options.report is None:
+        return ""
+    from meddap_monai.evaluation.redraw import redraw
+
+    return f"report: {redraw(options.report, reading=options.output).resolve()}"
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ def check_range(value: float, low: float, high: float, where: str) -> None:
 def unknown(kind: str, got: str, known: list[str]) -> str:
     """Return the sentence about an unknown name, with the nearest known one."""
     near = difflib.get_close_matches(got, [str(item) for item in known], n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(sorted(map(str, known)))}"
+    listed = f"one of {', '.join(sorted(map(str, known)))}" if known else "none"
+    hint = f"did you mean {near[0]!r}?" if near else f"expected {listed}"
     return f"unknown {kind} {got!r}; {hint}"
 
 

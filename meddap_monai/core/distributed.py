@@ -144,6 +144,11 @@ def _peer_errors() -> Iterator[None]:
         ) from error
 
 
+def launched() -> Ranks:
+    """Return this process's place among those that ``torchrun`` started, joined or not; alone without it."""
+    return Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+
 @contextlib.contextmanager
 def join_ranks(gpu: bool = False) -> Iterator[Ranks]:
     """Join the processes that ``torchrun`` started, or a group that exists; alone without one or in `run_on_first`.
@@ -152,7 +157,7 @@ def join_ranks(gpu: bool = False) -> Iterator[Ranks]:
         gpu: each process takes a GPU of its own, which is the current one from then on.
     """
     opened = not (dist.is_available() and dist.is_initialized())
-    if _alone.get() or (opened and int(os.environ.get("WORLD_SIZE", "1")) == 1):
+    if _alone.get() or (opened and launched().size == 1):
         yield SINGLE_PROCESS
         return
     if gpu:

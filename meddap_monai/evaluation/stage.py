@@ -14,7 +14,9 @@ from meddap_monai.errors import ConfigurationError, LeakedRecords
 from meddap_monai.evaluation import arms as arm_names
 from meddap_monai.evaluation.config import EvaluateConfig
 from meddap_monai.evaluation.predictions import ClassifierRun, DecodedOnce, Predictions, predict_run, test_rows
+from meddap_monai.evaluation.report.cases import collect_cases
 from meddap_monai.evaluation.report.content import build_report, generative_metrics, maps
+from meddap_monai.evaluation.report.curves import write_curves
 from meddap_monai.evaluation.report.page import write_report
 
 
@@ -61,7 +63,10 @@ def evaluate(
             report = build_report(config, everything, tables, sections, stages)
             report["generative"] = generative_metrics(config, runs, tables["own"], sections)
             report["maps"] = maps(config, runs, tables, sections)
+            report["cases"] = collect_cases(runs, tables, config.pictures, config.device)
+            report["reading"] = None  # readers come later: `meddap review --report` adds what they said
             write_report(output, report, config.pictures, sections)
+            write_curves(output / "tensorboard", report, tables)
             counts = {"in": len(everything), "out": len(everything), "rejected": 0}
             first = next(iter(tables["own"].values()))
             stage.finish(counts, classes=next(iter(first.values())).classes, verdicts=report["verdicts"])

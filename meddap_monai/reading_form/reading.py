@@ -1,8 +1,9 @@
 """A blinded reading: which images a reader sees, what is asked, and what was answered.
 
 After Repetto and de Leon (2023): a radiologist looks at real and synthetic images, mixed, and says of each whether it
-is real, whether it could come from a person, whether it is malformed and whether the finding can be identified. All
-readers get the same images in an order of their own; nothing sent to the reader tells where an image comes from.
+is real, whether it could come from a person, whether it is malformed, whether the finding can be identified, and which
+class it shows. All readers get the same images in an order of their own; nothing sent to the reader tells where an
+image comes from.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ QUESTIONS = {
     "finding": "Can the finding be identified?",
 }
 """Name of the question -> what the reader is asked."""
-ANSWERS = ("yes", "no", "unsure")
+UNSURE = "unsure"
+ANSWERS = ("yes", "no", UNSURE)
+CLASS = "reader_class"
+"""The last question: which class the reader sees; the answers are the classes of the reading and `UNSURE`."""
+CLASS_QUESTION = "Which class does it show?"
 LONGEST_TEXT = 2000
 _READER = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
@@ -121,6 +126,7 @@ class Reading:
         order = random.Random(derive_seed(config.seed, "review/reader", reader))
         order.shuffle(items)
         self.items = items
+        self.classes = sorted({record["class_name"] for record in items})
         self.side = max(64, min(_shorter_side(record) for record in items))
         self.path = self.folder / "answers" / f"{reader}.jsonl"
         self.answers = {answer["id"]: answer for answer in read_answers(self.path)}
@@ -130,7 +136,7 @@ class Reading:
     def _check_folder(self, config: ReadingConfig, items: Sequence[Record]) -> None:
         wanted = {
             "configuration": store.plain(config),
-            "questions": QUESTIONS,
+            "questions": QUESTIONS | {CLASS: CLASS_QUESTION},
             "items": [{name: record[name] for name in ("id", "source", "class_name", "sha256")} for record in items],
         }
         path = self.folder / "reading.json"
@@ -156,11 +162,11 @@ class Reading:
 
     def state(self) -> dict[str, Any]:
         """Return what the page needs: questions, number of images, and this reader's own answers by place."""
-        fields = (*QUESTIONS, "text")
+        fields = (*QUESTIONS, CLASS, "text")
         return {
             "reader": self.reader,
-            "questions": QUESTIONS,
-            "answers": list(ANSWERS),
+            "questions": QUESTIONS | {CLASS: CLASS_QUESTION},
+            "answers": dict.fromkeys(QUESTIONS, ANSWERS) | {CLASS: [*self.classes, UNSURE]},
             "count": len(self.items),
             "given": {
                 number: {name: self.answers[item["id"]][name] for name in fields}
@@ -181,12 +187,12 @@ class Reading:
         """
         if not 0 <= number < len(self.items):
             raise RecordsError(f"review: image {number}, expected 0 to {len(self.items) - 1}")
-        for name in QUESTIONS:
-            if given.get(name) not in ANSWERS:
-                raise RecordsError(f"review: {name} is {given.get(name)!r}, expected one of {', '.join(ANSWERS)}")
+        for name, known in {**dict.fromkeys(QUESTIONS, ANSWERS), CLASS: (*self.classes, UNSURE)}.items():
+            if given.get(name) not in known:
+                raise RecordsError(f"review: {name} is {given.get(name)!r}, expected one of {', '.join(known)}")
         seconds = given.get("seconds", 0)
         item = self.items[number]
-        entry = {name: given[name] for name in QUESTIONS} | {
+        entry = {name: given[name] for name in (*QUESTIONS, CLASS)} | {
             "id": item["id"],
             "reader": self.reader,
             "source": item["source"],
@@ -223,7 +229,7 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
         if not line:
             continue
         answer = store.parse_json(line, str(path), RecordsError, advice, number)
-        texts = [answer.get(name) for name in ("id", "reader", "source", "class_name", "text")]
+        texts = [answer.get(name) for name in ("id", "reader", "source", "class_name", "text", CLASS)]
         given = [answer.get(name) in ANSWERS for name in QUESTIONS]
         if not all(given) or not all(isinstance(text, str) for text in texts):
             raise RecordsError(f"{path}, line {number}: is no answer of the reading form; {advice}")

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from meddap_monai import store
-from meddap_monai.reading_form.reading import ANSWERS, QUESTIONS, read_answers
+from meddap_monai.reading_form.reading import ANSWERS, CLASS, QUESTIONS, UNSURE, read_answers
 from meddap_monai.statistics.shares import cohens_kappa, wilson
 
+ASKED = QUESTIONS | {CLASS: "Did the reader name the class of the label?"}
+"""Lines of the table; of the class, "yes" is the class of the label and "no" another one."""
 COLUMNS = ("question", "reader", "source", "class_name", "yes", "no", "unsure", "count", "share_yes", "low", "high")
 
 
@@ -22,16 +24,18 @@ def summarise_reading(folder: Path) -> dict[str, Any]:
         folder: output folder of the reading.
 
     Returns:
-        ``rows``: per question, reader ("all" pools them), source and class the counts and the share of "yes" with its
-        95 % Wilson interval over images, however many readers saw them; ``told_apart``: share of images whose source
-        each reader named rightly ("unsure" counts as wrong); ``agreement``: kappa per pair of readers and question
-        over the images both have read.
+        ``questions``: name -> words; ``rows``: per question, reader ("all" pools them), source and class the counts
+        and the share of "yes" with its 95 % Wilson interval over images, however many readers saw them;
+        ``told_apart``: share of images whose source each reader named rightly ("unsure" counts as wrong);
+        ``agreement``: kappa per pair of readers and question over the images both have read; ``read``: images per
+        reader.
     """
     folder = Path(folder)
     readers = {path.stem: read_answers(path) for path in sorted((folder / "answers").glob("*.jsonl"))}
     pooled = [answer for answers in readers.values() for answer in answers]
     rows = [row for name, answers in [*readers.items(), ("all", pooled)] for row in _rows(name, answers)]
     table = {
+        "questions": ASKED,
         "rows": rows,
         "told_apart": {name: _told_apart(answers) for name, answers in [*readers.items(), ("all", pooled)]},
         "agreement": _agreement(readers),
@@ -45,11 +49,11 @@ def summarise_reading(folder: Path) -> dict[str, Any]:
 def _rows(reader: str, answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     classes = ["all", *sorted({answer["class_name"] for answer in answers})]
     rows = []
-    for question, source, name in itertools.product(QUESTIONS, ("real", "synthetic"), classes):
+    for question, source, name in itertools.product(ASKED, ("real", "synthetic"), classes):
         about = [a for a in answers if a["source"] == source and name in ("all", a["class_name"])]
         if not about:
             continue
-        chosen = [answer[question] for answer in about]
+        chosen = [_answered(answer, question) for answer in about]
         low, high = _interval(chosen.count("yes"), len(chosen), len({answer["id"] for answer in about}))
         rows.append(
             {"question": question, "reader": reader, "source": source, "class_name": name}
@@ -58,6 +62,14 @@ def _rows(reader: str, answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]
             | {"low": round(low, 4), "high": round(high, 4)}
         )
     return rows
+
+
+def _answered(answer: dict[str, Any], question: str) -> str:
+    """Return yes, no or unsure; of the class, whether it is that of the label."""
+    given = str(answer[question])
+    if question != CLASS or given == UNSURE:
+        return given
+    return "yes" if given == answer["class_name"] else "no"
 
 
 def _interval(hits: int, count: int, images: int) -> tuple[float, float]:
@@ -77,7 +89,7 @@ def _agreement(readers: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]
     for (one, first), (two, second) in itertools.combinations(readers.items(), 2):
         theirs = {answer["id"]: answer for answer in second}
         pairs = [(answer, theirs[answer["id"]]) for answer in first if answer["id"] in theirs]
-        for question in QUESTIONS:
+        for question in ASKED:
             kappa = cohens_kappa([a[question] for a, _ in pairs], [b[question] for _, b in pairs])
             value = None if math.isnan(kappa) else round(kappa, 4)
             found.append({"readers": [one, two], "question": question, "count": len(pairs), "kappa": value})
@@ -86,11 +98,11 @@ def _agreement(readers: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]
 
 def print_table(table: dict[str, Any]) -> str:
     """Return the pooled shares and the agreement as plain text lines."""
-    lines = [f"{'question':<11}{'source':<11}{'yes':>6}  95 % interval"]
+    lines = [f"{'question':<13}{'source':<11}{'yes':>6}  95 % interval"]
     for row in table["rows"]:
         if row["reader"] == "all" and row["class_name"] == "all":
             span = f"{row['low']:.2f} to {row['high']:.2f}"
-            lines.append(f"{row['question']:<11}{row['source']:<11}{row['share_yes']:>6.2f}  {span} (n={row['count']})")
+            lines.append(f"{row['question']:<13}{row['source']:<11}{row['share_yes']:>6.2f}  {span} (n={row['count']})")
     for entry in table["agreement"]:
         kappa = "undefined" if entry["kappa"] is None else f"{entry['kappa']:.2f}"
         lines.append(f"kappa {' / '.join(entry['readers'])}, {entry['question']}: {kappa} (n={entry['count']})")

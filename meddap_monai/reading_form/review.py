@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import signal
+import threading
+from collections.abc import Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,7 +24,8 @@ LONGEST_BODY = 64 * 1024
 _PAGE = Path(__file__).with_name("review.html")
 _HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; "
+    "script-src 'unsafe-inline'; style-src 'unsafe-inline'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
@@ -37,7 +41,7 @@ def review(
     seed: int = 0,
     port: int = 8008,
 ) -> Path:
-    """Serve the reading form until it is stopped (Ctrl-C), then write the table.
+    """Serve the reading form until it is stopped (Ctrl-C or SIGTERM), then write and print the table.
 
     Args:
         output: folder of the reading: ``reading.json`` (which images; keep it from readers),
@@ -59,12 +63,32 @@ def review(
     """
     output = Path(output)
     reading = Reading(output, reader, ReadingConfig(images, seed), Path(records), Path(generated))
-    with store.lock_folder(output / "locks" / reader), make_server(reading, port) as server:
-        print(f"reading form: {server.address}\nstop with Ctrl-C when done; answers are saved as they are given")
-        with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
-    print(print_table(summarise_reading(output)))
+    stopping = contextlib.suppress(KeyboardInterrupt)
+    with store.lock_folder(output / "locks" / reader), make_server(reading, port) as server, stopping:
+        _serve(server)
+    print(print_table(summarise_reading(output)), flush=True)
     return output / "table.json"
+
+
+def _serve(server: ReviewServer) -> None:
+    """Say where the form is and serve it until a signal comes."""
+    with _terminate_as_interrupt():
+        how = "stop with Ctrl-C when done; answers are saved as they are given"
+        print(f"reading form: {server.address}\n{how}", flush=True)
+        server.serve_forever()
+
+
+@contextlib.contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end the reading as Ctrl-C does; only a main thread can say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class ReviewServer(ThreadingHTTPServer):

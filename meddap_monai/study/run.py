@@ -21,6 +21,7 @@ from meddap_monai.evaluation.stage import evaluate
 from meddap_monai.images.indexing.config import IndexConfig
 from meddap_monai.images.indexing.stage import index
 from meddap_monai.study.config import DrawConfig, StudyConfig, Variant, read_study
+from meddap_monai.study.curves import linked_curves
 from meddap_monai.study.simulated import place
 from meddap_monai.study.track import Shared, StageCache, Track
 
@@ -80,18 +81,19 @@ def _run(
     stages += [folder for once in (before, *onces) for folder in once.folders]
     guarded = opened(study.base).folder
     guards = [guarded] if guarded else []  # adapters and filters are held to the draw they belong to
-    return ranks.run_on_first(
-        lambda: evaluate(
-            study.evaluate,
-            there,
-            runs=runs,
-            unseen=unseen,
-            guards=guards,
-            sections=folders,
-            stages=stages,
-            overwrite=overwrite,
+    with linked_curves(output, there):
+        return ranks.run_on_first(
+            lambda: evaluate(
+                study.evaluate,
+                there,
+                runs=runs,
+                unseen=unseen,
+                guards=guards,
+                sections=folders,
+                stages=stages,
+                overwrite=overwrite,
+            )
         )
-    )
 
 
 def _index(study: StudyConfig, config: IndexConfig, output: Path, name: str, overwrite: bool) -> Path:

@@ -31,6 +31,7 @@ from meddap_monai.selection.filtering.stage import select
 from meddap_monai.selection.mixing.config import MixConfig
 from meddap_monai.selection.mixing.stage import mix
 from meddap_monai.study.config import StudyConfig, Variant
+from meddap_monai.study.curves import linked_curves
 from meddap_monai.study.join import join_generated
 
 DIVIDED = ("pretrain", "adapt", "generate", "classify")
@@ -115,7 +116,11 @@ class Track:
 
     def _stage(self, name: str, config: Any, make: Callable[[Path], Path], *inputs: Any, leaf: str = "") -> Path:
         folder = self.folder / name / self.variant.name / leaf
-        work = make if name in DIVIDED else lambda to: self.shared.ranks.run_on_first(lambda: make(to))
+
+        def work(to: Path) -> Path:
+            with linked_curves(self.folder.parent, to):
+                return make(to) if name in DIVIDED else self.shared.ranks.run_on_first(lambda: make(to))
+
         result = self.shared.once([name, config, [str(item) for item in inputs]], folder, work)
         self.folders.setdefault(name, stage_folder(result))
         return result

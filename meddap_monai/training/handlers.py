@@ -80,7 +80,7 @@ class Validation:
         weights: the tensors that are kept when the score is the best so far.
         every: steps.
         patience: validations without a better one after which the run ends; 0 never ends it.
-        curves: also draws the values under ``validation/``.
+        curves: also draws the values.
 
     Attributes:
         best: copies of the weights of the best step, on the CPU; empty before.
@@ -137,31 +137,31 @@ class Validation:
         row = {"step": step, "loss": engine.state.output["loss"], **values}
         self.history.append({name: value for name, value in row.items() if math.isfinite(value)})
         if self.curves is not None:
-            self.curves.write(values, step, "validation")
+            self.curves.write_validation(values, step)
         if self.patience and self.stale >= self.patience:
             self.stopped = True
             engine.terminate()
 
 
 class Curves:
-    """Draw an engine's output (name -> number) in TensorBoard.
+    """Draw an engine's output (name -> number) in TensorBoard, under ``<group>/<name>``.
+
+    Every stage has a group of its own, so that a chart never shows two quantities.
 
     Example:
-        >>> with Curves(Path("run/tensorboard"), every=10, images=16) as curves:
+        >>> with Curves(Path("run/tensorboard"), "adapt", every=10, images=16) as curves:
         ...     curves.attach(trainer)
         ...     trainer.run()
 
     Args:
         folder: of the event files; None draws nothing.
+        group: what the names begin with: the stage, or a part of it that trains alone.
         first_step: steps done before; later entries of a killed run are dropped.
         every: steps between two points.
-        group: what the names begin with.
         images: of one step; above 0, ``images_per_second`` is drawn too.
     """
 
-    def __init__(
-        self, folder: Path | None, first_step: int = 0, every: int = 10, group: str = "train", images: int = 0
-    ) -> None:
+    def __init__(self, folder: Path | None, group: str, first_step: int = 0, every: int = 10, images: int = 0) -> None:
         self.every, self.group, self.images = every, group, images
         self.writer: Any = None
         if folder is not None:
@@ -198,11 +198,15 @@ class Curves:
             self._drawn, self._since = step, now
         self.write(values, step)
 
-    def write(self, values: Mapping[str, float], step: int, group: str = "") -> None:
+    def write_validation(self, values: Mapping[str, float], step: int) -> None:
+        """Draw what was measured on validation images under ``<group>/validation_<name>``."""
+        self.write({f"validation_{name.removeprefix('val_')}": value for name, value in values.items()}, step)
+
+    def write(self, values: Mapping[str, float], step: int) -> None:
         """Draw finite values under ``<group>/<name>``."""
         for name, value in values.items() if self.writer is not None else ():
             if math.isfinite(value):
-                self.writer.add_scalar(f"{group or self.group}/{name}", value, step)
+                self.writer.add_scalar(f"{self.group}/{name}", value, step)
 
 
 class Pictures:

@@ -96,7 +96,7 @@ def train(work: TrainingTask, run: TrainingRun) -> None:
     first = run.ranks.rank == 0
     trainer = StepTrainer(work.advance, run.steps, run.device)
     ProgressBar(run.name, quiet=not first).attach(trainer)
-    with Curves(run.curves if first else None, done, run.log_every, run.name) as curves:
+    with Curves(run.curves if first else None, run.name, done, run.log_every) as curves:
         curves.attach(trainer)
         if hasattr(work, "picture"):
             Pictures(work.picture, curves, run.pictures_every).attach(trainer)

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from ignite.engine import Engine
 from torch import nn
 
 from meddap_monai.classifier.config import ClassifyConfig
-from meddap_monai.classifier.engine import Criterion, TrainingStep, balanced_weights, build_optimizer, build_trainer
+from meddap_monai.classifier.engine import (
+    Criterion,
+    MovingAverage,
+    TrainingStep,
+    balanced_weights,
+    build_optimizer,
+    build_trainer,
+    train_mode,
+)
 from meddap_monai.classifier.stage import initial_network
+from meddap_monai.encoders.layers import layers
 
 CONFIG = ClassifyConfig(
+    augmentation="none",
     label_smoothing=0.0,
     encoder="vit_tiny",
     mode="scratch",
@@ -76,3 +88,34 @@ def test_mixup_mixes_images_and_targets_alike_and_by_the_step() -> None:
     assert not torch.equal(mixed_targets, targets)
     assert torch.equal(step._mix(images, targets, 3)[1], mixed_targets)
     assert not torch.equal(step._mix(images, targets, 4)[1], mixed_targets)
+
+
+def test_rates_fall_from_the_last_layer_to_the_first_and_frozen_layers_stay() -> None:
+    config = replace(CONFIG, encoder_rate=0.5, layer_decay=0.1, freeze=2)
+    network = initial_network(config, 3)
+    found = layers(network)
+    groups = build_optimizer(config, network).param_groups
+    assert [group["factor"] for group in groups] == pytest.approx([0.5e-3, 0.5e-2, 0.5e-1, 0.5, 1.0][-len(groups) :])
+    assert len(groups) == len(found) - 2
+    assert [one.requires_grad for layer in found[:2] for one in layer] == [False] * sum(map(len, found[:2]))
+
+
+def test_batch_statistics_of_frozen_layers_do_not_move() -> None:
+    config = replace(CONFIG, encoder="resnet10_tiny", freeze=2)
+    network = initial_network(config, 3)
+    build_optimizer(config, network)
+    train_mode(network)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert [module.training for module in norms] == [module.weight.requires_grad for module in norms]
+    assert not norms[0].training and norms[-1].training
+
+
+def test_the_moving_average_follows_the_weights_and_copies_the_statistics() -> None:
+    network = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
+    average = copy.deepcopy(network)
+    before = average[0].weight.item()
+    trainer = Engine(lambda *_: nn.init.constant_(network[0].weight, before + 1) and network[1].running_mean.fill_(7.0))
+    MovingAverage(network, average, 0.9).attach(trainer)
+    trainer.run([0], max_epochs=1)
+    assert average[0].weight.item() == pytest.approx(before + 0.9, abs=1e-6), "a young average follows faster: 1/10"
+    assert average[1].running_mean.item() == 7.0

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,28 +15,20 @@ import pytest
 from PIL import Image
 
 from meddap_monai import store
-from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.inference import infer
 from meddap_monai.classifier.inference_config import InferConfig
 from meddap_monai.classifier.stage import classify
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.phantom.simulation import write_phantom_study
+from tests.classifier_material import TINY
 
 
 @pytest.fixture(scope="module")
-def models(make_records: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    records = make_records({"train": 4, "val": 2, "test": 2}, size=32)
+def models(records: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("models")
-    config = ClassifyConfig(
-        encoder="resnet10_tiny", mode="scratch", resolution=32, steps=4, batch=4, validation_every=2, pictures=False
-    )
-    other = ClassifyConfig(
-        encoder="vit_tiny", mode="scratch", resolution=16, steps=4, batch=4, validation_every=2, pictures=False, seed=1
-    )
-    return [
-        classify(config, folder / "a", records=records),
-        classify(other, folder / "b", records=records),
-    ]
+    config = replace(TINY, steps=4, batch=4, validation_every=2)
+    other = replace(config, encoder="vit_tiny", resolution=16, seed=1)
+    return [classify(one, folder / name, records=records) for name, one in (("a", config), ("b", other))]
 
 
 def table(path: Path) -> list[dict[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,11 +33,6 @@ CONFIG = ClassifyConfig(
 
 def together(config: ClassifyConfig, folder: Path, records: Path, logs: Path) -> list[int]:
     return run_pair(lambda: classify(config, folder, records=records), logs)
-
-
-@pytest.fixture(scope="module")
-def records(make_records: Callable[..., Path]) -> Path:
-    return make_records({"train": 4, "val": 2, "test": 2}, size=32)
 
 
 @pytest.mark.parametrize("augmentation", ["none", "ultrasound"])

@@ -1,40 +1,26 @@
-"""The commands infer and grid: they run what the functions run, and say in one sentence what is wrong."""
+"""The commands infer and grid: they run what the functions run."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.stage import classify
 from meddap_monai.cli.evaluation import read_draw, read_keys
 from meddap_monai.cli.main import main
 from meddap_monai.study.grid_config import GridConfig
-
-
-@pytest.fixture(scope="module")
-def records(make_records: Callable[..., Path]) -> Path:
-    return make_records({"train": 4, "val": 2, "test": 4}, size=32)
+from tests.classifier_material import TINY
 
 
 def test_infer_writes_a_table_of_an_ensemble(records: Path, tmp_path: Path) -> None:
     models = []
     for seed in (0, 1):
-        config = ClassifyConfig(
-            encoder="resnet10_tiny",
-            mode="scratch",
-            resolution=16,
-            steps=2,
-            batch=4,
-            validation_every=1,
-            pictures=False,
-            seed=seed,
-        )
+        config = replace(TINY, resolution=16, steps=2, batch=4, validation_every=1, seed=seed)
         models.append(str(classify(config, tmp_path / str(seed), records=records)))
     Image.fromarray(np.full((40, 40), 90, dtype=np.uint8)).save(tmp_path / "one.png")
     words = ["infer", "--source", str(tmp_path / "one.png"), "--output", str(tmp_path / "table.csv"), "frames=first"]
@@ -49,8 +35,8 @@ def test_grid_writes_its_table(records: Path, tmp_path: Path) -> None:
     words = ["grid", "--draws", f"0:{records}", "--output", str(tmp_path / "grid"), "arms=[real]"]
     words += ["encoders=[resnet10_tiny]", "fractions=[0.5, 1]", "classify#steps=2", "classify#resolution=16"]
     words += [
-        "classify#batch=4",
         "classify#mode=scratch",
+        "classify#batch=4",
         "classify#pictures=false",
         "evaluate#samples=20",
         "evaluate#hog=false",
@@ -62,26 +48,6 @@ def test_grid_writes_its_table(records: Path, tmp_path: Path) -> None:
         ("resnet10_tiny", "0.5", "real"),
         ("resnet10_tiny", "1.0", "real"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["infer", "--models", "none", "--source", ".", "frams=all"], "infer: unknown key 'frams'; did you mean"),
-        (["infer", "--models", "none", "--source", "."], "no classifier of this package"),
-        (["grid", "--draws", "zero:r.jsonl"], "draws: got 'zero:r.jsonl', expected SEED:RECORDS_FILE"),
-        (["grid", "--draws", "0:none.jsonl", "classify#stepps=3"], "grid#classify: unknown key 'stepps'; did you mean"),
-        (["grid", "--draws", "0:none.jsonl", "steps"], "'steps': expected ID=VALUE"),
-        (["grid", "--draws", "0:none.jsonl", "arms=[real_synthetic]"], "needs synthetic images, seed 0 has none"),
-    ],
-)
-def test_what_is_wrong_is_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
-) -> None:
-    place = 5 if words[0] == "infer" else 3
-    assert main([*words[:place], "--output", str(tmp_path / "out"), *words[place:]]) == 2
-    error = capsys.readouterr().err
-    assert message in error and "Traceback" not in error
 
 
 def test_ids_become_nested_keys() -> None:

@@ -14,7 +14,6 @@ import pytest
 from meddap_monai.cli.main import main
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.study import read_study
-from meddap_monai.study.command import command_of
 from meddap_monai.study.sections import load_sections
 
 
@@ -31,11 +30,18 @@ from meddap_monai.study.sections import load_sections
         (["study", "index#source=/nowhere/at/all"], "/nowhere/at/all"),
         (["generate", "--records", "r.jsonl", "stepps=2"], "generate: unknown key 'stepps'; did you mean 'steps'?"),
         (["evaluate", "--runs", "real:0"], "runs: got 'real:0', expected ARM:SEED:MODEL_FOLDER:RECORDS_FILE"),
+        (["evaluate", "--runs", "../../x:0:m:r"], "runs: got the arm '../../x', expected letters"),
         (["select", "--records", "none.jsonl", "--generated", "g.jsonl"], "none.jsonl"),
         (["classify", "--records", "r.jsonl", "evaluate=3"], "evaluate: is no key of classify, which runs alone here"),
         (["classify", "--records", "r.jsonl", "generate#steps=2"], "generate#steps: is no key of classify"),
         (["adapt", "--records", "r.jsonl", "base=other"], "base: is no key of adapt, which runs alone here; leave it"),
         (["index", "seeds=[1]"], "seeds: is no key of index"),
+        (["infer", "--models", "none", "--source", ".", "frams=all"], "infer: unknown key 'frams'; did you mean"),
+        (["infer", "--models", "none", "--source", "."], "no classifier of this package"),
+        (["grid", "--draws", "zero:r.jsonl"], "draws: got 'zero:r.jsonl', expected SEED:RECORDS_FILE"),
+        (["grid", "classify#stepps=3", "--draws", "0:none.jsonl"], "grid#classify: unknown key 'stepps'; did you mean"),
+        (["grid", "steps", "--draws", "0:none.jsonl"], "'steps': expected ID=VALUE"),
+        (["grid", "arms=[real_synthetic]", "--draws", "0:none.jsonl"], "needs synthetic images, seed 0 has none"),
     ],
 )
 def test_what_is_wrong_is_one_sentence_and_exit_code_2(
@@ -119,14 +125,6 @@ def test_every_command_explains_itself(stage: str, capsys: pytest.CaptureFixture
         main([stage, "--help"])
     assert stop.value.code == 0
     assert "--output" in capsys.readouterr().out
-
-
-def test_the_command_of_a_report_repeats_the_study_without_naming_sources() -> None:
-    words = ["index#source=/data/hospital", "unseen={source: /data/other, split: unseen}", "seeds=[0, 1]"]
-    command = command_of("study", ["demo.yaml"], words)
-    assert command == (
-        "meddap study --config demo.yaml 'index#source=...' 'unseen={source: ..., split: unseen}' 'seeds=[0, 1]'"
-    )
 
 
 @pytest.mark.parametrize(
@@ -237,8 +235,3 @@ def test_code_on_the_command_line_runs_only_when_trusted(tmp_path: Path, capsys:
     assert main(["index", "--output", str(tmp_path / "out"), "--trust-config", code]) == 2
     assert "index#source: None is not a folder" in capsys.readouterr().err
     assert (tmp_path / "ran").exists()
-
-
-def test_an_arm_is_a_name_and_no_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", "--output", str(tmp_path), "--runs", "../../x:0:m:r"]) == 2
-    assert "runs: got the arm '../../x', expected letters" in capsys.readouterr().err

@@ -239,6 +239,7 @@ def test_text_that_only_holds_such_signs_is_data() -> None:
         ("grid={where: {a: {'index#table': Doe}}}", "'grid={where: {a: {index#table: ...}}}'"),
         ("limits={'unseen#source': Doe}", "'limits={unseen#source: ...}'"),
         ("mix#search#classifier#steps=3", "'mix#search#classifier#steps=3'"),
+        ("unseen={source: /data/other, split: unseen}", "'unseen={source: ..., split: unseen}'"),
         ("seeds=[0, 1]", "'seeds=[0, 1]'"),
         ("evaluate#question=Does it help?", "'evaluate#question=Does it help?'"),
         ("classify#weights=null", "'classify#weights=null'"),

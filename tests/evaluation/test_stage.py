@@ -7,11 +7,12 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.stage import classify
 from meddap_monai.core.records import read_records, write_records
 from meddap_monai.errors import ConfigurationError, ForeignOutput, LeakedRecords, RecordsError, StageError
@@ -20,7 +21,10 @@ from meddap_monai.evaluation.predictions import ClassifierRun
 from meddap_monai.evaluation.redraw import redraw
 from meddap_monai.evaluation.report.content import learning_curves
 from meddap_monai.evaluation.report.material import device_of, reasons, sum_stages
+from meddap_monai.evaluation.report.page import render
 from meddap_monai.evaluation.stage import evaluate
+from tests.classifier_material import TINY
+from tests.record_material import as_synthetic, write_like
 
 CONFIG = EvaluateConfig(samples=60, pictures=2, embedding="tsne", command="meddap study configs/demo.yaml")
 ARMS = {"real": "none", "real_classical": "classical", "real_synthetic_classical": "classical", "shuffled": "none"}
@@ -35,28 +39,17 @@ def records(make_records: Callable[..., Path]) -> Path:
 def unseen(make_records: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another scanner's images without the class normal."""
     source = make_records({"unseen": 6}, size=32)
-    folder = tmp_path_factory.mktemp("unseen")
-    write_records(
-        folder / "records.jsonl",
-        [
-            row | {"meta": {"device": "A" if place % 2 else "B"}}
-            for place, row in enumerate(read_records(source, full=True))
-            if row["class_name"] != "normal"
-        ],
-    )
-    shutil.copy(source.parent / "stage.json", folder / "stage.json")
-    return folder / "records.jsonl"
+    rows = [row for row in read_records(source, full=True) if row["class_name"] != "normal"]
+    scanned = [row | {"meta": {"device": "AB"[place % 2]}} for place, row in enumerate(rows)]
+    return write_like(source, tmp_path_factory.mktemp("unseen"), scanned)
 
 
 @pytest.fixture(scope="module")
 def synthetic(records: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders as `generate` and `select` leave them, from borrowed pictures."""
     root = tmp_path_factory.mktemp("synthetic")
-    rows = [
-        row
-        | {"id": f"s-{row['id']}", "source": "synthetic", "patient": "synthetic", "synthetic": {"prompt": "<b>x</b>"}}
-        for row in read_records(records, split="train", full=True)
-    ]
+    rows = [as_synthetic(row) for row in read_records(records, split="train", full=True)]
+    rows = [row | {"synthetic": {"prompt": "<b>x</b>"}} for row in rows]
     for name, file, chosen in (("generate", "generated.jsonl", rows), ("select", "kept.jsonl", rows[2:])):
         (root / name).mkdir()
         write_records(root / name / file, chosen)
@@ -65,8 +58,11 @@ def synthetic(records: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         (root / name / "stage.json").write_text(json.dumps(document))
         (root / name / "cost.json").write_text(json.dumps({"seconds": 61.0}))
     pair = {"synthetic": rows[3]["id"], "id": rows[3]["id"].removeprefix("s-"), "copy": True}
+    pair |= {"distances": {"correlation": 0.12, "tiles": 0.95}}
     copies = {"copies": 1, "of": 12, "rate": 1 / 12, "interval": [0.015, 0.354], "real_images_flagged": 0.01}
-    (root / "select" / "selection.json").write_text(json.dumps({"copies": copies | {"closest": [pair]}}))
+    copies |= {"closest": [pair], "thresholds": {"correlation": 0.25, "tiles": 0.9}}
+    judged = {"auc": 0.52, "confusion": [[1, 2, 1], [2, 1, 1], [1, 2, 1]]}
+    (root / "select" / "selection.json").write_text(json.dumps({"copies": copies, "filter": judged}))
     (root / "select" / "dropped.csv").write_text(
         f"id,reason\n{rows[0]['id']},copy of a training image\n{rows[1]['id']},label confidence\n"
     )
@@ -79,18 +75,9 @@ def runs(records: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Classi
     made = []
     for arm, augmentation in ARMS.items():
         for seed in (0, 1):
-            config = ClassifyConfig(
-                encoder="resnet10_tiny",
-                mode="scratch",
-                resolution=32,
-                steps=6,
-                batch=4,
-                validation_every=3,
-                augmentation=augmentation,
-                pictures=False,
-                seed=seed,
-                learning_rate=1e-3 if arm != "shuffled" else 2e-3,
-            )
+            rate = 1e-3 if arm != "shuffled" else 2e-3
+            few = replace(TINY, steps=6, batch=4, validation_every=3)
+            config = replace(few, augmentation=augmentation, seed=seed, learning_rate=rate)
             made.append(ClassifierRun(arm, seed, classify(config, root / arm / str(seed), records=records), records))
     return made
 
@@ -107,6 +94,8 @@ def report(
 def test_report_json_holds_what_was_asked(report: Path) -> None:
     found = json.loads((report.parent / "report.json").read_text())
     assert set(found["arms"]) == {*ARMS, "hog"}
+    assert found["heads"] == {"hog": "ridge on features of hog (has no weights)"}
+    assert found["heads"]["hog"] in report.read_text()
     assert set(found["sets"]) == {"own", "unseen"}
     assert found["sets"]["own"]["masked"] is None
     assert found["sets"]["unseen"]["absent"] == ["normal"]
@@ -181,6 +170,64 @@ def test_the_page_needs_nothing_else_and_escapes_foreign_text(report: Path) -> N
     assert "Copies of training images: 1 of 12 (8.3 %" in page
     assert "its nearest real image" in page
     assert str(report.parent) not in page, "no path of this machine"
+
+
+def test_the_page_says_what_its_numbers_are_worth(report: Path) -> None:
+    page = report.read_text()
+    for text in (
+        "What was generated, what was dropped: the filter cannot tell the classes apart</h2>",
+        "its accuracy is 0.25 (always naming the commonest class: 0.33) and its AUC 0.52 (guessing: 0.50)",
+        "That 10 of 12 were kept does not mean that they show their class.",
+        "(first seed: correlation below 0.25 or tiles below 0.90)",
+        "two images that look unlike to the eye can lie below them",
+        "synthetic, counted as a copy; correlation 0.12, limit 0.25; tiles 0.95, limit 0.90",
+    ):
+        assert text in page, text
+
+
+@pytest.mark.parametrize(
+    ("counts", "text"),
+    [
+        ({"not_deidentified": 3}, "3 of these images were not de-identified: they were taken whole"),
+        ({"deidentification_unknown": 2}, "Of 2 the ultrasound region is a guess, so text may be left in them."),
+        ({"not_deidentified": 0}, "De-identified: only the ultrasound regions were kept"),
+    ],
+)
+def test_the_page_says_whether_images_are_deidentified(report: Path, counts: dict[str, int], text: str) -> None:
+    document = json.loads((report.parent / "report.json").read_text())
+    document["sections"]["index"]["counts"] |= counts
+    document["sections"].pop("unseen")
+    page = render(document)
+    assert text in page
+    assert ("Look before you share this page." in page) == any(counts.values())
+
+
+def test_cases_are_the_surest_errors_and_right_answers_with_their_maps(report: Path, unseen: Path) -> None:
+    found = json.loads((report.parent / "report.json").read_text())
+    cases = found["cases"]
+    assert [(case["arm"], case["kind"], case["set"]) for case in cases] == [
+        (arm, kind, "unseen") for arm in ("real_classical", "real_synthetic_classical") for kind in ("wrong", "right")
+    ]
+    images = len(read_records(unseen))
+    for wrong, right in (cases[:2], cases[2:]):
+        assert wrong["of"] + right["of"] == images
+        confusion = np.array(found["sets"]["unseen"]["details"][wrong["arm"]]["confusion"])
+        assert confusion.sum() == 2 * images, "of both seeds; the cases are of the first"
+        for case in (wrong, right):
+            assert len(case["images"]) == min(CONFIG.pictures, case["of"])
+            for image in case["images"]:
+                true, called = re.fullmatch(r"(\w+), called (\w+) \(\d+% sure\)", image["note"]).groups()
+                assert (true == called) is (case["kind"] == "right")
+                assert image["uri"].startswith("data:image/png") and image["heat"].startswith("data:image/png")
+
+
+def test_calibration_counts_every_prediction_once(report: Path) -> None:
+    for part in json.loads((report.parent / "report.json").read_text())["sets"].values():
+        for arm, bins in part["calibration"].items():
+            images = sum(one["images"] for one in bins)
+            assert images == np.sum(part["details"][arm]["confusion"])
+            right = sum(one["images"] * one["right"] for one in bins)
+            assert right == pytest.approx(np.trace(part["details"][arm]["confusion"]), abs=0.01)
 
 
 def test_pictures_of_the_page_are_pictures(report: Path) -> None:
@@ -325,7 +372,6 @@ def test_an_unseen_set_of_one_class_has_an_accuracy_and_no_auc(
 @pytest.mark.slow
 def test_the_page_opens_in_a_browser(report: Path, tmp_path: Path) -> None:
     """Headless chromium renders it: not blank, wide tables inside, no script, no request."""
-    import numpy as np
     from PIL import Image
 
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -343,4 +389,4 @@ def test_the_page_opens_in_a_browser(report: Path, tmp_path: Path) -> None:
     text = subprocess.run(
         [*command, "--dump-dom", report.as_uri()], check=True, timeout=120, capture_output=True, text=True
     ).stdout
-    assert text.count("<svg") == 10
+    assert text.count("<svg") == 12

@@ -7,7 +7,10 @@ import io
 import json
 import resource
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -20,14 +23,14 @@ from PIL import Image, PngImagePlugin
 from meddap_monai import store
 from meddap_monai.core.records import read_records, write_records
 from meddap_monai.errors import ConfigurationError, FolderInUse, ForeignOutput, MeddapError, RecordsError
-from meddap_monai.reading_form.reading import QUESTIONS, Reading, ReadingConfig, read_answers
+from meddap_monai.reading_form.reading import CLASS, QUESTIONS, Reading, ReadingConfig, read_answers
 from meddap_monai.reading_form.reading_table import print_table, summarise_reading
 from meddap_monai.reading_form.review import ReviewServer, make_server, review
 from meddap_monai.statistics.shares import wilson
 from tests.reading_form.chromium import Chromium
 from tests.selection.synthetic import CLASSES, picture, synthetic_record
 
-ALL_YES = dict.fromkeys(QUESTIONS, "yes")
+ALL_YES = dict.fromkeys(QUESTIONS, "yes") | {CLASS: "unsure"}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,7 @@ def test_page_state_and_pictures_do_not_tell_the_source(server: ReviewServer, re
     status, page, kind = ask(server, "")
     assert status == 200 and kind.startswith("text/html") and b"Blinded reading" in page
     status, state, _ = ask(server, "state")
-    assert json.loads(state)["count"] == 6 and list(json.loads(state)["questions"]) == list(QUESTIONS)
+    assert json.loads(state)["count"] == 6 and list(json.loads(state)["questions"]) == [*QUESTIONS, CLASS]
     sizes = set()
     for number in range(6):
         status, data, kind = ask(server, f"image/{number}")
@@ -179,6 +182,11 @@ def test_answers_are_records_on_disk_and_survive_a_restart(
     [
         ("answer/0", {"real": "yes"}, "person is None"),
         ("answer/0", ALL_YES | {"finding": "maybe"}, "finding is 'maybe', expected one of yes, no, unsure"),
+        (
+            "answer/0",
+            ALL_YES | {CLASS: "cyst"},
+            "reader_class is 'cyst', expected one of benign, malignant, normal, ",
+        ),
         ("answer/6", ALL_YES, "an image that exists"),
         ("answer/-1", ALL_YES, "an image that exists"),
         ("answer/0", [1], "expected a JSON object"),
@@ -245,7 +253,8 @@ def test_table(tmp_path: Path, simulated_records: Path, generated: Path) -> None
         for rank, number in enumerate(order):
             right = "yes" if reading.items[number]["source"] == "real" else "no"
             wrong = "no" if right == "yes" else "yes"
-            reading.answer(number, ALL_YES | {"real": wrong if rank in flips else right, "malformed": "no"})
+            named = {CLASS: reading.items[number]["class_name"] if reader == "one" else "benign"}
+            reading.answer(number, ALL_YES | named | {"real": wrong if rank in flips else right, "malformed": "no"})
     table = summarise_reading(tmp_path / "reading")
     rows = {(r["question"], r["reader"], r["source"], r["class_name"]): r for r in table["rows"]}
     assert rows["real", "one", "real", "all"]["share_yes"] == 1.0
@@ -254,6 +263,8 @@ def test_table(tmp_path: Path, simulated_records: Path, generated: Path) -> None
     both, one = rows["real", "all", "real", "all"], rows["real", "one", "real", "all"]
     assert both["count"] == 6 and one["count"] == 3
     assert rows["malformed", "all", "real", "all"]["high"] == rows["malformed", "one", "real", "all"]["high"] < 1
+    named = [rows["reader_class", reader, "real", name] for reader, name in (("one", "all"), ("two", "all"))]
+    assert [(row["yes"], row["no"]) for row in named] == [(3, 0), (1, 2)]
     low, high = wilson(3, 3)
     assert rows["real", "one", "real", "all"]["low"] == pytest.approx(low, abs=1e-4) and high == 1.0
     assert table["told_apart"]["one"]["share"] == 1.0 and table["told_apart"]["two"]["right"] == 4
@@ -265,6 +276,32 @@ def test_table(tmp_path: Path, simulated_records: Path, generated: Path) -> None
     )
 
 
+def test_the_page_says_how_to_read_and_has_an_icon(server: ReviewServer) -> None:
+    page = ask(server, "")[1].decode()
+    for text in ('rel="icon"', "Before you read", "Answer every question about each image", "zoom", "contrast"):
+        assert text in page
+    assert json.loads(ask(server, "state")[1])["answers"][CLASS] == [*CLASSES, "unsure"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_reading_and_prints_its_table(
+    tmp_path: Path, simulated_records: Path, generated: Path, number: signal.Signals
+) -> None:
+    start(tmp_path, simulated_records, generated).answer(0, ALL_YES)
+    command = [sys.executable, "-m", "meddap_monai.cli", "review", "--records", str(simulated_records)]
+    command += ["--generated", str(generated), "--output", str(tmp_path / "reading"), "--reader", "one"]
+    command += ["--images", "6", "--seed", "3", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("reading form: http://127.0.0.1:")
+        assert "answers are saved as they are given" in process.stdout.readline()
+        process.send_signal(number)
+        told = process.communicate(timeout=60)[0]
+    assert process.returncode == 0
+    assert told.startswith("question     source        yes  95 % interval\nreal ") and "reader_class" in told
+    assert json.loads((tmp_path / "reading" / "table.json").read_text())["read"] == {"one": 1}
+
+
 @pytest.mark.slow
 def test_a_reader_works_through_it_with_the_keyboard(
     server: ReviewServer, reading: Reading, tmp_path: Path, simulated_records: Path
@@ -274,14 +311,25 @@ def test_a_reader_works_through_it_with_the_keyboard(
         pytest.skip("needs Debian's chromium (apt-get install chromium)")
     browser = Chromium(executable, tmp_path / "profile", server.address)
     try:
-        browser.wait_for("document.querySelectorAll('fieldset').length === 4")
+        browser.wait_for("document.querySelectorAll('fieldset').length === 5")
         browser.wait_for("document.getElementById('picture').naturalWidth === 64")
+        assert "Before you read" in browser.wait_for("document.getElementById('help').open && document.body.innerText")
+        browser.press("Enter")
+        assert not browser.evaluate("document.getElementById('help').open")
+        style = "document.getElementById('picture').style"
+        for key in ("+", "]", "]"):
+            browser.press(key)
+        assert browser.evaluate(f"{style}.transform").endswith("scale(1.25)")
+        assert browser.evaluate(f"{style}.filter").startswith("contrast(1.23")
+        browser.press("0")
+        assert browser.evaluate(f"{style}.transform + {style}.filter").endswith("scale(1)contrast(1) brightness(1)")
         browser.press("Enter")
         browser.wait_for("document.getElementById('message').textContent.includes('every question')")
         for number in range(6):
             for key in "ynu" if number else "yyn":
                 browser.press(key)
             browser.press("y")
+            browser.press("2" if number else "u")
             browser.press("Enter")
             if number < 5:
                 browser.wait_for(
@@ -301,5 +349,6 @@ def test_a_reader_works_through_it_with_the_keyboard(
     answers = [reading.answers[record["id"]] for record in reading.items]
     assert [answer["real"] for answer in answers] == ["yes"] * 6
     assert [answer["malformed"] for answer in answers] == ["no"] + ["unsure"] * 5
+    assert [answer[CLASS] for answer in answers] == ["unsure"] + ["malignant"] * 5
     assert [answer["text"] for answer in answers] == [""] * 4 + ["n", ""]
     assert len(shot) > 1000 and len(read_records(simulated_records)) == 72

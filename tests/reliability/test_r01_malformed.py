@@ -9,9 +9,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from malformed import Case, every_case
 
 CASES = every_case()

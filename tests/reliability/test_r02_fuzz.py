@@ -12,12 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from mutants import mutant, seeds
 
 import meddap_monai
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from mutants import mutant, seeds
 
 FOUND: list[int] = []
 """Seeds of mutants that once made the reader fail."""

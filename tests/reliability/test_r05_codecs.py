@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom.data import get_testdata_file
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 import raw_dicom as raw
+from pydicom.data import get_testdata_file
 from pydicom.pixels.decoders.base import Decoder
 
 from meddap_monai.errors import UnreadableImage

@@ -46,10 +46,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def records(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def records(source: Path, key: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("index")
-    (folder / "key").write_bytes(b"k" * 32)
-    return index(IndexConfig(source=source, key_file=folder / "key", workers=2), folder / "out")
+    return index(IndexConfig(source=source, key_file=key, workers=2), folder / "out")
 
 
 def test_no_image_is_merged_or_lost(records: Path) -> None:
@@ -79,7 +78,7 @@ def test_duplicates_are_listed_and_their_patients_stay_together(records: Path) -
     assert len(patients) == 9 - 1 - 1, "a copy joins patients 0 and 1, a near-duplicate joins 0 and 2"
 
 
-def test_a_copy_under_another_class_takes_both_out(tmp_path: Path) -> None:
+def test_a_copy_under_another_class_takes_both_out(key: Path, tmp_path: Path) -> None:
     for patient in range(3):
         for name in ("benign", "malignant"):
             put(
@@ -89,10 +88,7 @@ def test_a_copy_under_another_class_takes_both_out(tmp_path: Path) -> None:
                 f"1.{patient}",
             )
     put(tmp_path / "in" / "malignant" / "torn", simulate_image("benign", 0), "someone", "1.9")
-    (tmp_path / "key").write_bytes(b"k" * 32)
-    path = index(
-        IndexConfig(source=tmp_path / "in", key_file=tmp_path / "key", split="train", workers=0), tmp_path / "o"
-    )
+    path = index(IndexConfig(source=tmp_path / "in", key_file=key, split="train", workers=0), tmp_path / "o")
     assert len(read_records(path)) == 5
     assert (path.parent / "rejects.csv").read_text().count("under several classes") == 2
 

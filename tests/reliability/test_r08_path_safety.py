@@ -5,15 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 import raw_dicom as raw
 from raw_dicom import dicom, text
 
@@ -44,11 +40,10 @@ def everything(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("value", HOSTILE, ids=range(len(HOSTILE)))
-def test_values_of_a_file(value: str, tmp_path: Path) -> None:
+def test_values_of_a_file(value: str, key: Path, tmp_path: Path) -> None:
     """Patient id, UIDs, institution and a label taken from an attribute."""
     data = value.encode("utf-8")
     (tmp_path / "in").mkdir()
-    (tmp_path / "key").write_bytes(b"k" * 32)
     changes = {0x00100020: text("LO", data), 0x00080018: text("UI", data), 0x0020000D: text("UI", data)}
     for number, label in enumerate((data, b"benign")):
         pixels = ("OB", (raw.GREY // (number + 1)).tobytes())
@@ -59,7 +54,7 @@ def test_values_of_a_file(value: str, tmp_path: Path) -> None:
         source=tmp_path / "in",
         labels="attribute",
         attribute="BodyPartExamined",
-        key_file=tmp_path / "key",
+        key_file=key,
         split="train",
         full_frame=True,
         workers=0,
@@ -73,9 +68,8 @@ def test_values_of_a_file(value: str, tmp_path: Path) -> None:
     assert not list(Path("/tmp").glob("escape*"))
 
 
-def test_names_in_a_table_stay_inside(tmp_path: Path) -> None:
+def test_names_in_a_table_stay_inside(key: Path, tmp_path: Path) -> None:
     (tmp_path / "in" / "ok").mkdir(parents=True)
-    (tmp_path / "key").write_bytes(b"k" * 32)
     (tmp_path / "secret.dcm").write_bytes(dicom())
     (tmp_path / "in" / "ok" / "good.dcm").write_bytes(dicom())
     names = ["ok/good.dcm", "../secret.dcm", str(tmp_path / "secret.dcm"), "ok/../../secret.dcm", "x" * 300, ""]
@@ -84,9 +78,7 @@ def test_names_in_a_table_stay_inside(tmp_path: Path) -> None:
         writer = csv.writer(stream)
         writer.writerow(["image", "label"])
         writer.writerows([name, "benign"] for name in [*names, "ok/link.dcm"])
-    config = IndexConfig(
-        source=tmp_path / "in", labels="csv", key_file=tmp_path / "key", split="train", full_frame=True
-    )
+    config = IndexConfig(source=tmp_path / "in", labels="csv", key_file=key, split="train", full_frame=True)
     path = index(config, tmp_path / "out")
     assert len(read_records(path)) == 1
     rejects = (tmp_path / "out" / "rejects.csv").read_text()

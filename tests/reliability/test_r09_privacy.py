@@ -9,18 +9,14 @@ import json
 import logging
 import os
 import stat
-import sys
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
+import raw_dicom as raw
 from PIL import Image
 from pydicom.dataset import Dataset
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import raw_dicom as raw
 
 from meddap_monai.core.records import read_records
 from meddap_monai.errors import ConfigurationError, RecordsError, UnreadableImage
@@ -97,10 +93,9 @@ def canaries() -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def indexed(key: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index of a marked file, of a marked file without a region, and of broken marked files."""
     folder = tmp_path_factory.mktemp("ZQCANARY_folder")
-    (folder / "key").write_bytes(b"k" * 32)
     _, data = marked_screen()
     place = folder / "in" / "benign" / "ZQCANARY_patient"
     place.mkdir(parents=True)
@@ -113,9 +108,7 @@ def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole.save_as(place / "black.dcm")
     for tag in (0x00280010, 0x00280004, 0x00281053, 0x00280008):
         (place / f"bad{tag:08x}.dcm").write_bytes(raw.dicom({tag: raw.text("LO", "ZQCANARY")}))
-    config = IndexConfig(
-        source=folder / "in", key_file=folder / "key", split="train", near_duplicates="off", guess_region=True
-    )
+    config = IndexConfig(source=folder / "in", key_file=key, split="train", near_duplicates="off", guess_region=True)
     return index(config, folder / "out")
 
 
@@ -173,14 +166,13 @@ def test_pixels_outside_of_the_region_are_gone(indexed: Path) -> None:
     assert any(within(picture) for picture in found)
 
 
-def test_the_info_is_an_allow_list(tmp_path: Path) -> None:
+def test_the_info_is_an_allow_list(key: Path, tmp_path: Path) -> None:
     _, data = marked_screen()
     (tmp_path / "x.dcm").write_bytes(data)
     _, info = read_ultrasound(tmp_path / "x.dcm", key=b"k" * 32)
     assert "CANARY" not in json.dumps(dataclasses.asdict(info))
     assert info.device.startswith("other-") and len(info.patient) == 16
-    (tmp_path / "key").write_bytes(b"k" * 32)
-    tensor = LoadUltrasound(key_file=tmp_path / "key")(tmp_path / "x.dcm")
+    tensor = LoadUltrasound(key_file=key)(tmp_path / "x.dcm")
     assert "CANARY" not in str({name: value for name, value in tensor.meta.items() if name != "filename_or_obj"})
 
 
@@ -219,17 +211,14 @@ def without_regions(screen: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize("guess_region", [False, True])
-def test_screens_without_a_region_give_no_name_away(guess_region: bool, tmp_path: Path) -> None:
+def test_screens_without_a_region_give_no_name_away(guess_region: bool, key: Path, tmp_path: Path) -> None:
     """By default they are rejected; a guess is "unknown" at best, and refused where it finds text."""
     (tmp_path / "in" / "benign").mkdir(parents=True)
-    (tmp_path / "key").write_bytes(b"k" * 32)
     named = [make()[0] for make in list(SCREENS.values())[::4]]
     clean = [np.repeat(background(seed, 1.0)[..., None], 3, -1) for seed in range(2)]
     for number, picture in enumerate([*named, *clean]):
         (tmp_path / "in" / "benign" / f"{number}.dcm").write_bytes(without_regions(picture))
-    config = IndexConfig(
-        source=tmp_path / "in", key_file=tmp_path / "key", split="train", guess_region=guess_region, workers=0
-    )
+    config = IndexConfig(source=tmp_path / "in", key_file=key, split="train", guess_region=guess_region, workers=0)
     if not guess_region:
         with pytest.raises(RecordsError, match=f"none of {len(named) + 2} items could be accepted"):
             index(config, tmp_path / "out")
@@ -248,7 +237,7 @@ def test_screens_without_a_region_give_no_name_away(guess_region: bool, tmp_path
 )
 @pytest.mark.parametrize("box", [(0, 0, 207, 255), (0, 0, 206, 254), (0, 0, 999, 999), (2, 2, 205, 253)])
 def test_a_region_of_the_whole_screen_is_none(
-    box: tuple[int, ...], keys: dict, expected: bool | str | None, tmp_path: Path
+    box: tuple[int, ...], keys: dict, expected: bool | str | None, key: Path, tmp_path: Path
 ) -> None:
     dataset = pydicom.dcmread(io.BytesIO(marked_screen(6)[1]))
     region = dataset.SequenceOfUltrasoundRegions[0]
@@ -256,8 +245,7 @@ def test_a_region_of_the_whole_screen_is_none(
     region.RegionLocationMaxY1, region.RegionLocationMaxX1 = box[2:]
     (tmp_path / "in" / "benign").mkdir(parents=True)
     dataset.save_as(tmp_path / "in" / "benign" / "x.dcm")
-    (tmp_path / "key").write_bytes(b"k" * 32)
-    config = IndexConfig(source=tmp_path / "in", key_file=tmp_path / "key", split="train", workers=0, **keys)
+    config = IndexConfig(source=tmp_path / "in", key_file=key, split="train", workers=0, **keys)
     if expected is None:
         with pytest.raises(RecordsError, match="none of 1 items"):
             index(config, tmp_path / "out")
@@ -268,14 +256,11 @@ def test_a_region_of_the_whole_screen_is_none(
     assert (Image.open(record["image"]).size == (256, 208)) == (expected is False)
 
 
-def test_plain_images_are_counted_as_not_deidentified(tmp_path: Path) -> None:
+def test_plain_images_are_counted_as_not_deidentified(key: Path, tmp_path: Path) -> None:
     (tmp_path / "in" / "benign").mkdir(parents=True)
-    (tmp_path / "key").write_bytes(b"k" * 32)
     for number in range(3):
         Image.fromarray(simulate_image("benign", number)).save(tmp_path / "in" / "benign" / f"{number}.png")
-    path = index(
-        IndexConfig(source=tmp_path / "in", key_file=tmp_path / "key", split="train", workers=0), tmp_path / "o"
-    )
+    path = index(IndexConfig(source=tmp_path / "in", key_file=key, split="train", workers=0), tmp_path / "o")
     assert read_stage(path.parent)["counts"]["not_deidentified"] == 3
     assert [record["meta"]["deidentified"] for record in read_records(path, full=True)] == [False] * 3
 

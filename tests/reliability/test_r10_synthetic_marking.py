@@ -92,17 +92,16 @@ def test_png_and_nifti(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["dcm", "png", "nii", "nii.gz"])
-def test_a_marked_image_is_never_indexed_as_real(kind: str, tmp_path: Path) -> None:
+def test_a_marked_image_is_never_indexed_as_real(kind: str, key: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in" / "benign"
     folder.mkdir(parents=True)
-    (tmp_path / "key").write_bytes(b"k" * 32)
     if kind == "dcm":
         write_synthetic_dicom(folder / "x.dcm", GREY, MADE, run="r", item="1")
     elif kind == "png":
         write_synthetic_png(folder / "x.png", GREY, MADE)
     else:
         write_synthetic_nifti(folder / f"x.{kind}", GREY, MADE)
-    config = IndexConfig(source=tmp_path / "in", key_file=tmp_path / "key", full_frame=True, workers=0, split="train")
+    config = IndexConfig(source=tmp_path / "in", key_file=key, full_frame=True, workers=0, split="train")
     with pytest.raises(RecordsError, match="none of 1 items could be accepted"):
         index(config, tmp_path / "out")
     assert "marked as synthetic" in (tmp_path / "out" / "rejects.csv").read_text()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,11 +18,6 @@ from meddap_monai.diffusion.generation.stage import generate
 from meddap_monai.errors import DiskFull
 
 CONFIG = GenerateConfig(counts=3, steps=2, shard_size=8, batch=8, sheet_columns=2)
-
-
-@pytest.fixture(scope="module")
-def records(make_records: Callable[..., Path]) -> Path:
-    return make_records({"train": 2, "test": 1}, size=32)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from meddap_monai.training.checkpoint import NAME
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_r18_stops_within_one_step_and_the_checkpoint_is_finite(
-    tiny_base: Path, make_records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+    tiny_base: Path, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
     whole, steps = AdapterTrainer.predict, []
 
@@ -26,7 +26,6 @@ def test_r18_stops_within_one_step_and_the_checkpoint_is_finite(
         answer = whole(self, noisy, times, rows)
         return answer + value if self.state.iteration == 5 else answer
 
-    records = make_records({"train": 2, "val": 1}, size=32)
     monkeypatch.setattr(AdapterTrainer, "predict", poisoned)
     named = r"at step 5, .*\(learning rate 0\.001, images train-\w+-\d+, train-\w+-\d+\)\."
     with pytest.raises(NonFiniteLoss, match=named):

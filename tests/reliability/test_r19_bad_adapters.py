@@ -18,15 +18,9 @@ from meddap_monai import store
 from meddap_monai.diffusion.adapters import adapter as adapters
 from meddap_monai.diffusion.adapters.file import save_adapter
 from meddap_monai.diffusion.adapters.formats import to_diffusers
-from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.errors import BadAdapter, MeddapError
 
 FILE, CARD = "adapter.safetensors", "adapter.json"
-
-
-@pytest.fixture(scope="module")
-def pipeline(tiny_base: Path):
-    return load_base(tiny_base)
 
 
 def foreign(change: Callable[[dict], dict | None]) -> Callable[[Path, object], Path]:

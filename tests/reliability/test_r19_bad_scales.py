@@ -16,14 +16,7 @@ from safetensors.torch import save_file
 from meddap_monai.diffusion.adapters import adapter as adapters
 from meddap_monai.diffusion.adapters.factors import assemble
 from meddap_monai.diffusion.adapters.formats import to_diffusers
-from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.errors import BadAdapter
-
-
-@pytest.fixture(scope="module")
-def pipeline(tiny_base: Path):
-    return load_base(tiny_base)
-
 
 GOOD = {"peft_type": "LORA", "r": 4, "lora_alpha": 16}
 SLOW = {rf"(.*)(.*)(.*)(.*)\3\4\5[!?]|{number}": 1 for number in range(5_000)}

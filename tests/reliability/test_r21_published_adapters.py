@@ -28,12 +28,17 @@ def full() -> Full:
 
 def test_r21_meddaps_file(full: Full, tmp_path: Path) -> None:
     weights = random_weights({"unet": full.unet}, {"unet": "attention"})
-    save_file(legacy_file(weights), tmp_path / "pytorch_lora_weights.safetensors", {"format": "pt"})
+    tensors = legacy_file(weights)
+    for kind, projection, width in ((1, "q", 320), (2, "k", 768)):
+        stem = f"down_blocks.0.attentions.0.transformer_blocks.0.attn{kind}.processor.to_{projection}_lora"
+        assert tensors[f"{stem}.down.weight"].shape == (4, width)
+    save_file(tensors, tmp_path / "pytorch_lora_weights.safetensors", {"format": "pt"})
     found = adapters.read_weights(full, find_file(tmp_path))
-    assert (found.parameters, found.ranks, found.alphas) == (797_184, [4], [4.0])
-    assert 2 * len(found.parts["unet"]) == 256
+    assert (found.layout, found.parameters, found.ranks, found.alphas) == ("legacy", 797_184, [4], [4.0])
+    assert 2 * len(found.parts["unet"]) == len(tensors) == 256
     for name, change in weights.parts["unet"].items():
-        assert torch.equal(found.parts["unet"][name].change(), change.change())
+        assert torch.equal(found.parts["unet"][name].down, change.down)
+        assert torch.equal(found.parts["unet"][name].up, change.up)
 
 
 def test_r21_kohya_file_with_text_encoder_and_alpha(full: Full, tmp_path: Path) -> None:
@@ -42,11 +47,14 @@ def test_r21_kohya_file_with_text_encoder_and_alpha(full: Full, tmp_path: Path) 
     for change in list(weights.parts["text_encoder"].values())[-6:]:
         change.up.zero_()  # what clip skip leaves untrained
     tensors, _ = to_kohya(weights)
+    assert tensors["lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"].shape == (2, 320, 1, 1)
+    assert "lora_te_text_model_encoder_layers_11_mlp_fc2.lora_up.weight" in tensors
     save_file({name: tensor.half() for name, tensor in tensors.items()}, tmp_path / "fetal.safetensors")
     found = adapters.read_weights(full, tmp_path / "fetal.safetensors")
     assert {part: len(changes) for part, changes in found.parts.items()} == {"unet": 192, "text_encoder": 72}
-    assert (found.layout, found.alphas) == ("kohya", [1.0])
+    assert (found.layout, found.ranks, found.alphas, len(tensors)) == ("kohya", [2], [1.0], 3 * (192 + 72))
     for part, name, change in weights.modules():
+        assert torch.equal(found.parts[part][name].down, change.down.half().float())
         assert torch.equal(found.parts[part][name].up, change.up.half().float())
 
 

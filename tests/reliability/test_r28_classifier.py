@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.scoring import load_classifier
 from meddap_monai.classifier.stage import classify
-from meddap_monai.core.records import pixel_hash, read_records, write_records
+from meddap_monai.core.records import read_records, write_records
 from meddap_monai.training.handlers import Validation
+from tests.classifier_material import TINY
+from tests.record_material import CLASSES, image_record
 from tests.reliability.held import HERE, open_files, resident_bytes
-
-CLASSES = ["benign", "malignant", "normal"]
 
 
 def many_records(folder: Path, training: int) -> Path:
     """Write tiny images of three grey levels and noise: `training` of split train, 60 of val."""
     rng = np.random.default_rng(0)
-    (folder / "images").mkdir(parents=True)
     rows = []
     for number in range(training + 60):
-        label = number % 3
-        pixels = np.clip(rng.normal(60 + 60 * label, 25, (20, 20)), 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / "images" / f"{number:06d}.png")
-        rows.append(
-            {
-                "id": f"{number:06d}",
-                "image": f"images/{number:06d}.png",
-                "label": label,
-                "class_name": CLASSES[label],
-                "patient": f"p{number // 2}",
-                "split": "train" if number < training else "val",
-                "source": "real",
-                "sha256": pixel_hash(pixels),
-                "meta": {"frame": 0},
-            }
-        )
+        pixels = np.clip(rng.normal(60 + 60 * (number % 3), 25, (20, 20)), 0, 255).astype(np.uint8)
+        facts = {"patient": f"p{number // 2}", "split": "train" if number < training else "val"}
+        rows.append(image_record(folder, f"{number:06d}", pixels, CLASSES[number % 3], **facts))
     write_records(folder / "records.jsonl", rows)
     (folder / "stage.json").write_text(
         '{"stage": "index", "state": "done", "classes": ["benign", "malignant", "normal"]}'
@@ -68,19 +53,8 @@ def test_memory_and_open_files_stay(images: int, cache: str, tmp_path: Path, mon
 
     monkeypatch.setattr(Validation, "__call__", watching)
     steps = 2 * images // 16
-    config = ClassifyConfig(
-        encoder="resnet10_tiny",
-        mode="scratch",
-        resolution=16,
-        steps=steps,
-        batch=16,
-        validation_every=max(1, steps // 20),
-        checkpoint_every=max(1, steps // 10),
-        augmentation="classical",
-        cache=cache,
-        pictures=False,
-    )
-    folder = classify(config, tmp_path / "model", records=records)
+    config = replace(TINY, resolution=16, steps=steps, batch=16, validation_every=max(1, steps // 20), cache=cache)
+    folder = classify(replace(config, checkpoint_every=max(1, steps // 10)), tmp_path / "model", records=records)
     settled, last = seen[len(seen) // 4], seen[-1]
     assert len(seen) >= 20
     assert last[0] < 1.05 * settled[0]

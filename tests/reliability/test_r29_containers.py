@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import struct
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import containers as c
 import numpy as np
 import pytest
 import tifffile
-from PIL import ImageOps
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import containers as c
 from containers import (
     BIG,
     COARSE,
@@ -32,6 +27,7 @@ from containers import (
     png,
     tiff,
 )
+from PIL import ImageOps
 
 from meddap_monai.errors import UnreadableImage
 from meddap_monai.images.reading.opening import image_size, open_image
@@ -346,9 +342,8 @@ TABLE = [*pngs(), *jpegs(), *tiffs(), *bmps(), *niftis(), *dicoms()]
 
 
 @pytest.fixture
-def reader(tmp_path: Path) -> UltrasoundReader:
-    (tmp_path / "key").write_bytes(b"k" * 32)
-    return UltrasoundReader(full_frame=True, key_file=tmp_path / "key")
+def reader(key: Path) -> UltrasoundReader:
+    return UltrasoundReader(full_frame=True, key_file=key)
 
 
 def as_right(pixels: np.ndarray, right: np.ndarray) -> np.ndarray:

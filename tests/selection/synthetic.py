@@ -10,10 +10,9 @@ import numpy as np
 from PIL import Image
 
 from meddap_monai import store
-from meddap_monai.core.records import pixel_hash, write_records
+from meddap_monai.core.records import write_records
 from meddap_monai.phantom.simulation import simulate_image
-
-CLASSES = ["benign", "malignant", "normal"]
+from tests.record_material import CLASSES, image_record
 
 
 def picture(shown: str, seed: int, size: int = 64) -> np.ndarray:
@@ -27,39 +26,28 @@ def synthetic_record(
 ) -> dict[str, Any]:
     """Save an image; return its synthetic record."""
     item = f"syn-{number:05d}"
-    path = folder / "images" / f"{item}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-    return {
-        "id": item,
-        "image": str(path),
-        "label": CLASSES.index(target),
-        "class_name": target,
-        "patient": "synthetic",
-        "split": "train",
-        "source": "synthetic",
-        "sha256": pixel_hash(pixels),
-        "synthetic": {
-            "prompt": f"an ultrasound photo of {target} tumor in breast",
-            "negative_prompt": "",
-            "adjective": adjective,
-            "seed": number,
-            "mode": "text",
-            "height": pixels.shape[0],
-            "width": pixels.shape[1],
-            "steps": 1,
-            "guidance": 1.0,
-            "scheduler": "none",
-            "adapters": [],
-            "base": "simulated",
-            "shard": 0,
-            "row": number,
-            "batch": 1,
-            "dtype": "float32",
-            "device": "cpu",
-            "threads": 1,
-        },
+    facts = {
+        "prompt": f"an ultrasound photo of {target} tumor in breast",
+        "negative_prompt": "",
+        "adjective": adjective,
+        "seed": number,
+        "mode": "text",
+        "height": pixels.shape[0],
+        "width": pixels.shape[1],
+        "steps": 1,
+        "guidance": 1.0,
+        "scheduler": "none",
+        "adapters": [],
+        "base": "simulated",
+        "shard": 0,
+        "row": number,
+        "batch": 1,
+        "dtype": "float32",
+        "device": "cpu",
+        "threads": 1,
     }
+    made = {"image": str(folder / "images" / f"{item}.png"), "patient": "synthetic", "source": "synthetic"}
+    return image_record(folder, item, pixels, target, **made, synthetic=facts)
 
 
 def write_generated(folder: Path, shown_and_target: Sequence[tuple[str, str]], first_seed: int = 500_000) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from meddap_monai.evaluation import arms
-from meddap_monai.evaluation.report.page import headline
+from meddap_monai.evaluation.report.plain_words import headline
 from meddap_monai.statistics.comparisons import (
     HARMS,
     HELPS,
@@ -121,3 +121,19 @@ def test_only_arms_with_synthetic_images_ask_for_a_verdict(arm: str, candidate: 
 )
 def test_the_headline_says_no_more_than_the_verdicts(words: list[str], seeds: int, sentence: str) -> None:
     assert sentence in headline([{"verdict": word, "seeds": seeds} for word in words])
+
+
+def test_like_is_compared_with_like_and_controls_take_the_strongest_augmentation() -> None:
+    known = ["real", "real_ultrasound", "real_synthetic", "real_synthetic_ultrasound", "shuffled"]
+    assert arms.like("real_synthetic", known) == "real"
+    assert arms.like("real_synthetic_ultrasound", known) == arms.like("shuffled", known) == "real_ultrasound"
+    assert arms.augmentation_of("shuffled", ["real", "real_classical", "shuffled"]) == "classical"
+    assert arms.augmentation_of("shuffled", ["real", "shuffled"]) == "none"
+
+
+def test_harm_is_judged_against_real_images_with_the_same_augmentation() -> None:
+    even = Comparison(-0.001, -0.02, 0.01, 0.01, 9.0, 0.03, 0.8, 0.8, 0.8, p_holm=0.8)
+    worse = Comparison(-0.05, -0.07, -0.03, 0.01, 9.0, 0.03, 0.001, 0.01, 0.01, p_holm=0.002)
+    assert verdict(worse, [], seeds=9, like=even)[0] == NOTHING
+    word, reason = verdict(even, [], seeds=9, like=worse)
+    assert word == HARMS and "with the same augmentation" in reason

@@ -15,6 +15,7 @@ from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation.config import EvaluateConfig
 from meddap_monai.study.grid import Draw, plan_cells, run_grid, shrink
 from meddap_monai.study.grid_config import GridConfig
+from tests.record_material import as_synthetic
 
 CLASSIFY = ClassifyConfig(
     encoder="resnet10_tiny", mode="scratch", resolution=16, steps=2, batch=4, validation_every=1, pictures=False
@@ -35,11 +36,7 @@ def draws(make_records: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
         records = make_records({"train": 4, "val": 2, "test": 4}, size=32)
         folder = tmp_path_factory.mktemp("kept")
         rows = read_records(records, split="train", full=True)
-        made = [
-            row | {"id": f"s{row['id']}", "source": "synthetic", "patient": "synthetic", "synthetic": {}}
-            for row in rows
-        ]
-        write_records(folder / "kept.jsonl", made)
+        write_records(folder / "kept.jsonl", map(as_synthetic, rows))
         found.append(Draw(seed, records, folder / "kept.jsonl"))
     return found
 
@@ -48,7 +45,7 @@ def test_a_grid_trains_judges_and_is_skipped_when_done(draws: list[Draw], tmp_pa
     output = run_grid(CONFIG, tmp_path / "grid", draws=draws)
     with (output / "grid.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["metric"] == "auc"]
-    cells = {(row["network"], row["fraction"], row["arm"]) for row in rows}
+    cells = {(row["encoder"], row["fraction"], row["arm"]) for row in rows}
     assert len(cells) == 2 * 2 * (4 + 1), "four arms and HOG"
     assert {row["seeds"] for row in rows} == {"2"}
     text = (output / "grid.md").read_text()

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +20,17 @@ from meddap_monai.core.configuration import build
 from meddap_monai.diffusion.pretraining.config import PretrainConfig
 from meddap_monai.diffusion.pretraining.stage import pretrain
 from tests.pretrain_material import weights
+from tests.test_bundles import SMALL_LDM
 from tests.tools.test_corpus import write_folder
 
 ROOT = Path(__file__).parents[2]
 SMALLEST: dict[str, Any] = {
-    "resolution": 32,
-    "views#clean": 1,
-    "views#changed": 1,
-    "autoencoder#channels": [8, 16, 16],
-    "autoencoder#latents": 4,
-    "autoencoder#groups": 4,
-    "autoencoder#steps": 2,
-    "autoencoder#corner_steps": 2,
-    "autoencoder#batch": 2,
-    "autoencoder#crop": 32,
-    "text_encoder#width": 32,
-    "text_encoder#layers": 1,
-    "text_encoder#steps": 2,
-    "text_encoder#batch": 4,
-    "unet#channels": [16, 32],
-    "unet#heads": 2,
-    "unet#groups": 8,
-    "unet#steps": 30,
-    "unet#batch": 4,
-    "refinement#steps": 2,
-    "refinement#drawn": 4,
-    "checkpoint_every": 2,
-    "pictures_every": 100,
+    f"{section}#{key}": value
+    for section in ("views", "autoencoder", "text_encoder", "unet")
+    for key, value in SMALL_LDM[f"pretrain#{section}"].items()
 }
+SMALLEST |= {"resolution": 32, "unet#steps": 30, "refinement#steps": 2, "refinement#drawn": 4}
+SMALLEST |= {"checkpoint_every": 2, "pictures_every": 100}
 """What shrinks ``configs/base.yaml`` to seconds."""
 
 
@@ -61,9 +43,8 @@ def open_in_diffusers(base: Path, prompt: str) -> None:
 
 
 def test_meddap_pretrain_with_the_configuration_of_the_embedded_base(
-    make_records: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture
+    records: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    records = make_records({"train": 2, "val": 1}, size=32)
     overrides = [f"{key}={value}" for key, value in (SMALLEST | {"prompts": ["breast"]}).items()]
     common = ["--config", "configs/base.yaml", "--records", str(records), "--output", str(tmp_path / "out")]
     assert main(["pretrain", *common, *overrides]) == 0

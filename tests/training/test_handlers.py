@@ -57,7 +57,7 @@ def test_handlers_serve_any_engine(tmp_path: Path, capsys: pytest.CaptureFixture
     walk = Walk()
     engine = plain_engine(walk)
     drawn: list[int] = []
-    with Curves(tmp_path / "tensorboard", every=2, images=4) as curves:
+    with Curves(tmp_path / "tensorboard", "walk", every=2, images=4) as curves:
         validation = Validation(
             lambda _: {"score": -abs(walk.network.weight.item() - 4)},
             lambda values: (values["score"],),
@@ -80,9 +80,9 @@ def test_handlers_serve_any_engine(tmp_path: Path, capsys: pytest.CaptureFixture
     assert drawn == [3, 6]
     assert "walk" in capsys.readouterr().err
     found = points(tmp_path / "tensorboard")
-    assert found["train/loss"] == [2, 4, 6, 8]
-    assert found["validation/score"] == [2, 4, 6, 8]
-    assert "train/images_per_second" in found and "train/bad" not in found
+    assert found["walk/loss"] == [2, 4, 6, 8]
+    assert found["walk/validation_score"] == [2, 4, 6, 8]
+    assert "walk/images_per_second" in found and "walk/bad" not in found
     other, again = Walk(), Validation(validation.measure, validation.score, nn.Linear(1, 1).state_dict, every=2)
     assert load_checkpoint(tmp_path / "checkpoint.pt", other.state | {"validation": again}) == 8
     assert (other.network.weight.item(), again.best_step, again.stopped) == (8.0, 4, True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +20,9 @@ from monai.transforms import (
     Resized,
     ScaleIntensityRanged,
 )
-from PIL import Image
 
 from meddap_monai import store
-from meddap_monai.core.records import pixel_hash, read_records, write_records
+from meddap_monai.core.records import read_records, write_records
 from meddap_monai.core.seeded import SeededDataset
 from meddap_monai.errors import ConfigurationError, RecordsError
 from meddap_monai.phantom.simulation import simulate_image
@@ -36,13 +34,9 @@ from meddap_monai.transforms.diffusion import (
     RandDiffusionSamplesd,
 )
 from meddap_monai.transforms.online import DiffusionPrepareBatch, OnlineGenerator, refuse_forked_cuda
+from tests.record_material import CLASSES, image_record
 
-CLASSES = ["benign", "malignant", "normal"]
-
-
-@pytest.fixture(scope="module")
-def records(make_records: Callable[..., Path]) -> Path:
-    return make_records({"train": 4, "test": 1}, size=32)
+MADE = {"patient": "synthetic", "source": "synthetic", "synthetic": {"seed": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -53,22 +47,7 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for label, name in enumerate(CLASSES[:2]):
         for number in range(3):
             pixels = np.full((24, 24), 100 * label + 10 * (number + 1), np.uint8)
-            item = f"{name}-{number}"
-            (folder / "images").mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(folder / "images" / f"{item}.png")
-            made.append(
-                {
-                    "id": item,
-                    "image": f"images/{item}.png",
-                    "label": label,
-                    "class_name": name,
-                    "patient": "synthetic",
-                    "split": "train",
-                    "source": "synthetic",
-                    "sha256": pixel_hash(pixels),
-                    "synthetic": {"prompt": name},
-                }
-            )
+            made.append(image_record(folder, f"{name}-{number}", pixels, name, **MADE))
     write_records(folder / "generated.jsonl", made)
     return folder / "generated.jsonl"
 
@@ -125,10 +104,7 @@ def test_transposed_images_are_filled_the_right_way(tmp_path: Path) -> None:
 
 
 def _bank_of(folder: Path, pixels: np.ndarray) -> Path:
-    Image.fromarray(pixels).save(folder / "a.png")
-    fields = {"label": 0, "class_name": "benign", "patient": "synthetic", "split": "train", "source": "synthetic"}
-    record = {"id": "a", "image": "a.png", "sha256": pixel_hash(pixels), "synthetic": {}, **fields}
-    write_records(folder / "bank.jsonl", [record])
+    write_records(folder / "bank.jsonl", [image_record(folder, "a", pixels, "benign", **MADE)])
     return folder / "bank.jsonl"
 
 

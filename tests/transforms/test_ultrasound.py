@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import CacheDataset, DataLoader, MetaTensor
-from monai.transforms import Compose, LoadImage, LoadImaged
-from PIL import Image
+from monai.transforms import Compose, LoadImage
 
 from meddap_monai.errors import ConfigurationError, UnreadableImage
 from meddap_monai.images.reading.reader import UltrasoundReader
@@ -35,13 +34,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def still(study: Path) -> Path:
     return study / "benign" / "patient000" / "IM0000.dcm"
-
-
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("key") / "key"
-    path.write_bytes(b"k" * 32)
-    return path
 
 
 @pytest.fixture
@@ -133,26 +125,6 @@ def test_dictionary_versions_in_a_cached_pipeline(study: Path, key: Path) -> Non
     assert items[0]["image"] == str(paths[0]), "the input is not mutated"
     with pytest.raises(KeyError):
         LoadUltrasoundd(keys="absent")({"image": str(paths[0])})
-
-
-def test_monai_finds_the_reader_by_dotted_path(still: Path, key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MEDDAP_KEY_FILE", str(key))
-    loader = LoadImaged(
-        keys="image", reader="meddap_monai.images.reading.reader.UltrasoundReader", ensure_channel_first=True
-    )
-    assert loader({"image": str(still)})["image"].shape == (1, *SCREEN)
-
-
-def test_one_picture_gives_one_tensor_whatever_its_file(tmp_path: Path, key: Path, still: Path) -> None:
-    import nibabel
-
-    Image.fromarray(PIXELS).save(tmp_path / "a.png")
-    Image.fromarray(PIXELS).save(tmp_path / "a.bmp")
-    Image.fromarray(PIXELS).save(tmp_path / "a.tif")
-    nibabel.save(nibabel.Nifti1Image(PIXELS.T, np.eye(4)), tmp_path / "a.nii.gz")
-    load = LoadUltrasound(outside="crop", key_file=key)
-    tensors = [load(path) for path in (still, *sorted(tmp_path.glob("a.*")))]
-    assert all(torch.equal(tensor.as_tensor(), tensors[0].as_tensor()) for tensor in tensors)
 
 
 def test_several_files_are_never_merged(study: Path, key: Path) -> None:

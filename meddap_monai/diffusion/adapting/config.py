@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
+from meddap_monai.core.configuration import build
 from meddap_monai.core.constraints import Choice, Multiple, Precision, Range, Share, here, settings
 from meddap_monai.diffusion.adapting.methods.dreambooth import DreamBooth
 from meddap_monai.diffusion.adapting.methods.inversion import TextualInversion
@@ -68,6 +69,7 @@ class AdaptConfig:
         cache: folder of the latent cache, to share between runs; inside the output (and removed) by default.
         dreambooth: settings of that method.
         inversion: settings of that method.
+        method_settings: settings of a method from outside the package: the fields of its class.
     """
 
     method: Annotated[str, Choice(METHODS)] = "uslora"
@@ -118,6 +120,7 @@ class AdaptConfig:
     cache: str | None = None
     dreambooth: DreamBooth = field(default_factory=DreamBooth)
     inversion: TextualInversion = field(default_factory=TextualInversion)
+    method_settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.patience and not self.validation_every:
@@ -127,6 +130,11 @@ class AdaptConfig:
         if self.accumulate > self.batch:
             raise ConfigurationError(
                 f"{here('accumulate')}: got {self.accumulate}, expected at most the batch {self.batch}"
+            )
+        if isinstance(self.method_, DreamBooth | TextualInversion) and self.method_settings:
+            raise ConfigurationError(
+                f"{here('method_settings')}: got settings for {self.method}, whose own stand under "
+                f"{here('dreambooth')} and {here('inversion')}"
             )
 
     def filled(self) -> AdaptConfig:
@@ -141,7 +149,7 @@ class AdaptConfig:
         """The method, with its own settings."""
         own: dict[type[Method], Method] = {type(settings): settings for settings in (self.dreambooth, self.inversion)}
         kind = METHODS[self.method]
-        return own.get(kind) or kind()
+        return own.get(kind) or build(kind, self.method_settings, "adapt#method_settings")
 
     @property
     def rank_(self) -> int:

@@ -124,11 +124,12 @@ def _train(
         to_save["validation"] = validation
     done, first = load_checkpoint(path, to_save), ranks.rank == 0
     ProgressBar("adapt", quiet=not first).attach(trainer)
-    with Curves(output / "tensorboard" if first else None, done, config.log_every, images=config.batch) as curves:
+    board = output / "tensorboard" if first else None
+    with Curves(board, "adapt", done, config.log_every, config.batch) as curves:
         curves.attach(trainer)
         if validation is not None:
             if done == 0:
-                curves.write(validation.measure(trainer), 0, "validation")
+                curves.write_validation(validation.measure(trainer), 0)
             validation.curves = curves
             validation.attach(trainer)
         if first and config.pictures_every and config.samples_per_class:
@@ -171,4 +172,4 @@ def _draw(prepared: Prepared, trainer: AdapterTrainer, writer: Any, step: int) -
     with trainer.kept_values():
         drawn = prepared.draw()
     sheet = grid([left + right for left, right in zip(prepared.real_rows, drawn, strict=True)])
-    writer.add_image("samples/real_then_synthetic", sheet, step, dataformats="HWC")
+    writer.add_image("adapt/real_then_synthetic", sheet, step, dataformats="HWC")

@@ -27,7 +27,8 @@ class AdapterTrainer(StepTrainer):
     """Train adapter parameters on cached latents.
 
     ``state.iteration`` counts optimizer steps, also across a resume. ``state.output`` holds ``loss``,
-    ``gradient_norm`` and a ``learning_rate_<n>`` per parameter group; ``state.ids`` are the images of the step.
+    ``gradient_norm`` and ``learning_rate``, numbered
+    when there are several parameter groups; ``state.ids`` are the images of the step.
 
     Args:
         config: of the run.
@@ -77,6 +78,8 @@ class AdapterTrainer(StepTrainer):
         rates = [group["lr"] for group in self.optimizer.param_groups]
         check_finite(loss, "adapt", number + 1, rates[0], batch.ids, self.ranks)
         output = {CommonKeys.LOSS: float(loss), "gradient_norm": self._update()}
+        if len(rates) == 1:
+            return output | {"learning_rate": rates[0]}
         return output | {f"learning_rate_{group}": rate for group, rate in enumerate(rates)}
 
     def _shrink_micro_batch(self, size: int) -> None:

@@ -43,7 +43,7 @@ def draw_sheets(output: Path, real: Path, columns: int) -> list[Path]:
             path = output / "sheets" / f"{label:02d}_{_safe(name)}.png"
             with store.atomic_path(path) as temporary:
                 sheet.save(temporary, format="PNG")
-            curves.add_image(f"sheets/{_safe(name)}", np.asarray(sheet), 0, dataformats="HWC")
+            curves.add_image(f"generate/sheets/{_safe(name)}", np.asarray(sheet), 0, dataformats="HWC")
             paths.append(path)
     return paths
 

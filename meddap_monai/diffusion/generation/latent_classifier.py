@@ -227,7 +227,7 @@ class LatentClassifierTraining:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return {"loss": loss.item(), "rate": rate}
+        return {"loss": loss.item(), "learning_rate": rate}
 
 
 def default_config(

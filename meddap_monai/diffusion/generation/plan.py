@@ -7,7 +7,6 @@ alone, so that they do not depend on how many processes work.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from meddap_monai import store
-from meddap_monai.core.configuration import check_keys
+from meddap_monai.core.configuration import check_keys, field_types
 from meddap_monai.errors import ConfigurationError
 
 
@@ -63,9 +62,7 @@ class PlanRow:
         return (self.mode, self.scheduler, self.steps, self.guidance, self.strength, self.height, self.width)
 
 
-COLUMNS: dict[str, Callable[[str], Any]] = {
-    field.name: {"int": int, "float": float, "str": str}[str(field.type)] for field in dataclasses.fields(PlanRow)
-}
+COLUMNS: dict[str, Callable[[str], Any]] = field_types(PlanRow)
 
 
 def write_plan(path: Path | str, rows: Iterable[PlanRow]) -> int:

@@ -111,7 +111,7 @@ class AutoencoderTraining:
             made = self.vae.decode(self._encode(images)).sample.mean(1, keepdim=True)
         rows = torch.cat([torch.cat(list(part), dim=2) for part in (images, made.clamp(-1, 1))], dim=1)
         writer.add_image("autoencoder/real above reconstructed", (rows + 1) / 2, step)
-        writer.add_scalar("autoencoder/gradient energy", float(gradient_energy(made) / gradient_energy(images)), step)
+        writer.add_scalar("autoencoder/gradient_energy", float(gradient_energy(made) / gradient_energy(images)), step)
         writer.add_scalar("autoencoder/psnr", float(-10 * ((made - images) / 2).square().mean().log10()), step)
 
     def _batch(self, step: int, draw: torch.Generator) -> tuple[torch.Tensor, list[str]]:

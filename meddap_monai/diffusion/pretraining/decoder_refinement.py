@@ -179,8 +179,8 @@ class RefinementTraining:
             self.discriminator, self.discriminator_optimizer, (images, same_caption_images), fakes, discriminator_rate
         )
         report["discriminator"] = check_finite(hinge_loss, "pretrain#refinement", step + 1, rate, names).item()
-        report["gradient energy drawn"] = float(gradient_energy(fakes[1]) / gradient_energy(same_caption_images))
-        report["gradient energy"] = float(gradient_energy(fakes[0]) / gradient_energy(images))
+        report["gradient_energy_drawn"] = float(gradient_energy(fakes[1]) / gradient_energy(same_caption_images))
+        report["gradient_energy"] = float(gradient_energy(fakes[0]) / gradient_energy(images))
         return report
 
     def finish(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 STOPPED = 300.0
 """Seconds between two points of a curve from which on, if others are ten times shorter, the training stood still."""
-_OTHERS = ("rate", "gradient norm", "gradient energy", "gradient energy drawn", "psnr")
+_OTHERS = ("learning_rate", "gradient_norm", "gradient_energy", "gradient_energy_drawn", "psnr")
 """Curves that are no losses."""
 
 

@@ -164,7 +164,7 @@ class DenoiserTraining:
         norm = nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         self.optimizer.step()
         update_average(self.average.parameters(), self.unet.parameters(), config.ema, step)
-        return {"loss": float(loss.item()), "gradient norm": float(norm), "rate": rate}
+        return {"loss": float(loss.item()), "gradient_norm": float(norm), "learning_rate": rate}
 
     def _loss(
         self, chosen: torch.Tensor, times: torch.Tensor, noise: torch.Tensor, captions: torch.Tensor

@@ -17,7 +17,7 @@ from meddap_monai.evaluation import bootstrap
 from meddap_monai.evaluation.config import EvaluateConfig
 from meddap_monai.evaluation.generative import measure
 from meddap_monai.evaluation.predictions import ClassifierRun
-from meddap_monai.evaluation.report.curves import curves_of_arms
+from meddap_monai.evaluation.report.curves import calibration_of_arms, curves_of_arms
 from meddap_monai.evaluation.report.material import class_counts, device_of, read_sections, records_of, sum_stages
 from meddap_monai.evaluation.report.subgroups import subgroup_table
 from meddap_monai.statistics.comparisons import LEAST_SEEDS, RULE
@@ -59,6 +59,7 @@ def build_report(
         "samples": config.samples,
         "seeds": sorted({run.seed for run in runs}),
         "arms": {arm: arm_names.meaning(arm) for arm in arm_names.in_order({run.arm for run in runs})},
+        "heads": _heads(runs),
         "classes": next(iter(next(iter(tables["own"].values())).values())).classes,
         "verdicts": found_verdicts,
         "training": _training_cost(runs),
@@ -96,6 +97,7 @@ def _sets(
             "comparisons": [{**row, "found": asdict(row["found"])} for row in compared[name]],
             "subgroups": subgroup_table(table, config.samples, config.seed, config.confidence),
             "curves": curves_of_arms(table, config.samples, config.seed, config.confidence),
+            "calibration": calibration_of_arms(table),
             "learning": learning_curves(found, sizes, config.metric),
         }
     return sets
@@ -123,6 +125,16 @@ def learning_curves(
         point = {"x": sizes[arm], "mean": found["mean"], "low": found["low"], "high": found["high"]}
         lines.setdefault(arm_names.base_arm(arm), {}).setdefault(sizes[arm], point)
     return {arm: [points[size] for size in sorted(points)] for arm, points in lines.items()}
+
+
+def _heads(runs: Sequence[ClassifierRun]) -> dict[str, str]:
+    """Return arm -> its classical head and whose features it stands on; an arm that trains a network has none."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        said = store.read_stage(run.model)
+        if "head" in said:
+            found.setdefault(run.arm, {})[f"{said['head']} on features of {said['features_of']}"] = None
+    return {arm: "; ".join(said) for arm, said in found.items()}
 
 
 def _training_cost(runs: Sequence[ClassifierRun]) -> dict[str, Any]:

@@ -1,8 +1,10 @@
-"""ROC and precision-recall curves of a test set, averaged over classes and seeds on one grid, with their intervals."""
+"""Curves of a test set: ROC and precision-recall, averaged over classes and seeds with intervals; calibration."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import numpy as np
 from meddap_monai.evaluation.bootstrap import Table, patient_draws
 from meddap_monai.evaluation.predictions import Predictions
 from meddap_monai.statistics.intervals import over_seeds
+from meddap_monai.statistics.weighted import confidence_bins
 
 GRID = np.linspace(0, 1, 51)
 BANDS = 200
@@ -41,6 +44,52 @@ def curves_of_arms(table: Table, samples: int, seed: int, confidence: float) -> 
             shown = {"mean": band.mean, "low": low, "high": high}
             result[kind]["arms"][arm] = {name: [round(float(y), 5) for y in line] for name, line in shown.items()}
     return result
+
+
+def calibration_of_arms(table: Table) -> dict[str, list[dict[str, float]]]:
+    """Return arm -> bins of confidence that hold images: mean confidence, share right, images; all seeds together.
+
+    The confidence is the uncalibrated probability of the chosen class; the bins are those of the calibration error.
+    """
+    result = {}
+    for arm, runs in table.items():
+        probabilities = np.concatenate([found.probabilities for found in runs.values()])
+        labels = np.concatenate([found.labels for found in runs.values()])
+        confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+        place = confidence_bins(confidence)
+        result[arm] = [
+            {
+                "confidence": round(float(confidence[place == number].mean()), 5),
+                "right": round(float(right[place == number].mean()), 5),
+                "images": int((place == number).sum()),
+            }
+            for number in np.unique(place)
+        ]
+    return result
+
+
+def write_curves(board: Path, report: Mapping[str, Any], tables: Mapping[str, Table]) -> None:
+    """Write a TensorBoard run per arm: each metric over the seeds, and its ROC over the false-positive rate in percent.
+
+    Args:
+        board: folder of the runs.
+        report: what `build_report` returned.
+        tables: test set -> predictions, for the seeds of each arm.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    shutil.rmtree(board, ignore_errors=True)  # of an evaluation that was cut short
+    for arm in report["arms"]:
+        with SummaryWriter(str(board / arm)) as writer:
+            for name, found in report["sets"].items():
+                for metric, value in found["arms"].get(arm, {}).items():
+                    for seed, one in zip(sorted(tables[name][arm]), value["values"], strict=True):
+                        if np.isfinite(one):
+                            writer.add_scalar(f"evaluate/{name}_{metric}", one, seed)
+                lines = found["curves"]["roc"]
+                for x, y in zip(lines["x"], lines["arms"].get(arm, {}).get("mean", []), strict=False):
+                    if np.isfinite(y):
+                        writer.add_scalar(f"evaluate/{name}_roc_sensitivity", y, round(100 * x))
 
 
 def mean_curve(found: Predictions, weights: np.ndarray, curve: Callable[..., np.ndarray]) -> np.ndarray:

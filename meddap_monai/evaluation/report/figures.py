@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D1F", "#555555")
 """Okabe and Ito's palette: told apart by colour-blind readers too."""
+WRAPPED = 62
+"""Letters of an arm's name and meaning in a line of a figure."""
 MARKERS = ("o", "x", "^", "D")
 _STYLE: Any = {
     "svg.hashsalt": "meddap",
@@ -42,24 +45,36 @@ def _svg(figure: Figure) -> str:
     return re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
 
 
+def _name_rows(axes: Any, names: Sequence[str]) -> None:
+    """Write the names over their rows, first at the top, and not beside them: so the figure fits a narrow page."""
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(-0.45, len(names) - 0.25)
+    for place, name in enumerate(reversed(names)):
+        lines = "\n".join(textwrap.wrap(name, WRAPPED, break_on_hyphens=False))
+        axes.text(
+            0, place + 0.2, lines, transform=axes.get_yaxis_transform(), va="bottom", fontsize=9, linespacing=1.1,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+        )  # fmt: skip
+
+
 def values_plot(arms: Mapping[str, Mapping[str, Any]], metric: str, names: Mapping[str, str], label: str) -> str:
     """Draw one row per arm: a dot per seed, the mean and its interval."""
     with matplotlib.rc_context(_STYLE):
         order = list(arms)
-        figure = Figure(figsize=(8, 0.62 * len(order) + 0.9))
+        figure = Figure(figsize=(5.6, 0.74 * len(order) + 0.7))
         axes = figure.add_subplot()
         for place, arm in enumerate(order):
             found = arms[arm][metric]
             row = len(order) - 1 - place
             dots = [value for value in found["values"] if value is not None]
-            spread = np.linspace(-0.12, 0.12, len(dots)) if len(dots) > 1 else np.zeros(len(dots))
+            spread = np.linspace(-0.1, 0.1, len(dots)) if len(dots) > 1 else np.zeros(len(dots))
             axes.scatter(dots, row + spread, s=14, color=colour(place), alpha=0.45, linewidths=0)
             if found["low"] is not None:
                 axes.plot([found["low"], found["high"]], [row, row], color=colour(place), linewidth=2.4)
             if found["mean"] is not None:
                 axes.scatter([found["mean"]], [row], s=60, color=colour(place), zorder=3, edgecolors="white")
-        axes.set_yticks(range(len(order)), [names[arm] for arm in reversed(order)])
-        axes.set_ylim(-0.6, len(order) - 0.4)
+        _name_rows(axes, [names[arm] for arm in order])
         axes.set_xlabel(label)
         axes.grid(axis="x", color="#e5e5e5")
         axes.set_axisbelow(True)
@@ -69,7 +84,7 @@ def values_plot(arms: Mapping[str, Mapping[str, Any]], metric: str, names: Mappi
 def differences_plot(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], label: str) -> str:
     """Draw paired differences with their intervals around a zero line; ``rows`` hold arm and found."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(8, 0.62 * len(rows) + 1.0))
+        figure = Figure(figsize=(5.6, 0.74 * len(rows) + 0.8))
         axes = figure.add_subplot()
         axes.axvline(0, color="#333333", linewidth=1)
         for place, row in enumerate(reversed(rows)):
@@ -79,8 +94,7 @@ def differences_plot(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]
             tone = "#009E73" if found["low"] > 0 else "#D55E00" if found["high"] < 0 else "#777777"
             axes.plot([found["low"], found["high"]], [place, place], color=tone, linewidth=2.6)
             axes.scatter([found["difference"]], [place], s=60, color=tone, zorder=3, edgecolors="white")
-        axes.set_yticks(range(len(rows)), [names[row["arm"]] for row in reversed(rows)])
-        axes.set_ylim(-0.6, len(rows) - 0.4)
+        _name_rows(axes, [names[row["arm"]] for row in rows])
         low, high = axes.get_xlim()
         reach = max(abs(low), abs(high), 0.02)
         axes.set_xlim(-reach, reach)
@@ -120,6 +134,33 @@ def curves_plot(
         axes.set_aspect("equal")
         axes.grid(color="#eeeeee")
         axes.legend(frameon=False, fontsize=8, loc=corner)
+        return _svg(figure)
+
+
+def calibration_plot(arms: Mapping[str, Sequence[Mapping[str, Any]]], banded: Sequence[str]) -> str:
+    """Draw the share of right answers against the confidence: on the diagonal, 80 % sure is right eight times of ten.
+
+    Args:
+        arms: arm -> bins, see `calibration_of_arms`; the area of a dot grows with its images.
+        banded: arms that stand out.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.4, 4.6))
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle="--")
+        for place, (arm, bins) in enumerate(arms.items()):
+            total = sum(one["images"] for one in bins)
+            x, y = [one["confidence"] for one in bins], [one["right"] for one in bins]
+            axes.plot(x, y, color=colour(place), linewidth=2.2 if arm in banded else 0.9, label=arm)
+            if arm in banded:
+                axes.scatter(x, y, s=[12 + 240 * one["images"] / total for one in bins], color=colour(place), alpha=0.5)
+        axes.set_xlabel("confidence (probability of the chosen class)")
+        axes.set_ylabel("share right")
+        axes.set_xlim(0, 1.01)
+        axes.set_ylim(0, 1.01)
+        axes.set_aspect("equal")
+        axes.grid(color="#eeeeee")
+        axes.legend(frameon=False, fontsize=8, loc="upper left")
         return _svg(figure)
 
 

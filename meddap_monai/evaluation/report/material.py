@@ -7,12 +7,15 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from meddap_monai import store
 from meddap_monai.core.records import Record, iter_records
-from meddap_monai.statistics.shares import wilson
+from meddap_monai.statistics.shares import beyond_guessing, wilson
 from meddap_monai.store import STAGES
 
 RECORD_FILES = ("records.jsonl", "chosen.jsonl", "generated.jsonl", "kept.jsonl", "hybrid.jsonl")
@@ -62,6 +65,7 @@ def _sum(name: str, members: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str,
         "counts": dict(counts),
         "reasons": dict(why.most_common(20)),
         "copies": _sum_copies([copy_summary(folder) for folder, _ in members]),
+        "filter": _sum_filters([folder for folder, _ in members]),
     }
 
 
@@ -87,6 +91,21 @@ def _sum_copies(found: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None
     mean = sum(flagged) / len(flagged) if flagged else None
     interval = list(wilson(copies, of))
     return {"copies": copies, "of": of, "rate": copies / of, "interval": interval, "real_images_flagged": mean}
+
+
+def _sum_filters(folders: Sequence[Path]) -> dict[str, Any] | None:
+    """Judge the filters of all selections together, each on real images that it was not trained on."""
+    said = [store.read_json(folder / "selection.json") for folder in folders if (folder / "selection.json").is_file()]
+    found = [one["filter"] for one in said if one.get("filter")]
+    if not found:
+        return None
+    confusion = np.sum([one["confusion"] for one in found], axis=0)
+    known = [one["auc"] for one in found if one["auc"] is not None]
+    return {
+        "images": int(confusion.sum()),
+        "auc": sum(known) / len(known) if known else None,
+        **asdict(beyond_guessing(confusion)),
+    }
 
 
 def _section(folder: Path, stage: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +135,7 @@ def copy_summary(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     found = store.read_json(path).get("copies")
-    wanted = ("copies", "of", "rate", "interval", "real_images_flagged", "closest")
+    wanted = ("copies", "of", "rate", "interval", "real_images_flagged", "closest", "thresholds")
     return {name: found.get(name) for name in wanted} if found else None
 
 

@@ -13,7 +13,7 @@ from meddap_monai import store
 from meddap_monai.evaluation import arms as arm_names
 from meddap_monai.evaluation.report import figures
 from meddap_monai.evaluation.report.pictures import collect_pictures
-from meddap_monai.statistics.comparisons import HARMS, HELPS, LEAST_SEEDS, NOTHING
+from meddap_monai.evaluation.report.plain_words import filter_words, headline, plain_words
 from meddap_monai.statistics.weighted import METRICS
 
 MAIN_METRICS = ("auc", "macro_f1", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "precision")
@@ -50,6 +50,7 @@ def render(report: Mapping[str, Any]) -> str:
         number=number, shown=with_interval, signed=signed, percent=percent, duration=duration, reach=count_range
     )
     template = environment.get_template("page.html.j2")
+    chosen = next((row for row in report["stages"] if row["stage"] == "select"), None)
     return template.render(
         report=report,
         words={name: metric.words for name, metric in METRICS.items()},
@@ -58,37 +59,27 @@ def render(report: Mapping[str, Any]) -> str:
         drawn={name: _draw(report, found) for name, found in report["sets"].items()},
         maps=[_map(report, found) for found in report.get("maps", ())],
         made=next((row for row in report["stages"] if row["stage"] == "generate"), None),
-        chosen=next((row for row in report["stages"] if row["stage"] == "select"), None),
+        chosen=chosen,
+        limits=(report["sections"].get("select", {}).get("copies") or {}).get("thresholds") or {},
+        filter_words=filter_words(chosen) if chosen else "",
+        plain=plain_words(report),
         answer=headline(report["verdicts"]),
         candidates=[arm for arm in report["arms"] if arm_names.is_candidate(arm)],
         costs=_costs(report),
     )
 
 
-def headline(verdicts: Sequence[Mapping[str, Any]]) -> str:
-    """Return the headline's answer in one sentence."""
-    if not verdicts:
-        return "Nothing to decide: no arm with synthetic images was compared with a reference arm."
-    if all(row["seeds"] < LEAST_SEEDS for row in verdicts):
-        return f"Too few seeds for a verdict: it needs {LEAST_SEEDS}."
-    count = {word: sum(row["verdict"] == word for row in verdicts) for word in (HELPS, HARMS, NOTHING)}
-    total = len(verdicts)
-    if count[HELPS] == total:
-        return "Yes, in every comparison made here."
-    if count[NOTHING] == total:
-        return "No evidence that they do, and none that they harm."
-    parts = [f"{word} in {count[word]}" for word in (HELPS, HARMS, NOTHING) if count[word]]
-    return f"It depends: {', '.join(parts)} of {total} comparisons."
-
-
 def _draw(report: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Markup]:
-    names = {arm: arm for arm in report["arms"]}
+    names = {arm: f"{arm}: {meaning}" for arm, meaning in report["arms"].items()}
     metric = report["metric"]
     ordered = {arm: found["arms"][arm] for arm in report["arms"] if arm in found["arms"]}
     rows = main_rows(report, found)
     drawn = {
         "values": figures.values_plot(ordered, metric, names, f"{METRICS[metric].words} (dots: seeds; bar: interval)"),
         **_curves(found, list(ordered)),
+        "calibration": figures.calibration_plot(
+            {arm: found["calibration"][arm] for arm in ordered}, _banded(list(ordered))
+        ),
     }
     if rows:
         references = {row["reference"] for row in rows}
@@ -105,9 +96,7 @@ def _draw(report: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Mark
 
 def _curves(found: Mapping[str, Any], arms: Sequence[str]) -> dict[str, str]:
     """ROC and precision-recall; the bands are those of the reference and of the arms with synthetic images."""
-    candidates = [arm for arm in arms if arm_names.is_candidate(arm)]
-    references = [arm_names.strongest(arms) or arms[0]]
-    banded = [*references[:1], *candidates[:2]]
+    banded = _banded(arms)
     kinds = {
         "roc": (("1 - specificity", "sensitivity"), True, "lower right"),
         "precision_recall": (("sensitivity (recall)", "precision"), False, "lower left"),
@@ -118,6 +107,13 @@ def _curves(found: Mapping[str, Any], arms: Sequence[str]) -> dict[str, str]:
         ordered = {**lines, "arms": {arm: lines["arms"][arm] for arm in arms}}
         drawn[kind] = figures.curves_plot(ordered, banded, labels, chance, corner)
     return drawn
+
+
+def _banded(arms: Sequence[str]) -> list[str]:
+    """Return the arms that stand out in a figure: the reference and up to two with synthetic images."""
+    candidates = [arm for arm in arms if arm_names.is_candidate(arm)]
+    references = [arm_names.strongest(arms) or arms[0]]
+    return [*references[:1], *candidates[:2]]
 
 
 def _map(report: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from meddap_monai.errors import UnreadableImage
 from meddap_monai.evaluation.report.material import copy_summary, dropped_rows, pictures_by_class, records_of
 from meddap_monai.images.reading.recorded import open_recorded
@@ -58,9 +60,18 @@ def _closest_pictures(
     for pair in found.get("closest") or []:
         synthetic, nearest = by_id.get(pair["synthetic"]), by_id.get(pair["id"])
         if synthetic and nearest and len(images) < 2 * min(limit, 4):
-            word = "synthetic, dropped as a copy" if pair.get("copy") else "synthetic, no copy"
-            images += [_picture(synthetic) | {"note": word}, _picture(nearest) | {"note": "its nearest real image"}]
+            images += [
+                _picture(synthetic) | {"note": _pair_words(pair, found.get("thresholds") or {})},
+                _picture(nearest) | {"note": "its nearest real image"},
+            ]
     return [{"kind": "closest pairs", "class": "synthetic beside real", "images": images}] if images else []
+
+
+def _pair_words(pair: Mapping[str, Any], thresholds: Mapping[str, float]) -> str:
+    """Say by which distance a synthetic image counts as a copy, or how far the nearest limit is."""
+    distances = pair.get("distances") or {}
+    said = [f"{name} {distances[name]:.2f}, limit {thresholds[name]:.2f}" for name in thresholds if name in distances]
+    return "; ".join(["synthetic, counted as a copy" if pair.get("copy") else "synthetic, no copy", *said])
 
 
 def _picture(row: Mapping[str, Any]) -> dict[str, str]:
@@ -77,6 +88,11 @@ def data_uri(record: Mapping[str, Any]) -> str:
     except UnreadableImage:
         return ""
     picture.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
+    return png_uri(picture)
+
+
+def png_uri(picture: Image.Image) -> str:
+    """Return a picture as a PNG inside a ``data:`` address."""
     stream = io.BytesIO()
     picture.save(stream, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

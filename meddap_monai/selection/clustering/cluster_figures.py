@@ -43,7 +43,7 @@ def write_cluster_figures(
     with SummaryWriter(str(folder / "tensorboard")) as board:
         for name, figure in figures.items():
             write_figure(folder / "figures" / f"{name}.png", figure)
-            board.add_figure(name, figure)
+            board.add_figure(f"cluster/{name}", figure)
     show_in_projector(folder / "tensorboard", training, to_thumbnails(read_squares(training, 32), 32), values)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,10 +21,10 @@ from meddap_monai.classifier.heads import initial_network
 from meddap_monai.classifier.scoring import views_of
 from meddap_monai.core.progress import progress
 from meddap_monai.core.records import Record
-from meddap_monai.core.seeds import derive_seed
 from meddap_monai.encoders.features import with_penultimate
-from meddap_monai.errors import ConfigurationError, RecordsError
+from meddap_monai.errors import ConfigurationError
 from meddap_monai.selection.filtering.filter_config import FilterConfig
+from meddap_monai.training.handlers import Curves
 
 
 @dataclass(frozen=True)
@@ -57,50 +58,13 @@ class FilterPredictions:
         return self.mean_logits[fold, np.arange(len(fold))]
 
 
-def assign_folds(records: Sequence[Record], folds: int, seed: int) -> np.ndarray:
-    """Deal whole patients into folds, each class evenly.
-
-    Args:
-        records: real training records.
-        folds: how many; fewer when a class has fewer patients.
-        seed: of the order in which patients are dealt.
-
-    Returns:
-        (N,) int fold numbers; no patient is in two.
-
-    Raises:
-        RecordsError: a class has images of a single patient only, so nothing can be left out.
-    """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    labels = np.array([record["label"] for record in records])
-    groups = np.array([record["patient"] for record in records])
-    for label in np.unique(labels):
-        count = len(np.unique(groups[labels == label]))
-        if count < 2:
-            name = records[int(np.flatnonzero(labels == label)[0])]["class_name"]
-            raise RecordsError(
-                f"class {name!r}: real training images of {count} patient or group, expected at least 2 to judge "
-                "synthetic images of it; add patients, or leave the class out"
-            )
-        folds = min(folds, count)
-    dealer = StratifiedGroupKFold(folds, shuffle=True, random_state=derive_seed(seed, "select/folds") % 2**32)
-    numbers = np.empty(len(records), int)
-    for number, (_, held_out) in enumerate(dealer.split(labels, labels, groups)):
-        numbers[held_out] = number
-    for number in np.unique(numbers):
-        missing = set(labels) - set(labels[numbers != number])
-        if missing:
-            name = next(record["class_name"] for record in records if record["label"] in missing)
-            raise RecordsError(
-                f"class {name!r}: all its patients fall into one part of the training images, expected them spread; "
-                "add patients of this class, or choose another seed"
-            )
-    return numbers
-
-
 def train_fold(
-    config: FilterConfig, records: Sequence[Record], images: np.ndarray, classes: int, seed: int
+    config: FilterConfig,
+    records: Sequence[Record],
+    images: np.ndarray,
+    classes: int,
+    seed: int,
+    board: Path | None = None,
 ) -> nn.Module:
     """Train one network.
 
@@ -110,16 +74,17 @@ def train_fold(
         images: (N, C, H, W) uint8, theirs.
         classes: number of classes.
         seed: of weights, batches and augmentation.
+        board: folder of TensorBoard's event files for the loss; None draws nothing.
 
     Returns:
         The network in evaluation mode.
     """
     settings = config.settings(seed)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), Curves(board, "select") as curves:
         network = initial_network(settings, classes).to(config.device)
         step = TrainingStep(settings, Criterion(settings), classes)
         batches = list(_batches(records, images, plan_batches(records, settings)))
-        trainer = build_trainer(settings, network, build_optimizer(settings, network), batches, step, ())
+        trainer = build_trainer(settings, network, build_optimizer(settings, network), batches, step, (curves,))
         trainer.run()
     return network.eval()
 

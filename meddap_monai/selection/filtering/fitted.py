@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from meddap_monai import store
+from meddap_monai.classifier.folds import assign_folds
 from meddap_monai.classifier.heads import empty_network
 from meddap_monai.classifier.scoring import fit_temperature, softmax
 from meddap_monai.core.progress import progress
@@ -19,7 +20,7 @@ from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.core.tensors import read_weights
 from meddap_monai.errors import StageError
-from meddap_monai.selection.filtering.crossfit import FilterPredictions, assign_folds, predict, train_fold
+from meddap_monai.selection.filtering.crossfit import FilterPredictions, predict, train_fold
 from meddap_monai.selection.filtering.filter_config import FilterConfig
 from meddap_monai.statistics.metrics import all_metrics, confusion
 
@@ -62,6 +63,7 @@ def fit_filter(
     classes: Sequence[str],
     folder: Path,
     seed: int,
+    board: Path | None = None,
 ) -> FittedFilter:
     """Train the K networks, or load those that an interrupted run has finished, and calibrate them.
 
@@ -73,6 +75,7 @@ def fit_filter(
         classes: names in the order of labels.
         folder: where networks, ``filter.json`` and ``train_sha256.txt`` go.
         seed: of the run.
+        board: folder of TensorBoard's event files, one run per fold below; None draws nothing.
 
     Raises:
         LeakedRecords: a validation, test or unseen image is among the training images or their groups.
@@ -86,7 +89,8 @@ def fit_filter(
         run_seed = derive_seed(seed, "select/filter", number) % 2**31
         own = [training[row] for row in rows]
         path = folder / f"fold_{number}.safetensors"
-        networks.append(_network(config, own, images[rows], len(classes), path, run_seed))
+        curves = board / f"fold_{number}" if board else None
+        networks.append(_network(config, own, images[rows], len(classes), path, run_seed, curves))
     predicted = predict(networks, images, config)
     labels = np.array([record["label"] for record in training])
     temperature = fit_temperature(predicted.out_of_fold(fold).astype(np.float64), labels)
@@ -101,14 +105,20 @@ def fit_filter(
 
 
 def _network(
-    config: FilterConfig, records: Sequence[Record], images: np.ndarray, classes: int, path: Path, seed: int
+    config: FilterConfig,
+    records: Sequence[Record],
+    images: np.ndarray,
+    classes: int,
+    path: Path,
+    seed: int,
+    board: Path | None,
 ) -> nn.Module:
     """Return the network of one fold from its file, or train it and write the file; see `train_fold`."""
     if path.is_file():
         network = empty_network(config.settings(seed), classes).to(config.device)
         network.load_state_dict(read_weights(path, StageError))
         return network.eval()
-    network = train_fold(config, records, images, classes, seed)
+    network = train_fold(config, records, images, classes, seed, board)
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     with store.atomic_path(path) as temporary:
         save_file(state, temporary)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,10 +55,33 @@ def write_figures(
             for name in classes:
                 own = np.array([record["class_name"] == name for record in synthetic])
                 if own.any():
-                    board.add_histogram(f"{rule}/{name}", verdict.scores[rule][own])
+                    board.add_histogram(f"select/{rule}/{name}", verdict.scores[rule][own])
         for name, figure in figures.items():
             write_figure(folder / "figures" / f"{name}.png", figure)
-            board.add_figure(name, figure)
+            board.add_figure(f"select/{name}", figure)
+
+
+def write_scalars(board: Path, summary: Mapping[str, Any]) -> None:
+    """Write what ``selection.json`` says in numbers as scalars, and the acceptance curves over their thresholds.
+
+    Args:
+        board: folder of the event files.
+        summary: what `summarise` returned, with ``filter``.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(board)) as writer:
+        for name in ("accuracy", "balanced_accuracy", "auc"):
+            writer.add_scalar(f"select/filter_{name}", summary["filter"][name], 0)
+        kept, of = (sum(one[key] for one in summary["classes"].values()) for key in ("kept", "in"))
+        writer.add_scalar("select/kept_share", kept / max(of, 1), 0)
+        if "copies" in summary:
+            writer.add_scalar("select/copy_rate", summary["copies"]["rate"], 0)
+    for rule, curve in summary["acceptance"].items():
+        for name in curve.keys() - {"threshold"}:  # a run per class: one chart per rule
+            with SummaryWriter(str(board / (re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:40] or "class"))) as writer:
+                for place, share in enumerate(curve[name]):
+                    writer.add_scalar(f"select/accepted_share_{rule}", share, place)
 
 
 def show_in_projector(folder: Path, records: Sequence[Record], thumbnails: np.ndarray, values: np.ndarray) -> None:

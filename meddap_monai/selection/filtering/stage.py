@@ -25,7 +25,7 @@ from meddap_monai.selection.filtering.decisions import CopyCheck, check_copies, 
 from meddap_monai.selection.filtering.fitted import fit_filter
 from meddap_monai.selection.filtering.outcome import summarise, write_outcome
 from meddap_monai.selection.filtering.rules import Evidence
-from meddap_monai.selection.filtering.selection_figures import show_in_projector, write_figures
+from meddap_monai.selection.filtering.selection_figures import show_in_projector, write_figures, write_scalars
 from meddap_monai.selection.pixels import read_squares, to_thumbnails
 
 THUMBNAIL = 64
@@ -96,9 +96,11 @@ def _run(config: SelectConfig, output: Path, data: _Inputs, stage: store.Stage) 
     with progress(total=4, desc="select", unit="part") as bar:
         real_images = _read(config, data.training)
         images = _read(config, data.synthetic)
+        board = output / "tensorboard" if config.pictures else None
         fitted = fit_filter(
-            config.filter, data.training, real_images[0], data.everything, data.classes, output / "filter", config.seed
-        )
+            config.filter, data.training, real_images[0], data.everything, data.classes, output / "filter", config.seed,
+            board,
+        )  # fmt: skip
         bar.update()
         predicted = predict(fitted.networks, images[0], config.filter)
         cache, name, device = output / "features", config.features, config.filter.device
@@ -118,10 +120,11 @@ def _run(config: SelectConfig, output: Path, data: _Inputs, stage: store.Stage) 
         summary["filter"] = fitted.measure(data.labels(data.training))
         store.write_json(output / "selection.json", summary)
         bar.update()
-        if config.pictures:
+        if board:
             write_figures(output, data.synthetic, images[1], real_images[1], decision, data.classes)
+            write_scalars(board, summary)
             both = np.concatenate([real_images[1], images[1]]), np.concatenate([real.joined, own.joined])
-            show_in_projector(output / "tensorboard", [*data.training, *data.synthetic], *both)
+            show_in_projector(board, [*data.training, *data.synthetic], *both)
         bar.update()
     require_every_class(decision, data.synthetic, str(output))
     kept = int(decision.kept.sum())

@@ -160,4 +160,6 @@ def _draw(table: dict[str, Any], output: Path) -> None:
     axis.set(ylabel="macro AUC on val", title=f"chosen: {table['chosen']} ({table['images']} images)")
     write_figure(output / "search.png", figure)
     with SummaryWriter(str(output / "tensorboard")) as board:
-        board.add_figure("search", figure)
+        board.add_figure("mix/search", figure)
+        for place, row in enumerate(rows):
+            board.add_scalar("mix/auc", row["auc"], place)

@@ -9,15 +9,9 @@ from PIL import Image
 
 from meddap_monai.core.records import pixel_hash
 from meddap_monai.diffusion.adapting.latent_cache import Framing, LatentCache, bucket_size, views
-from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.diffusion.bases.conditioning import cached_prompts, encode_prompts
 from meddap_monai.errors import UnreadableImage
 from meddap_monai.images.reading.recorded import CHECK_PIXELS
-
-
-@pytest.fixture(scope="module")
-def pipeline(tiny_base: Path):
-    return load_base(tiny_base)
 
 
 @pytest.fixture

@@ -99,10 +99,8 @@ def test_textual_inversion_refuses_two_text_encoders() -> None:
         {"method": "dreambooth", "dreambooth": DreamBooth(prior_images=0, identifier="", text_encoder=False)},
     ],
 )
-def test_each_method_trains_saves_and_loads(
-    tiny_base: Path, small_records: Path, tmp_path: Path, settings: dict
-) -> None:
-    folder = adapt(quick(steps=2, **settings), tmp_path / "a", records=small_records, base=tiny_base)
+def test_each_method_trains_saves_and_loads(tiny_base: Path, records: Path, tmp_path: Path, settings: dict) -> None:
+    folder = adapt(quick(steps=2, **settings), tmp_path / "a", records=records, base=tiny_base)
     pipeline = load_base(tiny_base)
     adapter = adapters.load_adapter(pipeline, folder)
     card = json.loads((folder / "adapter.json").read_text())
@@ -114,15 +112,10 @@ def test_each_method_trains_saves_and_loads(
     assert len(list(folder.glob("prior/*.png"))) == kept
 
 
-@pytest.fixture(scope="module")
-def small_records(make_records) -> Path:
-    return make_records({"train": 2, "val": 1}, size=32)
-
-
-def test_full_dreambooth_is_a_base_that_opens(tiny_base: Path, small_records: Path, tmp_path: Path) -> None:
+def test_full_dreambooth_is_a_base_that_opens(tiny_base: Path, records: Path, tmp_path: Path) -> None:
     settings = DreamBooth(prior_images=0, full=True, text_encoder=True)
     config = quick(method="dreambooth", steps=2, dreambooth=settings)
-    folder = adapt(config, tmp_path / "a", records=small_records, base=tiny_base)
+    folder = adapt(config, tmp_path / "a", records=records, base=tiny_base)
     assert folder == tmp_path / "a/base"
     tuned, base = load_base(folder), load_base(tiny_base)
     for part in ("unet", "text_encoder"):
@@ -136,7 +129,7 @@ def test_full_dreambooth_is_a_base_that_opens(tiny_base: Path, small_records: Pa
 
 @pytest.mark.parametrize("method", ["uslora", "textual_inversion", "dreambooth"])
 def test_a_base_in_sixteen_bit_as_on_a_gpu(
-    tiny_base: Path, small_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    tiny_base: Path, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """Trained values stay in 32 bit: a step of 1e-6 on weights around 0.1 is below what bfloat16 can add."""
     monkeypatch.setattr(preparation, "load_base", lambda base, dtype, device: load_base(base, torch.bfloat16, device))
@@ -145,7 +138,7 @@ def test_a_base_in_sixteen_bit_as_on_a_gpu(
         method=method, steps=2, precision="bf16", learning_rate=1e-6, samples_per_class=1, sample_steps=2,
         validation_every=0, dreambooth=settings,
     )  # fmt: skip
-    folder = adapt(config, tmp_path / "a", records=small_records, base=tiny_base)
+    folder = adapt(config, tmp_path / "a", records=records, base=tiny_base)
     assert (tmp_path / "a/samples/benign-0.png").is_file()
     if method == "dreambooth":
         tuned, base = (load_base(path).unet.state_dict() for path in (folder, tiny_base))
@@ -154,18 +147,22 @@ def test_a_base_in_sixteen_bit_as_on_a_gpu(
 
 
 def test_the_method_of_the_adapters_page_trains_and_loads(
-    tiny_base: Path, small_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_base: Path, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(METHODS, "whole_transformers", USLoRA)  # put back afterwards
+    monkeypatch.setitem(METHODS, "unet_only", USLoRA)  # put back afterwards
     (block,) = [text for text in blocks(ROOT / "docs" / "adapters.md", "python") if "METHODS" in text]
     (tmp_path / "own_method.py").write_text(block)
     monkeypatch.syspath_prepend(tmp_path)
     importlib.import_module("own_method")
-    config = quick(method="whole_transformers", steps=1)
-    folder = adapt(config, tmp_path / "a", records=small_records, base=tiny_base)
+    config = quick(method="unet_only", steps=1, method_settings={"targets": "attention"})
+    folder = adapt(config, tmp_path / "a", records=records, base=tiny_base)
     adapter = adapters.load_adapter(load_base(tiny_base), folder)
     card = json.loads((folder / "adapter.json").read_text())
-    assert (card["method"], card["rank"], adapter.sets) == ("whole_transformers", 8, {"unet": "transformer"})
+    assert (card["method"], card["rank"], adapter.sets) == ("unet_only", 8, {"unet": "attention"})
+    with pytest.raises(ConfigurationError, match="adapt#method_settings#targets: .*did you mean 'attention'"):
+        AdaptConfig(method="unet_only", method_settings={"targets": "atention"})
+    with pytest.raises(ConfigurationError, match="adapt#method_settings: .*did you mean 'targets'"):
+        AdaptConfig(method="unet_only", method_settings={"target": "attention"})
 
 
 def test_a_card_may_hold_every_method_of_the_registry() -> None:
@@ -192,6 +189,8 @@ def test_prompts_of_dreambooth_and_inversion() -> None:
         ({"patience": 2, "validation_every": 0}, "needs validation"),
         ({"batch": 2, "accumulate": 4}, "at most the batch"),
         ({"precision": "fp8"}, "unknown value 'fp8'"),
+        ({"method_settings": {"targets": "text"}}, "adapt#method_settings: unknown key 'targets'; expected none"),
+        ({"method": "dreambooth", "method_settings": {"full": True}}, "stand under adapt#dreambooth"),
     ],
 )
 def test_settings_are_checked(settings: dict, text: str) -> None:

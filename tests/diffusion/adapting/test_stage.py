@@ -15,24 +15,15 @@ from safetensors.torch import load_file
 from meddap_monai import store
 from meddap_monai.core import resources
 from meddap_monai.core.records import iter_records, read_records, write_records
-from meddap_monai.diffusion.adapters import adapter as adapters
 from meddap_monai.diffusion.adapting import preparation
-from meddap_monai.diffusion.adapting import stage as adapting_stage
 from meddap_monai.diffusion.adapting.batches import Batches, Item
 from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
-from meddap_monai.diffusion.bases.base import load_base, open_base
+from meddap_monai.diffusion.bases.base import open_base
 from meddap_monai.diffusion.bases.noise import Objective
 from meddap_monai.errors import ConfigurationError, ForeignOutput, LeakedRecords, MissingPackage, RecordsError
-from meddap_monai.training.checkpoint import NAME
-from meddap_monai.training.schedules import schedule
 from tests.reliability.forked import read_logs, run_pair
-
-
-@pytest.fixture(scope="module")
-def records(make_records) -> Path:
-    return make_records({"train": 4, "val": 2, "test": 1}, size=32)
 
 
 def curve(folder: Path, tag: str) -> dict[int, float]:
@@ -59,9 +50,9 @@ def test_the_whole_stage(tiny_base: Path, records: Path, tmp_path: Path) -> None
     assert (stage["state"], stage["classes"], stage["counts"]["out"]) == ("done", card["classes"], 12)
     training = {record["sha256"] for record in read_records(records, split="train", full=True)}
     assert set((folder / "train_sha256.txt").read_text().split()) == training
-    assert set(curve(folder, "train/loss")) == {2, 4, 6, 8}
-    assert set(curve(folder, "validation/loss")) == {0, 3, 6, 8}
-    for tag in ("train/learning_rate_0", "train/gradient_norm", "train/images_per_second"):
+    assert set(curve(folder, "adapt/loss")) == {2, 4, 6, 8}
+    assert set(curve(folder, "adapt/validation_loss")) == {0, 3, 6, 8}
+    for tag in ("adapt/learning_rate", "adapt/gradient_norm", "adapt/images_per_second"):
         assert len(curve(folder, tag)) == 4
     assert "SyntheticData" in __import__("PIL.Image").Image.open(folder / "samples/benign-0.png").text
     assert "an ultrasound photo of no tumor in breast" in (folder / "card.md").read_text()
@@ -81,7 +72,7 @@ def test_a_finished_run_is_skipped_and_another_is_refused(tiny_base: Path, recor
 def test_the_validation_loss_is_deterministic_and_falls(tiny_base: Path, records: Path, tmp_path: Path) -> None:
     config = quick(steps=40, batch=4, learning_rate=2e-2, validation_every=20, validation_images=6, checkpoint_every=40)
     folder = adapt(config, tmp_path / "a", records=records, base=tiny_base)
-    values = curve(folder, "validation/loss")
+    values = curve(folder, "adapt/validation_loss")
     assert values[40] < values[0]
     best = min(value for step, value in values.items() if step)
     assert json.loads((folder / "adapter.json").read_text())["validation_loss"] == pytest.approx(best)
@@ -278,32 +269,6 @@ def test_caption_dropout_and_prior_images() -> None:
     assert batch.prompts.tolist()[1::2] == [9, 9]
 
 
-@pytest.mark.parametrize(
-    ("settings", "step", "expected"),
-    [
-        ({}, 50, 1.0),
-        ({"warmup": 10}, 4, 0.5),
-        ({"schedule": "cosine", "steps": 100}, 50, 0.5),
-        ({"schedule": "cosine", "steps": 100}, 0, 1.0),
-    ],
-)
-def test_learning_rate(settings: dict, step: int, expected: float) -> None:
-    config = AdaptConfig(**settings)
-    assert schedule(config.schedule, step, config.steps, config.warmup) == pytest.approx(expected)
-
-
-def test_a_damaged_checkpoint_is_named(tiny_base: Path, records: Path, tmp_path: Path, monkeypatch) -> None:
-    from meddap_monai.errors import StageError
-
-    monkeypatch.setattr(adapting_stage, "finish_adapter", lambda *_: (_ for _ in ()).throw(RuntimeError("stop")))
-    with pytest.raises(RuntimeError, match="stop"):
-        adapt(quick(steps=2), tmp_path / "a", records=records, base=tiny_base)
-    path = tmp_path / "a" / NAME
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(StageError, match="not a checkpoint of this training"):
-        adapt(quick(steps=2), tmp_path / "a", records=records, base=tiny_base)
-
-
 # ---------------------------------------------------------------------------------------------------- embedded base
 @pytest.mark.parametrize("settings", [{"batch": 2}, {"method": "fulora", "rank": 2}])
 def test_the_embedded_base_is_trained_with_the_defaults(make_records, tmp_path: Path, settings: dict) -> None:
@@ -314,15 +279,6 @@ def test_the_embedded_base_is_trained_with_the_defaults(make_records, tmp_path: 
     assert (card["base"], card["resolution"]) == ("embedded", 128)
     inherited = set((resources.find("data/base") / "train_sha256.txt").read_text().split())
     assert inherited < set((folder / "train_sha256.txt").read_text().split())
-
-
-def test_the_demos_adapter_loads_and_leaves() -> None:
-    pipeline = load_base("embedded")
-    adapter = adapters.load_adapter(pipeline, "embedded")
-    assert adapter.effect > 0
-    assert adapter.sets == {"unet": "attention"}
-    adapters.unload_adapter(pipeline)
-    assert not any("lora" in name for name, _ in pipeline.unet.named_modules())
 
 
 def test_an_overflow_in_any_process_skips_the_step_in_all() -> None:

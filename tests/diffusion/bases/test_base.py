@@ -100,6 +100,7 @@ def test_the_default_adapter_fits_the_embedded_base(embedded: Path) -> None:
     assert card["base_sha256"] == open_base("embedded").sha256
     assert card["prompts_sha256"] == load_prompt_table("breast").sha256
     assert card["classes"] == ["benign", "malignant", "normal"]
-    load_adapter(load_base(), "embedded")
+    adapter = load_adapter(load_base(), "embedded")
+    assert adapter.effect > 0 and adapter.sets == {"unet": "attention"}
     seen = set((embedded / "train_sha256.txt").read_text().split())
     assert seen <= set((resources.find("data/adapter") / "train_sha256.txt").read_text().split())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,6 @@ from meddap_monai.diffusion.generation.stage import generate
 from meddap_monai.transforms.online import OnlineGenerator
 
 PARTS = ("text_encoder/model", "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model")
-
-
-@pytest.fixture(scope="module")
-def records(make_records: Callable[..., Path]) -> Path:
-    return make_records({"train": 2, "val": 1}, size=32)
 
 
 @pytest.fixture

@@ -116,11 +116,6 @@ def test_no_labels_is_an_error() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- training
-@pytest.fixture(scope="module")
-def records(make_records) -> Path:
-    return make_records({"train": 4, "val": 2}, size=32)
-
-
 @pytest.mark.parametrize("times", ["noisy", "clean"])
 def test_training_learns_repeats_itself_and_is_skipped(
     tiny_base: Path, records: Path, tmp_path: Path, times: str

@@ -36,11 +36,6 @@ ROW = PlanRow(
 
 
 @pytest.fixture(scope="module")
-def pipeline(tiny_base: Path):
-    return load_base(tiny_base)
-
-
-@pytest.fixture(scope="module")
 def image() -> torch.Tensor:
     y, x = torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 32), indexing="ij")
     grey = ((torch.sin(5 * x * y) + 1) / 2 * 255).round() / 127.5 - 1
@@ -51,7 +46,17 @@ def levels_apart(ours: np.ndarray, theirs: np.ndarray) -> int:
     return int(np.abs(ours.astype(int) - theirs.astype(int)).max())
 
 
-def to_levels(images: np.ndarray) -> np.ndarray:
+def drawn_by(pipeline, row: PlanRow, **options) -> np.ndarray:
+    """Levels of the image that a pipeline of diffusers draws for a row."""
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(
+        row.prompt,
+        num_inference_steps=row.steps,
+        guidance_scale=row.guidance,
+        generator=[torch.Generator().manual_seed(row.seed)],
+        output_type="np",
+        **options,
+    ).images
     return (images * 255).round().astype(np.uint8)
 
 
@@ -62,15 +67,9 @@ def test_text_equals_the_pipeline(pipeline, scheduler: str, guidance: float) -> 
     ours = ImageSampler(pipeline).sample([row])
     own = pipeline.scheduler
     pipeline.scheduler = build_scheduler(scheduler, own)
-    theirs = pipeline(
-        row.prompt,
-        num_inference_steps=row.steps,
-        guidance_scale=guidance,
-        generator=[torch.Generator().manual_seed(row.seed)],
-        output_type="np",
-    ).images
+    theirs = drawn_by(pipeline, row)
     pipeline.scheduler = own
-    assert levels_apart(ours, to_levels(theirs)) <= 1
+    assert levels_apart(ours, theirs) <= 1
 
 
 @pytest.mark.parametrize("scheduler", NAMES)
@@ -80,19 +79,9 @@ def test_image_to_image_equals_the_pipeline(pipeline, image: torch.Tensor, sched
     ours = sampler.sample([row], Sources(image))
     other = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
     other.scheduler = build_scheduler(scheduler, pipeline.scheduler)
-    other.set_progress_bar_config(disable=True)
     with torch.no_grad():
         latents = sampler._encode(image)
-    theirs = other(
-        row.prompt,
-        image=latents,
-        strength=row.strength,
-        num_inference_steps=row.steps,
-        guidance_scale=row.guidance,
-        generator=[torch.Generator().manual_seed(row.seed)],
-        output_type="np",
-    ).images
-    assert levels_apart(ours, to_levels(theirs)) <= 1
+    assert levels_apart(ours, drawn_by(other, row, image=latents, strength=row.strength)) <= 1
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
@@ -103,25 +92,13 @@ def test_inpainting_equals_the_pipeline_inside_the_mask(pipeline, image: torch.T
     ours = ImageSampler(pipeline).sample([row], Sources(image, mask))
     other = StableDiffusionInpaintPipeline(**pipeline.components, requires_safety_checker=False)
     other.scheduler = build_scheduler("ddim", pipeline.scheduler)
-    other.set_progress_bar_config(disable=True)
     other.vae.encode, encode = (lambda x: _Mode(encode(x))), other.vae.encode
     try:
-        theirs = other(
-            row.prompt,
-            image=image,
-            mask_image=mask,
-            height=32,
-            width=32,
-            strength=strength,
-            num_inference_steps=row.steps,
-            guidance_scale=row.guidance,
-            generator=[torch.Generator().manual_seed(row.seed)],
-            output_type="np",
-        ).images
+        theirs = drawn_by(other, row, image=image, mask_image=mask, height=32, width=32, strength=strength)
     finally:
         del other.vae.encode
     inside = mask[0, 0].numpy() > 0
-    assert levels_apart(ours[:, inside], to_levels(theirs)[:, inside]) <= 1
+    assert levels_apart(ours[:, inside], theirs[:, inside]) <= 1
 
 
 class _Mode:

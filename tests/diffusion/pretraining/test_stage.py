@@ -256,6 +256,11 @@ def test_r27_interrupted_in_any_phase_then_resumed(
     assert weights(pretrain(SMALL, tmp_path / "out", records=few_records)) == weights(small_base)
 
 
+def test_other_records_are_another_run(small_base: Path, simulated_records: Path) -> None:
+    with pytest.raises(ForeignOutput, match="another run of pretrain: inputs records"):
+        pretrain(SMALL, small_base.parent, records=simulated_records)
+
+
 SPOILT = dataclasses.replace(SMALL, unet=dataclasses.replace(SMALL.unet, warmup=1, steps=20))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -17,7 +16,6 @@ from meddap_monai.diffusion.pretraining.job import PretrainJob
 from meddap_monai.diffusion.pretraining.parts import DenoiserConfig, ViewsConfig
 from meddap_monai.diffusion.pretraining.training_curves import Curve, minutes, read_curves
 from meddap_monai.diffusion.pretraining.unet import Cache, DenoiserTraining, build_denoiser, build_scheduler
-from meddap_monai.training.ema import update_average
 from tests.pretrain_material import SMALL
 
 TOY = DenoiserConfig(channels=(16, 32), heads=2, groups=8, steps=60, batch=8, warmup=5, learning_rate=3e-3, ema=0.9)
@@ -99,17 +97,6 @@ def test_changed_pictures_join_later_and_rare_groups_are_drawn_more_often() -> N
     rare = DenoiserTraining(work.unet, build_scheduler(config), work.cache, config, seed=0, half=False)
     chosen = rare._choose(0, torch.Generator().manual_seed(0))
     assert abs(float((chosen == 0).float().mean()) - 1 / 3) < 0.05
-
-
-def test_the_average_follows_slowly_and_young_ones_faster() -> None:
-    module = torch.nn.Linear(1, 1, bias=False)
-    module.weight.data.fill_(1.0)
-    average = copy.deepcopy(module)
-    average.weight.data.zero_()
-    update_average(average.parameters(), module.parameters(), 0.999, step=0)
-    assert average.weight.item() == pytest.approx(1 - 1 / 10)
-    update_average(average.parameters(), module.parameters(), 0.9, step=10**6)
-    assert average.weight.item() == pytest.approx(0.9 + 0.1 * 0.1)
 
 
 # ---------------------------------------------------------------------------------------------------------------- stage

@@ -36,15 +36,14 @@ def folder_with_table(folder: Path) -> Path:
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> dict[str, object]:
-    (tmp_path / "key").write_bytes(b"k" * 32)
+def asked(key: Path, tmp_path: Path) -> dict[str, object]:
     source = folder_with_table(tmp_path / "in")
     return {
         "source": source,
         "labels": "csv",
         "modality": "any",
         "split": "unseen",
-        "key_file": tmp_path / "key",
+        "key_file": key,
         "workers": 0,
     }
 
@@ -69,9 +68,8 @@ def test_a_column_that_is_not_there(asked: dict[str, object], tmp_path: Path) ->
 
 # ----------------------------------------------------------------------------------------------------- contradictions
 @pytest.fixture
-def how(tmp_path: Path) -> dict[str, object]:
-    (tmp_path / "key").write_bytes(b"k" * 32)
-    return {"source": tmp_path / "in", "key_file": tmp_path / "key", "split": "train", "workers": 0}
+def how(key: Path, tmp_path: Path) -> dict[str, object]:
+    return {"source": tmp_path / "in", "key_file": key, "split": "train", "workers": 0}
 
 
 def picture(path: Path, seed: int) -> None:

@@ -32,13 +32,6 @@ from meddap_monai.store import read_stage
 
 
 @pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("key") / "key"
-    path.write_bytes(b"k" * 32)
-    return path
-
-
-@pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_phantom_study(tmp_path_factory.mktemp("study"), 4, 2, seed=0, broken=4, clips=2)
 

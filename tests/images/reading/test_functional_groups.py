@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import io
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import raw_dicom as raw
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "reliability"))
-
-import raw_dicom as raw
 from raw_dicom import GREY
 
 from meddap_monai.errors import UnreadableImage

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import struct
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "reliability"))
-
 import raw_dicom as raw
 from raw_dicom import compressed, dicom, short
 

@@ -17,6 +17,7 @@ from meddap_monai.selection.filtering.config import SelectConfig
 from meddap_monai.selection.filtering.filter_config import FilterConfig
 from meddap_monai.selection.filtering.rules import RULES, RuleConfig
 from meddap_monai.selection.filtering.stage import select
+from tests.record_material import write_like
 from tests.selection.synthetic import CLASSES, picture, synthetic_record, write_generated
 
 SMALL = FilterConfig(encoder="resnet10_tiny", mode="scratch", resolution=32, folds=2, steps=12, batch=12)
@@ -137,12 +138,9 @@ def test_a_training_image_that_is_also_tested_on_stops_the_run(
     records = read_records(simulated_records, full=True)
     twin = next(r for r in records if r["split"] == "train")
     leaked = [r | {"sha256": twin["sha256"]} if r["id"] == "test-benign-000" else r for r in records]
-    folder = tmp_path / "index"
-    folder.mkdir()
-    (folder / "stage.json").write_text((simulated_records.parent / "stage.json").read_text())
-    write_records(folder / "records.jsonl", leaked)
+    records = write_like(simulated_records, tmp_path / "index", leaked)
     with pytest.raises(LeakedRecords, match="validation, test or unseen"):
-        select(config(), tmp_path / "out", records=folder / "records.jsonl", generated=generated)
+        select(config(), tmp_path / "out", records=records, generated=generated)
 
 
 def test_a_patient_in_two_splits_stops_the_run(tmp_path: Path, simulated_records: Path, generated: Path) -> None:

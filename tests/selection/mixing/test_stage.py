@@ -12,6 +12,7 @@ from meddap_monai.core.records import read_records
 from meddap_monai.errors import ConfigurationError, RecordsError
 from meddap_monai.selection.mixing.config import MixConfig
 from meddap_monai.selection.mixing.stage import duplicate, mix
+from tests.record_material import write_like
 from tests.selection.synthetic import CLASSES, write_generated
 
 
@@ -51,13 +52,10 @@ def test_counts(
 
 
 def test_balance_fills_up_to_the_largest_class(tmp_path: Path, make_records, kept: Path) -> None:
-    from meddap_monai.core.records import write_records
-
     source = make_records({"train": 6, "val": 2})
     records = [r for r in read_records(source, full=True) if r["id"] not in ("train-normal-000", "train-benign-001")]
-    (tmp_path / "stage.json").write_text((source.parent / "stage.json").read_text())
-    write_records(tmp_path / "records.jsonl", records)
-    mixed = read_records(mix(MixConfig(mode="balance"), tmp_path / "o", records=tmp_path / "records.jsonl", kept=kept))
+    fewer = write_like(source, tmp_path, records)
+    mixed = read_records(mix(MixConfig(mode="balance"), tmp_path / "o", records=fewer, kept=kept))
     assert per_class(mixed) == [1, 0, 1]
 
 

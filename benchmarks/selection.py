@@ -31,8 +31,10 @@ from meddap_monai.classifier.scoring import fit_temperature
 from meddap_monai.core.records import Record, draw_split, pixel_hash
 from meddap_monai.phantom.simulation import simulate_image
 from meddap_monai.phantom.tissue import CLASSES
-from meddap_monai.selection.copies.detection import CopyConfig, Images, calibrate, find_nearest, flag
-from meddap_monai.selection.filtering.crossfit import FilterConfig, predict, train_fold
+from meddap_monai.selection.copies.config import CopyConfig
+from meddap_monai.selection.copies.detection import Images, calibrate, find_nearest, flag
+from meddap_monai.selection.filtering.crossfit import predict, train_fold
+from meddap_monai.selection.filtering.filter_config import FilterConfig
 from meddap_monai.selection.filtering.rules import RULES, Evidence, RuleConfig
 from meddap_monai.selection.pixels import read_squares
 from meddap_monai.statistics.shares import wilson

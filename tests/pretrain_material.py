@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from meddap_monai import store
-from meddap_monai.diffusion.pretraining.autoencoder import AutoencoderConfig
 from meddap_monai.diffusion.pretraining.config import PretrainConfig
-from meddap_monai.diffusion.pretraining.text_encoder import TextEncoderConfig
-from meddap_monai.diffusion.pretraining.unet import DenoiserConfig
-from meddap_monai.diffusion.pretraining.views import ViewsConfig
+from meddap_monai.diffusion.pretraining.parts import AutoencoderConfig, DenoiserConfig, TextEncoderConfig, ViewsConfig
 
 SMALL = PretrainConfig(
     resolution=32,

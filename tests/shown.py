@@ -26,6 +26,7 @@ ELSEWHERE = {
     r"^make wheel$": "tests/test_packaging.py",
     r"^meddap demo": "tests/test_packaging.py",
     r"^meddap study --config \w+ --config smoke": "tests/test_studies.py",
+    r"^meddap config": "tests/cli/test_keys.py",
     r"^meddap review": "tests/reading_form/test_review.py",
     r"^meddap grid": "tests/cli/test_evaluation.py",
     r"--config_file configs/train.yaml +--train#": "tests/transforms/test_diffusion.py",

@@ -135,7 +135,7 @@ def test_extras_are_named_in_the_install_page() -> None:
             "import torch; from meddap_monai.diffusion.adapting.config import AdaptConfig; "
             "from meddap_monai.diffusion.adapting.stage import make_optimizer; "
             "make_optimizer(AdaptConfig(optimizer='adamw8bit'), [], torch.device('cpu'))",
-            "meddap-monai[gpu]",
+            "pip install 'bitsandbytes>=0.45'",
         ),
     ],
 )

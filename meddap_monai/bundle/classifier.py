@@ -13,7 +13,8 @@ from monai.transforms import MapTransform
 from torch import nn
 
 from meddap_monai import store
-from meddap_monai.classifier.inference import InferConfig, picture_of, read_frames, source_files
+from meddap_monai.classifier.inference import picture_of, read_frames, source_files
+from meddap_monai.classifier.inference_config import InferConfig
 from meddap_monai.core.distributed import launched
 from meddap_monai.core.printing import PrintsArguments
 from meddap_monai.core.records import Record, read_records

@@ -23,7 +23,8 @@ from meddap_monai.classifier.projector import write_projector
 from meddap_monai.classifier.scoring import decode, single_pass_loader
 from meddap_monai.core.records import Record
 from meddap_monai.encoders.features import Penultimate
-from meddap_monai.statistics.metrics import ECE_BINS, confidence_bins, confusion
+from meddap_monai.statistics.metrics import confusion
+from meddap_monai.statistics.weighted import ECE_BINS, confidence_bins
 
 SHOWN = 12
 EMBEDDED = 500

@@ -3,53 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from meddap_monai import store
 from meddap_monai.classifier.data import to_float
+from meddap_monai.classifier.inference_config import InferConfig
 from meddap_monai.classifier.scoring import Classifier, load_classifier, logits_of_views, softmax
-from meddap_monai.core.constraints import Choice, here, settings
+from meddap_monai.core.progress import progress
 from meddap_monai.errors import ConfigurationError, UnreadableImage
 from meddap_monai.images.framing import to_square
 from meddap_monai.images.indexing.masks import pair_of
 from meddap_monai.images.indexing.sources import walk
 from meddap_monai.images.reading.dicom import read_ultrasound
-from meddap_monai.images.reading.frames import check_policy
 from meddap_monai.images.reading.plain import read_plain, sniff
-
-
-@dataclass(frozen=True)
-@settings("infer")
-class InferConfig:
-    """How files are read and probabilities are made.
-
-    Attributes:
-        frames: which frames of a clip count: first, middle, last, all, "every N", "evenly K"; their mean is reported.
-        region: ``b-mode`` cuts a DICOM to its ultrasound region, as the index does; ``full`` takes the whole screen.
-        full_frame: take the whole screen of a DICOM that has no region, instead of rejecting it.
-        masks: ``reject`` leaves out masks beside their images, as the index does, ``keep`` takes them.
-        follow_links: follow links that lead out of the source.
-        calibrated: divide the logits by the temperature that was fitted on the validation images.
-        device: torch device.
-    """
-
-    frames: str = "all"
-    region: Annotated[str, Choice(("b-mode", "full"))] = "b-mode"
-    full_frame: bool = False
-    masks: Annotated[str, Choice(("reject", "keep"))] = "reject"
-    follow_links: bool = False
-    calibrated: bool = True
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        check_policy(self.frames, here("frames"))
 
 
 def infer(config: InferConfig, models: Sequence[Path | str], source: Path | str, output: Path | str) -> Path:
@@ -77,7 +47,7 @@ def infer(config: InferConfig, models: Sequence[Path | str], source: Path | str,
     classes = ensemble[0].classes
     found, rejected = [], []
     files = source_files(source, config.masks, config.follow_links)
-    for path, refused in tqdm(files, desc="infer", unit="file", disable=None):
+    for path, refused in progress(files, desc="infer", unit="file"):
         name = store.name_text(path.relative_to(source) if path != source else path.name)
         try:
             if refused:

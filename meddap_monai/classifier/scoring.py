@@ -24,6 +24,8 @@ from meddap_monai.core.tensors import check_finite, save_tensors
 from meddap_monai.errors import StageError
 
 MODEL = "model.pt"
+MOST_NAMED = 8
+"""Folders that a message names."""
 
 
 @dataclass
@@ -137,6 +139,18 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(log_loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded").x))
 
 
+def _below(folder: Path) -> str:
+    """Return what to give in place of a folder without a classifier: those with one below it, or its own; or ""."""
+    if folder.name == MODEL and folder.is_file():
+        return f"give its folder, {folder.parent}"
+    levels = ("/".join(["*"] * depth + [MODEL]) for depth in range(1, 6))
+    found = [path.parent for pattern in levels for path in sorted(folder.glob(pattern))]
+    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    return (
+        f"classifiers below it: {', '.join(map(str, found[:MOST_NAMED]))}{more}; give one or several" if found else ""
+    )
+
+
 def load_classifier(folder: Path | str, device: str = "cpu") -> Classifier:
     """Load the classifier of a finished ``classify`` folder.
 
@@ -144,6 +158,8 @@ def load_classifier(folder: Path | str, device: str = "cpu") -> Classifier:
         StageError: there is no model, or it is not one of this package.
     """
     path = Path(folder) / MODEL
+    if not path.exists() and (others := _below(Path(folder))):
+        raise StageError(f"{path}: does not exist; {others}")
     try:
         document = torch.load(store.regular_file(path), map_location="cpu", weights_only=True)
         values = document["configuration"] | {"device": device, "weights": None}

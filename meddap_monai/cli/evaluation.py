@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from meddap_monai.cli.counts import infer_counts
 from meddap_monai.core.configuration import build, field_types
 from meddap_monai.core.ids import check_data, nest, read_pairs, split_places
 from meddap_monai.errors import ConfigurationError
@@ -18,11 +19,12 @@ def add_evaluation_commands(commands: Any) -> None:
     """Add ``infer`` and ``grid`` to the sub-parsers of ``meddap``."""
     text = "DICOM or image folder in, CSV of calibrated class probabilities out"
     parser = commands.add_parser("infer", help=text, description=text)
-    parser.add_argument("--models", nargs="+", type=Path, required=True, help="classifier folders; several: their mean")
+    parser.add_argument("--models", nargs="+", required=True, help="classifier folders; several: their mean")
     parser.add_argument("--source", type=Path, required=True, help="folder or file")
     parser.add_argument("--output", type=Path, default=Path("runs/infer.csv"), help="default: %(default)s")
     parser.add_argument("overrides", nargs="*", metavar="ID=VALUE", help="e.g. frames=middle, region=full, device=cuda")
     parser.set_defaults(run=_infer)
+    parser.configuration = _infer_config
     text = "train and judge arms x networks x shares of the real data x seeds"
     parser = commands.add_parser("grid", help=text, description=text)
     parser.add_argument("--draws", nargs="+", required=True, metavar="SEED:RECORDS[:KEPT]", help="one per seed")
@@ -33,6 +35,8 @@ def add_evaluation_commands(commands: Any) -> None:
         "overrides", nargs="*", metavar="ID=VALUE", help="e.g. 'fractions=[0.5, 1]', classify#steps=200, mix#ratio=2"
     )
     parser.set_defaults(run=_grid)
+    parser.configuration, parser.without = _grid_config, ("classify", "mix", "evaluate")
+    parser.epilog = "Keys of classify, mix and evaluate are written STAGE#KEY=VALUE; meddap STAGE --help lists them."
 
 
 def read_keys(texts: Sequence[str], cls: type[T]) -> T:
@@ -59,17 +63,29 @@ def read_draw(text: str) -> tuple[int, Path, Path | None]:
     return int(seed), Path(paths[0]), Path(paths[1]) if len(paths) == 2 else None
 
 
-def _infer(options: argparse.Namespace) -> str:
-    from meddap_monai.classifier.inference import InferConfig, infer
+def _infer_config() -> type:
+    from meddap_monai.classifier.inference_config import InferConfig
 
-    config = read_keys(options.overrides, InferConfig)
-    return str(infer(config, options.models, options.source, options.output))
+    return InferConfig
+
+
+def _grid_config() -> type:
+    from meddap_monai.study.grid_config import GridConfig
+
+    return GridConfig
+
+
+def _infer(options: argparse.Namespace) -> str:
+    config: Any = read_keys(options.overrides, _infer_config())
+    from meddap_monai.classifier.inference import infer
+
+    return infer_counts(infer(config, options.models, options.source, options.output))
 
 
 def _grid(options: argparse.Namespace) -> str:
-    from meddap_monai.study.grid import Draw, GridConfig, run_grid
+    config: Any = read_keys(options.overrides, _grid_config())
+    from meddap_monai.study.grid import Draw, run_grid
 
-    config = read_keys(options.overrides, GridConfig)
     draws = [Draw(*read_draw(text)) for text in options.draws]
     folder = run_grid(config, options.output, draws=draws, unseen=options.unseen, overwrite=options.overwrite)
     return str(folder / "grid.md")

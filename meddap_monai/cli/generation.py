@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from meddap_monai.core.configuration import build
 from meddap_monai.core.ids import check_data, nest, read_pairs
 
 
@@ -19,6 +20,8 @@ def add_generation_commands(commands: Any) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an output of another configuration")
     parser.add_argument("overrides", nargs="*", metavar="ID=VALUE", help="e.g. ratio=2, mode=image, index#labels=csv")
     parser.set_defaults(run=_synthesize)
+    parser.configuration = _generate_config
+    parser.epilog = "Keys of index are written index#KEY=VALUE; meddap index --help lists them."
     text = "make one shard of a run again from its records and compare"
     parser = commands.add_parser("remake", help=text, description=text)
     parser.add_argument("generated", type=Path, help="output folder of generate")
@@ -36,10 +39,15 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapters", nargs="*", default=[], help="adapter folders or files")
 
 
+def _generate_config() -> type:
+    from meddap_monai.diffusion.generation.config import GenerateConfig
+
+    return GenerateConfig
+
+
 def _synthesize(options: argparse.Namespace) -> str:
     from meddap_monai.diffusion.generation.config import GenerateConfig
     from meddap_monai.diffusion.generation.nearness import derived_text
-    from meddap_monai.diffusion.generation.synthesize import synthesize_folder
     from meddap_monai.images.indexing.config import IndexConfig
     from meddap_monai.store import read_stage
 
@@ -47,6 +55,11 @@ def _synthesize(options: argparse.Namespace) -> str:
     pairs = read_pairs(options.overrides, types, "generate", types)
     check_data(pairs, "command line")
     keys = nest(pairs)
+    for name, cls in types.items():
+        needed = {"source": options.source} if name == "index" else {}
+        build(cls, {**(keys.get(name) or {}), **needed}, name)
+    from meddap_monai.diffusion.generation.synthesize import synthesize_folder
+
     folder = synthesize_folder(
         options.source,
         options.output,

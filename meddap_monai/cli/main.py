@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import os
 import sys
@@ -12,9 +13,12 @@ from typing import Any
 
 from meddap_monai import __version__
 from meddap_monai.cli.adapters import add_adapter_command
+from meddap_monai.cli.command import Command
+from meddap_monai.cli.counts import index_counts
 from meddap_monai.cli.evaluation import add_evaluation_commands
 from meddap_monai.cli.export import add_export_command
 from meddap_monai.cli.generation import add_generation_commands
+from meddap_monai.cli.keys import add_config_command
 from meddap_monai.errors import Interrupted, MeddapError, StageError
 from meddap_monai.store import STAGES
 
@@ -84,17 +88,22 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="meddap", description=__doc__)
     parser.add_argument("--version", action="version", version=f"meddap-monai {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Command)
     for stage in STAGES:
         command = _command(commands, stage, f"run the stage {stage} alone", _run_stage)
         command.set_defaults(stage=stage)
+        command.configuration = functools.partial(_config_of, stage)
         for name in _INPUTS[stage]:
             many = name in ("adapters", "runs")
             required = name in ("records", "generated", "runs")
             command.add_argument(f"--{name}", nargs="*" if many else None, required=required, help=_HELP[name])
-    _command(commands, "study", "run a whole study from one configuration", _run_study)
+    study = _command(commands, "study", "run a whole study from one configuration", _run_study)
     demo = _command(commands, "demo", "the whole job on simulated ultrasound, offline, in minutes", _run_demo)
     demo.set_defaults(output=Path("demo"))
+    for command in (study, demo):
+        command.configuration, command.without = _study_config, (*STAGES, "unseen", "unlabelled")
+        command.epilog = "Keys of a stage are written STAGE#KEY=VALUE; meddap STAGE --help lists them."
+    add_config_command(commands)
     _add_review(commands)
     _add_join(commands)
     add_adapter_command(commands)
@@ -104,6 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_SIMULATED = {"index#source": "simulated", "unseen#source": "simulated"}
+"""A demo makes its sources."""
 _HELP = {
     "records": "records file of index (or of cluster for adapt, of mix for classify)",
     "base": "'embedded' (default), a local Stable Diffusion folder, or a hub id",
@@ -115,8 +126,8 @@ _HELP = {
 }
 
 
-def _command(commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], str]) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+def _command(commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], str]) -> Command:
+    command: Command = commands.add_parser(name, help=text, description=text)
     command.add_argument(
         "--output", type=Path, default=Path("runs") / name, help="output folder (default: %(default)s)"
     )
@@ -126,6 +137,9 @@ def _command(commands: Any, name: str, text: str, run: Callable[[argparse.Namesp
         "--trust-config",
         action="store_true",
         help="let MONAI run code in overlays and overrides, instead of refusing it",
+    )
+    command.add_argument(
+        "--dry-run", action="store_true", help="say what would run, how long and how large; write nothing"
     )
     command.add_argument(
         "overrides", nargs="*", metavar="ID=VALUE", help="e.g. generate#steps=20, or steps=20 in a stage"
@@ -156,16 +170,34 @@ def _add_review(commands: Any) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- configuration
+def _config_of(stage: str) -> type:
+    from meddap_monai.study.config import config_of
+
+    return config_of(stage)
+
+
+def _study_config() -> type:
+    from meddap_monai.study.config import StudyConfig
+
+    return StudyConfig
 
 
 # --------------------------------------------------------------------------------------------------------- commands
 def _run_stage(options: argparse.Namespace) -> str:
-    from meddap_monai.study import run_stage
+    from meddap_monai.core.configuration import build
     from meddap_monai.study.sections import load_sections
 
     sections = load_sections(options.config, options.overrides, options.stage, options.trust_config)
+    config = build(_config_of(options.stage), sections.get(options.stage) or {}, options.stage)
     inputs = {name: value for name in _INPUTS[options.stage] if (value := getattr(options, name)) is not None}
-    return str(run_stage(options.stage, sections.get(options.stage) or {}, options.output, inputs, options.overwrite))
+    if options.dry_run:
+        from meddap_monai.study.dry_run import dry_stage
+
+        return dry_stage(options.stage, config, options.output, inputs)
+    from meddap_monai.study import run_stage
+
+    result = run_stage(options.stage, config, options.output, inputs, options.overwrite)
+    return index_counts(result) if options.stage == "index" else str(result)
 
 
 def _run_join(options: argparse.Namespace) -> str:
@@ -175,17 +207,33 @@ def _run_join(options: argparse.Namespace) -> str:
 
 
 def _run_study(options: argparse.Namespace) -> str:
-    from meddap_monai.study import run_study
     from meddap_monai.study.command import with_command
+    from meddap_monai.study.config import read_study
     from meddap_monai.study.sections import load_sections
 
     sections = load_sections(options.config, options.overrides, trust=options.trust_config)
     told = with_command(sections, "study", options.config, options.overrides)
+    study, variants = read_study(told)
+    if options.dry_run:
+        from meddap_monai.study.dry_run import dry_study
+
+        return dry_study(variants, study, options.output)
+    from meddap_monai.study import run_study
+
     report = run_study(options.output, told, options.overwrite)
     return f"report: {report.resolve()}\n{_curves(options.output)}"
 
 
 def _run_demo(options: argparse.Namespace) -> str:
+    from meddap_monai.study.config import override, read_study
+    from meddap_monai.study.sections import load_sections
+
+    sections = load_sections(["demo.yaml", *options.config], options.overrides, trust=options.trust_config)
+    study, variants = read_study(override(sections, _SIMULATED, "demo"))
+    if options.dry_run:
+        from meddap_monai.study.dry_run import dry_study
+
+        return dry_study(variants, study, options.output)
     from meddap_monai.study.demo import run_demo
 
     report = run_demo(options.output, options.config, options.overrides, options.overwrite, options.trust_config)

@@ -14,6 +14,7 @@ import torch
 from monai.networks import nets
 from torch import nn
 
+from meddap_monai.core.extras import install
 from meddap_monai.errors import ConfigurationError, MissingPackage
 
 Builder = Callable[[int, int, int], nn.Module]
@@ -124,7 +125,7 @@ def _package(package: str, name: str) -> Any:
         return importlib.import_module(package)
     except (ImportError, RuntimeError) as error:
         raise MissingPackage(
-            f"{package}:{name} needs {package} ({error}); install it with `pip install meddap-monai[vision]`"
+            f"{package}:{name} needs {package} ({error}); install it with `{install('vision')}`"
         ) from error
 
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from meddap_monai import store
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.stage import classify
+from meddap_monai.core.progress import progress
 from meddap_monai.errors import ConfigurationError, LeakedRecords
 from meddap_monai.evaluation import arms as arm_names
 from meddap_monai.evaluation.config import EvaluateConfig
@@ -131,7 +130,7 @@ def predict_all(
     if sets.unseen:
         tables["unseen"] = {}
     decoded = DecodedOnce()
-    for run in tqdm(sorted(runs, key=lambda run: run.seed), desc="evaluate", unit="run", disable=None):
+    for run in progress(sorted(runs, key=lambda run: run.seed), desc="evaluate", unit="run"):
         for name, rows in (("own", sets.own[Path(run.records)]), ("unseen", sets.unseen)):
             if rows:
                 cache = output / "predictions" / f"{run.arm}-{run.seed}-{name}.csv"

@@ -9,8 +9,6 @@ import torch
 from monai.utils import convert_to_dst_type
 from PIL import Image
 
-FITS = ("crop", "stretch", "pad")
-
 
 def frame(
     image: Image.Image,

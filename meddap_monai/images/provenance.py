@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from meddap_monai import store
+from meddap_monai.core.progress import progress
 from meddap_monai.core.records import FILE_GROUP, Record, iter_records
 from meddap_monai.errors import LeakedRecords, StageError
 from meddap_monai.images.likeness import DIGITS, Known, fingerprint, from_text, to_text
@@ -175,7 +175,7 @@ def _compare(records: Sequence[Record], looks: Images) -> Iterator[tuple[str, tu
     new = list({r["sha256"]: r for r in records if (r["sha256"], name) not in _FOUND}.values())
     if len(_FOUND) > 1_000_000:
         _FOUND.clear()
-    bar = tqdm(new, desc="seen before?", unit="image", leave=False, disable=len(new) < _MANY)
+    bar = progress(new, desc="seen before?", unit="image", leave=False, disable=len(new) < _MANY)
     nearest = Known(from_text([looks[digest] for digest in digests])).nearest(np.asarray(open_recorded(r)) for r in bar)
     for record, (number, likeness) in zip(new, nearest, strict=True):
         _FOUND[record["sha256"], name] = digests[number], min(likeness, 0.9999)

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from meddap_monai.classifier.data import read_framed
+from meddap_monai.core.progress import progress
 from meddap_monai.core.records import Record
 
 MANY = 500
@@ -41,7 +41,7 @@ def read_squares(
 
     with ThreadPoolExecutor(max_workers=threads) as pool:
         jobs = pool.map(read, range(len(records)))
-        for _ in tqdm(jobs, total=len(records), desc="images", unit="image", disable=len(records) < MANY):
+        for _ in progress(jobs, total=len(records), desc="images", unit="image", disable=len(records) < MANY):
             pass
     return stack
 

@@ -11,9 +11,7 @@ import math
 import numpy as np
 from sklearn import metrics as sk
 
-ECE_BINS = 10
-SPECIFICITY = 0.9
-"""Specificity at which `sensitivity_at` is read."""
+from meddap_monai.statistics.weighted import ECE_BINS, SPECIFICITY, confidence_bins
 
 
 def macro_auc(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -64,12 +62,6 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int =
     place = confidence_bins(confidence, bins)
     gaps = [abs(right[place == b].sum() - confidence[place == b].sum()) for b in range(bins)]
     return float(sum(gaps) / len(labels))
-
-
-def confidence_bins(confidence: np.ndarray, bins: int = ECE_BINS) -> np.ndarray:
-    """Return the bin ``0..bins-1`` of each confidence."""
-    numbers: np.ndarray = np.clip((confidence * bins).astype(int), 0, bins - 1)
-    return numbers
 
 
 def sensitivity_at(scores: np.ndarray, truth: np.ndarray, specificity: float = SPECIFICITY) -> float:

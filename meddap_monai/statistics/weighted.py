@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from meddap_monai.statistics.metrics import ECE_BINS, SPECIFICITY, confidence_bins
-
+ECE_BINS = 10
+SPECIFICITY = 0.9
+"""Specificity at which sensitivity is read."""
 BLOCK = 2**14
 """Weights worked on at once; more of them leave the processor's cache."""
 
@@ -65,6 +66,12 @@ def weighted_metrics(probabilities: np.ndarray, labels: np.ndarray, weights: np.
     step = max(1, BLOCK // len(labels))
     blocks = [_block(probabilities, labels, weights[start : start + step]) for start in range(0, len(weights), step)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in METRICS}
+
+
+def confidence_bins(confidence: np.ndarray, bins: int = ECE_BINS) -> np.ndarray:
+    """Return the bin ``0..bins-1`` of each confidence."""
+    numbers: np.ndarray = np.clip((confidence * bins).astype(int), 0, bins - 1)
+    return numbers
 
 
 def _block(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ from meddap_monai.store.files import (
 )
 from meddap_monai.store.process import InterruptFlag, lock_folder
 from meddap_monai.store.regular import ALLOW_LINKS, file_kind, links_out, name_text, regular_file
-from meddap_monai.store.stage import COST, STAGES, Stage, open_stage, read_cost, read_stage, versions
+from meddap_monai.store.stage import COST, STAGES, Stage, open_stage, read_cost, read_stage, this_machine, versions
 from meddap_monai.store.tables import csv_text, read_csv, write_rows
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "sha256_text",
     "shard_done",
     "shard_path",
+    "this_machine",
     "versions",
     "write_atomic",
     "write_json",

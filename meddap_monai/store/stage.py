@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import os
+import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 
 from meddap_monai.errors import ForeignOutput, StageError
 from meddap_monai.store.documents import read_json
-from meddap_monai.store.files import is_left_behind, plain, sha256_file, sweep, write_json
+from meddap_monai.store.files import is_left_behind, plain, sha256_file, sha256_text, sweep, write_json
 from meddap_monai.store.process import lock_folder
 
 STAGES = ("index", "cluster", "pretrain", "adapt", "generate", "select", "mix", "classify", "evaluate")
@@ -61,9 +62,9 @@ class Stage:
         self._spent = read_cost(self.folder).get("seconds", 0.0)
 
     def note_cost(self, cost: Mapping[str, Any]) -> None:
-        """Write ``cost.json``: working seconds over all resumes and `cost`."""
+        """Write ``cost.json``: working seconds over all resumes, the machine and `cost`."""
         seconds = round(self._spent + time.monotonic() - self._started, 3)
-        write_json(self.folder / COST, {"seconds": seconds, **plain(cost)})
+        write_json(self.folder / COST, {"seconds": seconds, "machine": this_machine(), **plain(cost)})
 
 
 @contextlib.contextmanager
@@ -237,6 +238,11 @@ def read_cost(folder: Path | str) -> dict[str, Any]:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < 1e12:
         raise StageError(f"{path}: seconds is {seconds!r:.80}, expected a number of at least 0; delete the file")
     return cost
+
+
+def this_machine() -> str:
+    """Return a pseudonym of this machine, which tells nothing of its name."""
+    return sha256_text(f"{platform.node()} {platform.machine()} {os.cpu_count()}")[:12]
 
 
 def versions() -> dict[str, str]:

@@ -5,8 +5,29 @@ classifier per arm; at the end one evaluation over all seeds on the own test set
 its own folder and decides itself whether it is done, so a killed study goes on where it stopped.
 """
 
-from meddap_monai.study.config import DrawConfig, StudyConfig, override, read_study
-from meddap_monai.study.run import draw, run_study
-from meddap_monai.study.stages import run_stage
+from __future__ import annotations
 
-__all__ = ["DrawConfig", "StudyConfig", "draw", "override", "read_study", "run_stage", "run_study"]
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "DrawConfig": "config",
+    "StudyConfig": "config",
+    "draw": "run",
+    "override": "config",
+    "read_study": "config",
+    "run_stage": "stages",
+    "run_study": "run",
+}
+__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use (PEP 562): keys are checked before a stage is loaded."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,13 +6,13 @@ import copy
 import itertools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.core.configuration import build, check_keys, check_mapping, field_types, is_empty, options
-from meddap_monai.core.constraints import Choice, Count, here, settings
+from meddap_monai.core.constraints import Choice, Count, Range, here, settings
 from meddap_monai.core.ids import look_up, set_value, split, type_of
 from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.generation.config import GenerateConfig
@@ -24,7 +24,21 @@ from meddap_monai.images.indexing.config import IndexConfig
 from meddap_monai.selection.clustering.config import ClusterConfig
 from meddap_monai.selection.filtering.config import SelectConfig
 from meddap_monai.selection.mixing.config import MixConfig
-from meddap_monai.study.simulated import SimulatedConfig
+
+SIMULATED = "simulated"
+
+
+@dataclass(frozen=True)
+@settings("simulated")
+class SimulatedConfig:
+    """How many simulated images stand in for a data set whose source is ``simulated``."""
+
+    patients_per_class: Annotated[int, Range(1, 10_000)] = 12
+    """Simulated patients of each class."""
+    images_per_patient: Annotated[int, Range(1, 100)] = 2
+    """Images of each of them."""
+    colour: bool = False
+    """Colour PNG files (a fixed palette over the simulated echo) instead of grey DICOM files."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +66,25 @@ class StudyConfig:
     """Everything a study needs; each stage's own keys are those of its configuration class."""
 
     index: IndexConfig
+    """The own data set."""
     unseen: UnseenConfig | None = None
+    """The data set of others that the classifiers are judged on too; off without values."""
     unlabelled: IndexConfig | None = None
     """What `pretrain` learns from, once for all seeds; None: the training images of each draw. Like `unseen`, it is
     one split as a whole unless it names another."""
     draw: DrawConfig | None = field(default_factory=DrawConfig)
-    """None: keep the splits of `index`."""
+    """The small data set of each seed; null keeps the splits of `index`."""
     seeds: Annotated[tuple[int, ...], Count()] = (0, 1, 2)
+    """One small draw, one adapter and one classifier per arm for each seed."""
     arms: tuple[Annotated[str, Choice(TRAINED_ARMS)], ...] = USUAL
+    """What classifiers learn from; docs/evaluation.md says what each arm is."""
     base: str = "embedded"
+    """``embedded``, a local Stable Diffusion folder, or a hub id."""
     cluster: ClusterConfig | None = None
     pretrain: PretrainConfig | None = None
     adapt: AdaptConfig | None = field(default_factory=AdaptConfig)
     adapters: Annotated[str, Choice(("one", "per_class", "per_cluster"))] = "one"
-    """one: for all classes; per_class: one each; per_cluster: one for each cluster that `cluster` chose."""
+    """How many: one for all classes; one per_class; or one per_cluster, for each cluster that `cluster` chose."""
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
     mix: MixConfig = field(default_factory=MixConfig)
@@ -76,7 +95,8 @@ class StudyConfig:
     grid: Mapping[str, Any] = field(default_factory=dict)
     """Full id -> values, as a list or as name -> value; with `variants` they span the variants that are run."""
     combine: Annotated[str, Choice(("product", "diagonal"))] = "product"
-    """product: every value with every other; diagonal: as many as the longest list, each value at least once."""
+    """Of the axes. product: every value with every other; diagonal: as many as the longest list, each value at least
+    once."""
     limits: Mapping[str, Any] = field(default_factory=dict)
     """Full id -> value, the last word over variants and grid, and only where the section is in use; see `limit`."""
     simulated: SimulatedConfig = field(default_factory=SimulatedConfig)
@@ -86,6 +106,11 @@ class StudyConfig:
         """Check what no single stage can."""
         if self.adapters == "per_cluster" and self.cluster is None:
             raise ConfigurationError(f"{here('adapters')}: per_cluster needs clusters; give cluster a mapping")
+
+
+def config_of(stage: str) -> type:
+    """Return the configuration class of a stage."""
+    return next(one for one in options(field_types(StudyConfig)[stage]) if isinstance(one, type) and is_dataclass(one))
 
 
 @dataclass(frozen=True)

@@ -11,32 +11,29 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from meddap_monai import store
-from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.stage import classify
-from meddap_monai.core.constraints import Choice, Range, settings
+from meddap_monai.core.progress import progress
 from meddap_monai.core.records import Record, class_names, read_records, write_records
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation.arms import TRAINED_ARMS
-from meddap_monai.evaluation.config import EvaluateConfig
 from meddap_monai.evaluation.predictions import ClassifierRun
 from meddap_monai.evaluation.report import figures
 from meddap_monai.evaluation.report.page import MAIN_METRICS, markdown_table, results_rows
 from meddap_monai.evaluation.stage import evaluate, read_report
-from meddap_monai.selection.mixing.config import MixConfig
 from meddap_monai.selection.mixing.stage import mix
 from meddap_monai.statistics.weighted import METRICS
 from meddap_monai.study.apart import refuse_seen_unseen
+from meddap_monai.study.grid_config import GridConfig
 from meddap_monai.study.track import settings_of_arm
 
 
@@ -47,37 +44,6 @@ class Draw:
     seed: int
     records: Path
     kept: Path | None = None
-
-
-@dataclass(frozen=True)
-@settings("grid")
-class GridConfig:
-    """What is crossed with what.
-
-    Attributes:
-        arms: names of `meddap_monai.evaluation.arms.TRAINED_ARMS`.
-        encoders: names of encoders.
-        fractions: shares of the real training groups, 1 is all; smaller ones are inside larger ones. The synthetic
-            images of a draw were learnt from all of its training images: at smaller shares the arms with synthetic
-            images answer what happens when only that share can be used as real images.
-        classify: everything else of the classifiers.
-        mix: how much synthetic.
-        evaluate: how they are judged.
-        processes: that train side by side, one thread each.
-    """
-
-    arms: tuple[Annotated[str, Choice(TRAINED_ARMS)], ...] = (
-        "real",
-        "real_ultrasound",
-        "real_synthetic",
-        "real_synthetic_ultrasound",
-    )
-    encoders: tuple[str, ...] = ("efficientnet_lite0",)
-    fractions: tuple[Annotated[float, Range(0.01, 1.0)], ...] = (1.0,)
-    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
-    mix: MixConfig = field(default_factory=MixConfig)
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    processes: Annotated[int, Range(1, 256)] = 1
 
 
 @dataclass(frozen=True)
@@ -126,12 +92,12 @@ def run_grid(
         refuse_seen_unseen(unseen, [draw.records for draw in draws])
     tasks = [(config, output, cell, overwrite) for cell in cells]
     if config.processes == 1:
-        done = [train_cell(*task) for task in tqdm(tasks, desc="grid", unit="cell")]
+        done = [train_cell(*task) for task in progress(tasks, desc="grid", unit="cell")]
     else:
         spawn = get_context("spawn")
         with ProcessPoolExecutor(config.processes, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             futures = [pool.submit(train_cell, *task) for task in tasks]
-            done = [future.result() for future in tqdm(futures, desc="grid", unit="cell")]
+            done = [future.result() for future in progress(futures, desc="grid", unit="cell")]
     rows: list[dict[str, Any]] = []
     for leaf, column in groupby(zip(cells, done, strict=True), lambda pair: pair[0].place):
         (cell, *_), runs = zip(*column, strict=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from meddap_monai import store
 from meddap_monai.core.distributed import Ranks, join_ranks
+from meddap_monai.core.progress import progress
 from meddap_monai.core.records import class_names, draw_split, iter_records, write_records
 from meddap_monai.diffusion.bases.base import Base, open_base
 from meddap_monai.evaluation.predictions import ClassifierRun
@@ -71,7 +71,7 @@ def _run(
         unseen = ranks.run_on_first(apart)
     runs: list[ClassifierRun] = []
     folders: dict[str, Path] = {"index": output / "index"} | ({"unseen": unseen.parent} if unseen else {})
-    for seed in tqdm(study.seeds, desc="study", unit="seed", leave=True):
+    for seed in progress(study.seeds, desc="study", unit="seed", leave=True):
         folder = output / f"seed_{seed}"
         records = own
         if study.draw:
@@ -79,7 +79,7 @@ def _run(
             records = ranks.run_on_first(functools.partial(small, overwrite, unlabelled))
         shared = Shared(records, overwrite, StageCache(), unlabelled, before, ranks, opened)
         onces.append(shared.once)
-        for variant in tqdm(variants.values(), desc=f"seed {seed}", unit="variant", disable=len(variants) < 2):
+        for variant in progress(variants.values(), desc=f"seed {seed}", unit="variant", disable=len(variants) < 2):
             track = Track(folder, variant, seed, shared)
             runs += track.run()
             folders.update({name: path for name, path in track.folders.items() if name not in folders})

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from meddap_monai import store
-from meddap_monai.core.constraints import Range, settings
 from meddap_monai.errors import ForeignOutput
 from meddap_monai.phantom.simulation import write_phantom_pictures, write_phantom_study
-
-SIMULATED = "simulated"
-
-
-@dataclass(frozen=True)
-@settings("simulated")
-class SimulatedConfig:
-    """How many simulated images stand in for a data set whose source is ``simulated``."""
-
-    patients_per_class: Annotated[int, Range(1, 10_000)] = 12
-    images_per_patient: Annotated[int, Range(1, 100)] = 2
-    colour: bool = False
-    """Colour PNG files (a fixed palette over the simulated echo) instead of grey DICOM files."""
-
+from meddap_monai.study.config import SIMULATED, SimulatedConfig
 
 _WHO = {"index": (0, "own"), "unseen": (1, "unseen"), "unlabelled": (2, "own")}
 """Section -> seed of its patients, and its scanner."""

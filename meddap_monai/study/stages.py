@@ -32,13 +32,13 @@ from meddap_monai.selection.mixing.stage import mix
 
 
 def run_stage(
-    stage: str, keys: Mapping[str, Any], output: Path, inputs: Mapping[str, Any], overwrite: bool = False
+    stage: str, keys: Mapping[str, Any] | Any, output: Path, inputs: Mapping[str, Any], overwrite: bool = False
 ) -> Path:
     """Run one stage alone, as the commands and the bundles do.
 
     Args:
         stage: its name.
-        keys: its configuration.
+        keys: its configuration, as keys or as an instance of its class.
         output: its folder.
         inputs: its inputs as text: ``records``, ``base``, ``adapters``, ``generated``, ``kept``, ``runs``, ``unseen``.
         overwrite: see `run_study`.

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from tqdm import tqdm
 
 from meddap_monai import store
 from meddap_monai.core.distributed import SINGLE_PROCESS, Ranks
+from meddap_monai.core.progress import progress
 from meddap_monai.training.checkpoint import Stateful, save_checkpoint
 
 
@@ -258,7 +258,7 @@ class ProgressBar:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
     def _open(self, engine: Engine) -> None:
-        self.bar = tqdm(
+        self.bar = progress(
             total=last_step(engine),
             initial=engine.state.iteration,
             desc=self.name,

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from meddap_monai import store
-from meddap_monai.classifier.inference import InferConfig, infer
+from meddap_monai.classifier.inference import infer
+from meddap_monai.classifier.inference_config import InferConfig
 from meddap_monai.classifier.stage import classify
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.phantom.simulation import write_phantom_study

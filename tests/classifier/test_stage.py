@@ -355,7 +355,7 @@ def test_missing_extra_names_what_to_install(simulated_records: Path, tmp_path: 
     try:
         import torchvision  # noqa: F401
     except (ImportError, RuntimeError):
-        with pytest.raises(MissingPackage, match=r"pip install meddap-monai\[vision\]"):
+        with pytest.raises(MissingPackage, match="install it with `pip install 'timm>=1.0' 'torchvision>=0.25'`"):
             classify(
                 replace(TINY, encoder="torchvision:squeezenet1_1", mode="scratch"),
                 tmp_path / "m",

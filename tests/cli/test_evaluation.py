@@ -13,7 +13,7 @@ from PIL import Image
 from meddap_monai.classifier.stage import classify
 from meddap_monai.cli.evaluation import read_draw, read_keys
 from meddap_monai.cli.main import main
-from meddap_monai.study.grid import GridConfig
+from meddap_monai.study.grid_config import GridConfig
 from tests.classifier_material import TINY
 
 

@@ -206,7 +206,10 @@ def test_overrides_may_stand_before_between_and_after_options(
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["index", "seed=1", "--sede", "2", "frames=all"], "unrecognized arguments: --sede 2 frames=all"),
+        (
+            ["index", "seed=1", "--sede", "2", "frames=all"],
+            "unrecognized argument --sede: keys have no dashes; write seed=2",
+        ),
         (["join", "a", "--output", "b", "c"], "unrecognized arguments: c"),
         (["index", "--output", os.fsdecode(b"M\xfcller")], "is no text in UTF-8"),
     ],

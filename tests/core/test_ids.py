@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from meddap_monai.classifier.inference import InferConfig
+from meddap_monai.classifier.inference_config import InferConfig
 from meddap_monai.cli.evaluation import read_keys
 from meddap_monai.core.configuration import build, field_types
 from meddap_monai.core.ids import check_data, parse_yaml, read_pairs, read_yaml

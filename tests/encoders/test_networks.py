@@ -110,7 +110,7 @@ def test_grey_is_repeated_for_colour_networks() -> None:
 )
 def test_networks_of_the_extra_vision_train_and_load(name: str, channels: int, tmp_path: Path, make_records) -> None:
     """SqueezeNet 1.1 and MobileNetV2 are those of the published studies; skipped where the extra is not installed."""
-    pytest.importorskip(name.partition(":")[0], reason="needs the extra `vision` (pip install meddap-monai[vision])")
+    pytest.importorskip(name.partition(":")[0], reason="needs the extra `vision` (docs/install.md)")
     records = make_records({"train": 4, "val": 2, "test": 2}, size=64)
     config = ClassifyConfig(
         encoder=name,

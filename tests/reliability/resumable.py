@@ -19,8 +19,8 @@ from meddap_monai.diffusion.generation.shards import ShardMaker
 from meddap_monai.diffusion.generation.stage import generate
 from meddap_monai.diffusion.pretraining.config import RefinementConfig
 from meddap_monai.diffusion.pretraining.job import PretrainJob
+from meddap_monai.diffusion.pretraining.parts import ViewsConfig
 from meddap_monai.diffusion.pretraining.stage import pretrain
-from meddap_monai.diffusion.pretraining.views import ViewsConfig
 from meddap_monai.training.checkpoint import NAME
 from tests.classifier_material import TINY
 from tests.pretrain_material import SMALL

@@ -14,7 +14,8 @@ from containers import chunk
 from costs import read_cheaply
 from PIL import Image
 
-from meddap_monai.classifier.inference import InferConfig, read_frames
+from meddap_monai.classifier.inference import read_frames
+from meddap_monai.classifier.inference_config import InferConfig
 from meddap_monai.core.records import read_records
 from meddap_monai.errors import UnreadableImage
 from meddap_monai.images.indexing.config import IndexConfig

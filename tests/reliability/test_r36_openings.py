@@ -16,7 +16,8 @@ from torch import nn
 import meddap_monai
 from meddap_monai import store
 from meddap_monai.classifier.data import read_framed
-from meddap_monai.classifier.inference import InferConfig, read_frames
+from meddap_monai.classifier.inference import read_frames
+from meddap_monai.classifier.inference_config import InferConfig
 from meddap_monai.classifier.scoring import load_classifier
 from meddap_monai.core.records import read_records
 from meddap_monai.diffusion.adapters.file import read_tensors

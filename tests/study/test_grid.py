@@ -13,7 +13,8 @@ from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.core.records import read_records, write_records
 from meddap_monai.errors import ConfigurationError, LeakedRecords
 from meddap_monai.evaluation.config import EvaluateConfig
-from meddap_monai.study.grid import Draw, GridConfig, plan_cells, run_grid, shrink
+from meddap_monai.study.grid import Draw, plan_cells, run_grid, shrink
+from meddap_monai.study.grid_config import GridConfig
 from tests.record_material import as_synthetic
 
 CLASSIFY = ClassifyConfig(

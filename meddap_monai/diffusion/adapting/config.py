@@ -13,7 +13,6 @@ from meddap_monai.diffusion.adapting.methods.inversion import TextualInversion
 from meddap_monai.diffusion.adapting.methods.method import Method
 from meddap_monai.diffusion.adapting.methods.registry import METHODS
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.images.framing import FITS
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class AdaptConfig:
     classes: tuple[str, ...] = ()
     only: dict[str, str] = field(default_factory=dict)
     resolution: Annotated[int, Range(8, 8192), Multiple(8)] | None = None
-    fit: Annotated[str, Choice(FITS)] = "crop"
+    fit: Annotated[str, Choice(("crop", "stretch", "pad"))] = "crop"
     flip: bool | None = None
     crops: Annotated[int, Range(1, 64)] = 1
     buckets: bool | None = None

@@ -15,6 +15,7 @@ import torch
 
 from meddap_monai import store
 from meddap_monai.core.distributed import Ranks, join_ranks, open_stage
+from meddap_monai.core.extras import install
 from meddap_monai.core.records import read_records
 from meddap_monai.diffusion.adapting import preparation
 from meddap_monai.diffusion.adapting.config import AdaptConfig
@@ -103,7 +104,9 @@ def make_optimizer(config: AdaptConfig, groups: list[dict[str, Any]], device: to
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
-        raise MissingPackage("adapt#optimizer: adamw8bit needs a GPU and: pip install meddap-monai[gpu]") from error
+        raise MissingPackage(
+            f"adapt#optimizer: adamw8bit needs a GPU and bitsandbytes; install it with `{install('gpu')}`"
+        ) from error
     return AdamW8bit(groups, betas=(0.9, 0.999), eps=1e-8)
 
 

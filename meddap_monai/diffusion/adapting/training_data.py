@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tqdm import tqdm
-
 from meddap_monai import store
 from meddap_monai.core.constraints import unknown
+from meddap_monai.core.progress import progress
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.diffusion.adapting.batches import Item
@@ -69,7 +68,7 @@ def encode_items(
         prior: they are class images.
     """
     items = []
-    for record in tqdm(records, desc="encode", unit="image", disable=len(records) < 100):
+    for record in progress(records, desc="encode", unit="image", disable=len(records) < 100):
         flag.raise_if_set("the images encoded so far are in the cache")
         height, width = size
         if config.buckets:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from meddap_monai import store
 from meddap_monai.core import resources
+from meddap_monai.diffusion.bases.hub import hub_sentence, one_sentence, quiet_hub
 from meddap_monai.errors import BadBase, ConfigurationError
 from meddap_monai.images import provenance
 
@@ -107,7 +108,11 @@ class Base:
         from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
         reader: Any = {"scheduler": DDIMScheduler, "unet": UNet2DConditionModel, "vae": AutoencoderKL}[name]
-        found: dict[str, Any] = reader.load_config(self.source, subfolder=name)
+        try:
+            with quiet_hub():
+                found: dict[str, Any] = reader.load_config(self.source, subfolder=name)
+        except (OSError, ValueError) as error:
+            raise _bad(self, error) from error
         return found
 
 
@@ -161,7 +166,7 @@ def load_base(
         BadBase: there is no such folder, or it lacks parts; the message states the layout needed.
     """
     base = open_base(base)
-    with _quiet() if base.folder else contextlib.nullcontext():
+    with _quiet(bars=base.folder is None):
         pipeline = _load(base, dtype)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)):
         if part is not None:
@@ -172,8 +177,8 @@ def load_base(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the libraries' progress bars and notes; a download, which no folder needs, keeps its bar."""
+def _quiet(bars: bool) -> Iterator[None]:
+    """Without the libraries' notes, and without their progress bars unless `bars`: a download keeps its own."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
@@ -181,13 +186,15 @@ def _quiet() -> Iterator[None]:
     before = [(library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
     for library in libraries:
         library.set_verbosity_error()
-        library.disable_progress_bar()
+        if not bars:
+            library.disable_progress_bar()
     try:
-        yield
+        with quiet_hub():
+            yield
     finally:
-        for library, level, bars in before:
+        for library, level, shown in before:
             library.set_verbosity(level)
-            if bars:
+            if shown:
                 library.enable_progress_bar()
 
 
@@ -206,7 +213,14 @@ def _load(base: Base, dtype: torch.dtype | None) -> Any:
             base.source, safety_checker=None, feature_extractor=None, requires_safety_checker=False, **plain
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise BadBase(f"{base.name}: cannot be opened as a base: {error}; expected a folder with {_LAYOUT}") from error
+        raise _bad(base, error) from error
+
+
+def _bad(base: Base, error: Exception) -> BadBase:
+    """Return the one sentence about a base that cannot be opened."""
+    if base.folder is None:
+        return BadBase(hub_sentence(base.name, error))
+    return BadBase(f"{base.name}: cannot be opened as a base: {one_sentence(error)}; expected a folder with {_LAYOUT}")
 
 
 def _is_hub_id(name: str) -> bool:

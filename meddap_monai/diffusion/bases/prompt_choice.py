@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm import tqdm
 
 from meddap_monai import store
+from meddap_monai.core.progress import say
 from meddap_monai.diffusion.bases.prompts import PromptTable, load_prompt_table, table_names
 from meddap_monai.errors import ConfigurationError
 
@@ -156,7 +156,7 @@ def write_table(table: PromptTable, folder: Path, stage: str, prompts: str = AUT
         facts["also"] = {name: list(words) for name, words in table.also.items()}
     store.write_atomic(folder / FILE, yaml.safe_dump(facts, allow_unicode=True, sort_keys=False))
     if text := shown_table(table, stage, folder, prompts):
-        tqdm.write(text, file=sys.stderr)
+        say(text, sys.stderr)
 
 
 def shown_table(table: PromptTable, stage: str, folder: Path, prompts: str = AUTO) -> str:

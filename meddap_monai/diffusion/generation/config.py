@@ -8,16 +8,42 @@ from typing import Annotated
 
 from meddap_monai.core.constraints import Choice, Count, Multiple, Precision, Range, Share, check_range, here, settings
 from meddap_monai.diffusion.bases.schedulers import check_scheduler
-from meddap_monai.diffusion.generation.latent_classifier import LatentClassifierConfig
 from meddap_monai.errors import ConfigurationError
 
 MODES = ("text", "image", "inpaint")
 REGIONS = ("lesion", "background")
 GUIDANCE_VARIANTS = ("noisy", "clean", "published")
+TIMES = ("noisy", "clean")
 Number = Annotated[int, Range(0, 10_000_000)]
 Amount = Annotated[float, Range(0, 1e7)]
 Strength = Annotated[float, Range(0.01, 1.0)]
 Pixels = Annotated[int, Range(8, 4096), Multiple(8)]
+
+
+@dataclass(frozen=True)
+@settings("generate#classifier_guidance#training")
+class LatentClassifierConfig:
+    """Shape and training of a latent classifier.
+
+    Attributes:
+        times: "noisy" (trained on noisy latents of every time) or "clean" (time 0 only).
+        channels: widths from the latents' resolution downwards.
+        heads: of the attention pooling.
+        steps: training steps.
+        batch: latents per step (published: 32).
+        learning_rate: peak (published: 5e-5 for 100 times more parameters).
+        weight_decay: of AdamW (published: 0.05).
+        seed: of weights, batches, noise and times.
+    """
+
+    times: Annotated[str, Choice(TIMES)] = "noisy"
+    channels: Annotated[tuple[Annotated[int, Range(1, 4096)], ...], Count(1, 8)] = (64, 96, 128)
+    heads: Annotated[int, Range(1, 256)] = 4
+    steps: Annotated[int, Range(1, 10_000_000)] = 400
+    batch: Annotated[int, Range(1, 65536)] = 32
+    learning_rate: Annotated[float, Range(0.0, 10.0)] = 1e-3
+    weight_decay: Annotated[float, Range(0.0, 10.0)] = 0.05
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,6 +103,7 @@ class GenerateConfig:
     scheduler: str | Annotated[tuple[str, ...], Count()] = "dpmsolver++"
     """Name of the sampler; with several, the images of a class are divided evenly among them (FU-LoRA)."""
     steps: Annotated[int, Range(1, 1000)] = 15
+    """Sampling steps."""
     guidance: Annotated[float, Range(0, 100)] = 2.5
     """Classifier-free guidance scale w; 1 switches it off. Published systems: 7.5 on Stable Diffusion 1.x."""
     guidance_interval: tuple[Share, Share] = (0.0, 1.0)
@@ -87,6 +114,7 @@ class GenerateConfig:
     eta: Share = 0.0
     """Noise added by DDIM at each step, 0 to 1."""
     timestep_spacing: Annotated[str, Choice(("leading", "trailing", "linspace"))] | None = None
+    """Which time steps are visited; none: as the base says."""
     strength: Strength | Annotated[tuple[Strength, ...], Count()] = 0.5
     """Image and inpaint: share of the noising that a source image goes through, 0.05 to 1; several: in turn."""
     near_copies: bool = False
@@ -96,16 +124,21 @@ class GenerateConfig:
     masks: Path | None = None
     """Inpaint: folder with ``<record id>.png`` masks, white = lesion; none: an ellipse drawn per image."""
     height: Pixels | None = None
+    """Height in pixels, a multiple of 8; none: that of the base."""
     width: Pixels | None = None
-    """Size in pixels, multiples of 8; none: that of the base."""
+    """Width in pixels, a multiple of 8; none: that of the base."""
     grey: bool | None = None
     """Write grey images; none: as the training images are."""
     clip_skip: Annotated[int, Range(0, 24)] | None = None
     """Last text-encoder layers left out, 1 for FU-LoRA; none: as the adapter was trained."""
     batch: Annotated[int, Range(1, 4096)] = 8
+    """Images drawn at once."""
     shard_size: Annotated[int, Range(1, 65536)] = 64
+    """Images of a shard, which is what a kill can cost and what `remake` makes again."""
     precision: Precision = "fp32"
+    """Of the arithmetic; "fp16" needs a GPU."""
     device: str = "auto"
+    """``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``."""
     compile: bool = False
     """Compile the UNet, once per shape of a batch: minutes on a CPU, so for long runs."""
     adapter_weights: tuple[float, ...] = ()
@@ -115,6 +148,7 @@ class GenerateConfig:
     sheet_columns: Annotated[int, Range(1, 64)] = 8
     """Images of a class on a contact sheet."""
     seed: int = 0
+    """What the noise of every image derives from."""
 
     def __post_init__(self) -> None:
         """Check what several values decide together."""

@@ -7,9 +7,8 @@ clean latents (time 0, as published), or on noisy latents with the time as an in
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +18,12 @@ from torch.nn import functional
 
 from meddap_monai import store
 from meddap_monai.core.configuration import build
-from meddap_monai.core.constraints import Choice, Count, Range, settings
 from meddap_monai.core.records import class_names, read_records
 from meddap_monai.core.seeds import generator
 from meddap_monai.core.tensors import read_weights
 from meddap_monai.diffusion.bases.base import EMBEDDED, Base, load_base, open_base
 from meddap_monai.diffusion.bases.noise import Objective
+from meddap_monai.diffusion.generation.config import LatentClassifierConfig
 from meddap_monai.diffusion.pretraining.views import grey_tensor
 from meddap_monai.errors import BadBase, RecordsError, StageError
 from meddap_monai.images.framing import crop_top
@@ -34,34 +33,6 @@ from meddap_monai.training.checkpoint import NAME
 from meddap_monai.training.finite import check_finite
 from meddap_monai.training.schedules import FLOOR, schedule, set_rate
 from meddap_monai.training.step_trainer import TrainingRun, train
-
-TIMES = ("noisy", "clean")
-
-
-@dataclass(frozen=True)
-@settings("generate#classifier_guidance#training")
-class LatentClassifierConfig:
-    """Shape and training of a latent classifier.
-
-    Attributes:
-        times: "noisy" (trained on noisy latents of every time) or "clean" (time 0 only).
-        channels: widths from the latents' resolution downwards.
-        heads: of the attention pooling.
-        steps: training steps.
-        batch: latents per step (published: 32).
-        learning_rate: peak (published: 5e-5 for 100 times more parameters).
-        weight_decay: of AdamW (published: 0.05).
-        seed: of weights, batches, noise and times.
-    """
-
-    times: Annotated[str, Choice(TIMES)] = "noisy"
-    channels: Annotated[tuple[Annotated[int, Range(1, 4096)], ...], Count(1, 8)] = (64, 96, 128)
-    heads: Annotated[int, Range(1, 256)] = 4
-    steps: Annotated[int, Range(1, 10_000_000)] = 400
-    batch: Annotated[int, Range(1, 65536)] = 32
-    learning_rate: Annotated[float, Range(0.0, 10.0)] = 1e-3
-    weight_decay: Annotated[float, Range(0.0, 10.0)] = 0.05
-    seed: int = 0
 
 
 class LatentClassifier(nn.Module):

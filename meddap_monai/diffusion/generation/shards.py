@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from meddap_monai import store
 from meddap_monai.core.devices import PRECISIONS, is_out_of_memory
 from meddap_monai.core.distributed import Ranks
+from meddap_monai.core.progress import progress, say
 from meddap_monai.core.records import Record, iter_records, write_records
 from meddap_monai.diffusion.adapters.file import adapter_path
 from meddap_monai.diffusion.bases.base import Base
@@ -110,7 +110,10 @@ class ShardMaker:
         config, output = self.request.config, self.request.output
         total = sum(1 for row in plan.read_plan(output / PLAN) if self.ranks.owns(row.row // config.shard_size))
         hidden = self.ranks.rank > 0
-        with tqdm(total=total, desc="generate", unit="image", disable=hidden) as bar, _curves(output, hidden) as curves:
+        with (
+            progress(total=total, desc="generate", unit="image", disable=hidden) as bar,
+            _curves(output, hidden) as curves,
+        ):
             for number, rows in plan.shards(plan.read_plan(output / PLAN), config.shard_size):
                 if not self.ranks.owns(number):
                     continue
@@ -188,7 +191,7 @@ class ShardMaker:
         if self.batch == 1:
             return False
         self.batch //= 2
-        tqdm.write(f"generate: out of memory; going on with batches of {self.batch}")
+        say(f"generate: out of memory; going on with batches of {self.batch}")
         return True
 
 

@@ -16,11 +16,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from meddap_monai import store
 from meddap_monai.core.devices import PRECISIONS, choose_device
 from meddap_monai.core.distributed import Ranks, join_ranks, open_stage
+from meddap_monai.core.progress import say
 from meddap_monai.core.records import class_names, iter_records
 from meddap_monai.diffusion.adapters.adapter import fuse, load_adapter
 from meddap_monai.diffusion.adapters.file import adapter_path, foreign_hash, read_card
@@ -249,7 +248,7 @@ def _finish(job: Request, stage: store.Stage, rows: int, batch: int) -> None:
         export_dicom(job.output / GENERATED, job.output / "dicom")
     derived = count_derived(record["synthetic"] for record in iter_records(job.output / GENERATED))
     if said := derived_text(derived, made):
-        tqdm.write(f"generate: {said}", file=sys.stderr)
+        say(f"generate: {said}", sys.stderr)
     real = sum(item["split"] == "train" and item["source"] == "real" for item in iter_records(job.records))
     stage.finish({"in": real, "out": made, "rejected": 0, **derived}, classes=class_names(job.records), batch=batch)
 

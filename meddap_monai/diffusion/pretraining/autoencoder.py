@@ -9,101 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from meddap_monai.core.constraints import Choice, Count, Range, Share, here, settings
-from meddap_monai.errors import ConfigurationError
+from meddap_monai.diffusion.pretraining.parts import AutoencoderConfig
 
 _SHIFT = 32.0
 """Offset that keeps values in the linear part of the last activation."""
 _STAY_LINEAR = 64.0
 """Size of the constants that keep the last group normalisation of the encoder from depending on the image."""
-
-
-@dataclass(frozen=True)
-@settings("pretrain#autoencoder")
-class AutoencoderConfig:
-    """Shape and training of the autoencoder.
-
-    Attributes:
-        encoder: "patch_pca" (fixed, linear, needs four or fewer halvings) or "learned" (trained with the decoder).
-        channels: widths from full resolution downwards; n widths give factor 2**(n-1).
-        latents: latent channels; for "patch_pca" the number of principal components.
-        whitening: 0 keeps every component at the first one's scale (white), 1 keeps PCA's own scales.
-        layers: residual blocks per resolution.
-        groups: of the group normalisations.
-        attention: self-attention in the middle block.
-        steps: training steps.
-        corner_steps: steps of `corner_repair.CornerTraining` afterwards; 0 leaves the corners as they are.
-        batch: crops per step.
-        crop: side of a training crop in pixels; every second step takes a quarter as many whole pictures.
-        learning_rate: peak.
-        gradient: weight of the loss on image gradients.
-        spectrum: weight of the loss on the logarithm of the spectrum.
-        adversarial: share of the reconstruction gradient that the patch discriminator's may reach; 0 is none.
-        adversarial_from: share of the steps before the discriminator starts.
-        kl: weight of the Kullback-Leibler term ("learned" only).
-        latent_noise: largest standard deviation of noise added to latents while the decoder trains.
-    """
-
-    encoder: Annotated[str, Choice(("patch_pca", "learned"))] = "patch_pca"
-    channels: Annotated[tuple[Annotated[int, Range(1, 4096)], ...], Count(2, 6)] = (16, 32, 64, 64)
-    latents: Annotated[int, Range(1, 256)] = 16
-    whitening: Share = 0.25
-    layers: Annotated[int, Range(1, 16)] = 1
-    groups: Annotated[int, Range(1, 1024)] = 8
-    attention: bool = False
-    steps: Annotated[int, Range(0, 100_000_000)] = 8000
-    corner_steps: Annotated[int, Range(0, 1_000_000)] = 0
-    batch: Annotated[int, Range(1, 4096)] = 8
-    crop: int = 64
-    learning_rate: Annotated[float, Range(0.0, 10.0)] = 1e-3
-    gradient: float = 0.5
-    spectrum: float = 0.05
-    adversarial: float = 0.4
-    adversarial_from: Share = 0.4
-    kl: float = 1e-6
-    latent_noise: float = 0.15
-
-    def __post_init__(self) -> None:
-        """Check crop and widths."""
-        self.check_crop(self.crop, here("crop"))
-        if self.encoder == "patch_pca":
-            self._check_linear()
-
-    def _check_linear(self) -> None:
-        for level, width in enumerate(self.channels[:-2]):
-            if width < 4 ** (level + 1):
-                raise ConfigurationError(
-                    f"{here('channels', str(level))} is {width}, expected at least {4 ** (level + 1)} for 'patch_pca'"
-                )
-        if self.channels[-2] != self.channels[-1]:
-            raise ConfigurationError(f"{here('channels')} is {self.channels}; 'patch_pca' needs two equal last widths")
-        if self.latents > self.factor**2:
-            raise ConfigurationError(
-                f"{here('latents')} is {self.latents}, expected at most {self.factor**2}, the pixels of a patch"
-            )
-        room = self.channels[-1] // self.groups - 2
-        if room < 2 * -(-self.latents // self.groups):
-            raise ConfigurationError(
-                f"{here('channels')}: the last is {self.channels[-1]}, too narrow for {self.latents} latents, each "
-                f"twice, and two constants in each of {self.groups} groups"
-            )
-
-    def check_crop(self, crop: int, name: str) -> None:
-        """Raise `ConfigurationError` unless a crop of pictures is a crop of latents too."""
-        if crop < self.factor or crop % self.factor:
-            raise ConfigurationError(f"{name} is {crop}, expected a multiple of {self.factor}, the pixels per latent")
-
-    @property
-    def factor(self) -> int:
-        """Pixels per latent, along one side."""
-        return int(2 ** (len(self.channels) - 1))
 
 
 @dataclass(frozen=True)

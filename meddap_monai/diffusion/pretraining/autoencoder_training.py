@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn import functional
 
 from meddap_monai.core.seeds import generator
-from meddap_monai.diffusion.pretraining.autoencoder import AutoencoderConfig, PatchPCA
+from meddap_monai.diffusion.pretraining.autoencoder import PatchPCA
+from meddap_monai.diffusion.pretraining.parts import AutoencoderConfig
 from meddap_monai.diffusion.pretraining.views import grey_tensor
 from meddap_monai.training.finite import check_finite
 from meddap_monai.training.schedules import FLOOR, schedule, set_rate

@@ -6,10 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from meddap_monai.core.constraints import Choice, Range, Share, here, settings
-from meddap_monai.diffusion.pretraining.autoencoder import AutoencoderConfig
-from meddap_monai.diffusion.pretraining.text_encoder import TextEncoderConfig
-from meddap_monai.diffusion.pretraining.unet import DenoiserConfig
-from meddap_monai.diffusion.pretraining.views import ViewsConfig
+from meddap_monai.diffusion.pretraining.parts import AutoencoderConfig, DenoiserConfig, TextEncoderConfig, ViewsConfig
 from meddap_monai.errors import ConfigurationError
 
 

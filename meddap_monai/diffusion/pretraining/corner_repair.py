@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from meddap_monai.core.seeds import generator
-from meddap_monai.diffusion.pretraining.autoencoder import AutoencoderConfig
+from meddap_monai.diffusion.pretraining.parts import AutoencoderConfig
 from meddap_monai.diffusion.pretraining.views import grey_tensor
 from meddap_monai.training.finite import check_finite
 from meddap_monai.training.schedules import set_rate

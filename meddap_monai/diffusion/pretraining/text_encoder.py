@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from meddap_monai.core.constraints import Range, settings
 from meddap_monai.core.seeds import generator
 from meddap_monai.diffusion.bases.prompts import PromptTable
+from meddap_monai.diffusion.pretraining.parts import TextEncoderConfig
 from meddap_monai.diffusion.pretraining.tokenizer import PROMPT_LENGTH, write_tokenizer
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.training.finite import check_finite
@@ -26,28 +26,6 @@ from meddap_monai.training.schedules import FLOOR, schedule, set_rate
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
-
-
-@dataclass(frozen=True)
-@settings("pretrain#text_encoder")
-class TextEncoderConfig:
-    """Shape and training of the text encoder.
-
-    Attributes:
-        width: of the hidden states and of the denoiser's cross-attention.
-        layers: transformer layers.
-        heads: attention heads.
-        steps: training steps.
-        batch: captions per step.
-        learning_rate: peak.
-    """
-
-    width: Annotated[int, Range(8, 4096)] = 128
-    layers: Annotated[int, Range(1, 48)] = 2
-    heads: Annotated[int, Range(1, 256)] = 4
-    steps: Annotated[int, Range(0, 10_000_000)] = 1200
-    batch: Annotated[int, Range(1, 65536)] = 48
-    learning_rate: Annotated[float, Range(0.0, 10.0)] = 1e-3
 
 
 @dataclass(frozen=True)

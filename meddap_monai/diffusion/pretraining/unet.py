@@ -5,17 +5,17 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from meddap_monai.core.constraints import Choice, Count, Range, Share, here, settings
 from meddap_monai.core.distributed import SINGLE_PROCESS, Ranks
 from meddap_monai.core.seeds import generator
 from meddap_monai.diffusion.bases.noise import Objective
+from meddap_monai.diffusion.pretraining.parts import DenoiserConfig
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.training.ema import update_average
 from meddap_monai.training.finite import check_finite
@@ -23,66 +23,6 @@ from meddap_monai.training.schedules import FLOOR, schedule, set_rate
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, UNet2DConditionModel
-
-
-@dataclass(frozen=True)
-@settings("pretrain#unet")
-class DenoiserConfig:
-    """Shape and training of the UNet.
-
-    Attributes:
-        channels: widths from the latents' resolution downwards.
-        attention: per width, whether it holds self- and cross-attention.
-        layers: residual blocks per resolution.
-        heads: attention heads.
-        groups: of the group normalisations.
-        pooled_text: also add the pooled text to the time embedding.
-        prediction: "v_prediction" or "epsilon".
-        beta_start: first variance of the "scaled_linear" schedule of 1,000 steps.
-        beta_end: last variance. 0.02 leaves a signal of 0.015 at the end: next to none, yet finite, so that every
-            scheduler of diffusers samples from it (PNDM cannot start from exactly none).
-        zero_terminal_snr: rescale the betas to exactly none (Lin et al. 2023); PNDM is then out.
-        loss: "mse" or "l1" (HistoDiffusion).
-        steps: training steps.
-        batch: latents per step.
-        learning_rate: peak.
-        warmup: steps of linear warm-up.
-        text_factor: multiplies the rate of cross-attention and of the pooled-text path.
-        ema: decay of the exponential moving average of the weights, which is what is kept.
-        empty_prompt: chance of the empty prompt, for classifier-free guidance.
-        changed_from: share of the steps after which pictures changed by adjectives join.
-        changed_share: their share from then on.
-        balance: a group of n pictures is drawn in proportion to n ** balance.
-    """
-
-    channels: Annotated[tuple[Annotated[int, Range(1, 65536)], ...], Count(2, 8)] = (96, 160)
-    attention: tuple[bool, ...] = (False, True)
-    layers: Annotated[int, Range(1, 16)] = 1
-    heads: Annotated[int, Range(1, 256)] = 4
-    groups: Annotated[int, Range(1, 1024)] = 16
-    pooled_text: bool = True
-    prediction: Annotated[str, Choice(("v_prediction", "epsilon"))] = "v_prediction"
-    beta_start: float = 0.00085
-    beta_end: float = 0.02
-    zero_terminal_snr: bool = False
-    loss: Annotated[str, Choice(("mse", "l1"))] = "mse"
-    steps: Annotated[int, Range(0, 100_000_000)] = 7000
-    batch: Annotated[int, Range(1, 65536)] = 16
-    learning_rate: Annotated[float, Range(0.0, 10.0)] = 5e-4
-    warmup: Annotated[int, Range(0, 100_000_000)] = 100
-    text_factor: float = 2.0
-    ema: Share = 0.999
-    empty_prompt: Share = 0.1
-    changed_from: Share = 0.5
-    changed_share: Share = 0.4
-    balance: float = 0.4
-
-    def __post_init__(self) -> None:
-        """Check that there is an answer for each width."""
-        if len(self.attention) != len(self.channels):
-            raise ConfigurationError(
-                f"{here('attention')}: got {len(self.attention)} values, expected {len(self.channels)}, one per width"
-            )
 
 
 def build_denoiser(config: DenoiserConfig, latents: int, side: int, text_width: int) -> UNet2DConditionModel:

@@ -3,43 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
-from meddap_monai.core.constraints import Choice, Range, Share, settings
+from meddap_monai.core.progress import progress
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.diffusion.bases.prompts import PromptTable
 from meddap_monai.diffusion.pretraining.appearance import LOOKS, apply_look
+from meddap_monai.diffusion.pretraining.parts import ViewsConfig
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.images.reading.recorded import open_recorded
-
-
-@dataclass(frozen=True)
-@settings("pretrain#views")
-class ViewsConfig:
-    """How pictures are cut and captioned.
-
-    Attributes:
-        clean: views per image without an adjective; the first is the plain crop.
-        changed: views per image with an adjective.
-        smallest: smallest side of a random crop, as a share of the plain crop.
-        flip: chance of a horizontal flip, except in the plain view.
-        captions: "prompts" (the tables' sentences) or "none" (the empty prompt: an unconditional base).
-        device_template: scanner model in ``meta.device`` -> number of the template its captions use.
-    """
-
-    clean: Annotated[int, Range(1, 10_000)] = 8
-    changed: Annotated[int, Range(0, 10_000)] = 8
-    smallest: Annotated[float, Range(0.1, 1.0)] = 0.82
-    flip: Share = 0.5
-    captions: Annotated[str, Choice(("prompts", "none"))] = "prompts"
-    device_template: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,7 +59,7 @@ def cut_views(
     pixels, captions, groups, ids, changed = [], [], [], [], []
     captioning = captioning_tables({record["class_name"] for record in records}, tables, config)
     real = {record["class_name"] for record in records if _device(record) not in config.device_template}
-    for record in tqdm(records, desc="views", unit="image", mininterval=5.0):
+    for record in progress(records, desc="views", unit="image", mininterval=5.0):
         image = open_recorded(record).convert("L")
         device = _device(record)
         for number in range(config.clean + config.changed):

@@ -12,7 +12,7 @@ import numpy as np
 from meddap_monai.evaluation.bootstrap import Table, patient_draws
 from meddap_monai.evaluation.predictions import Predictions
 from meddap_monai.statistics.intervals import over_seeds
-from meddap_monai.statistics.metrics import confidence_bins
+from meddap_monai.statistics.weighted import confidence_bins
 
 GRID = np.linspace(0, 1, 51)
 BANDS = 200

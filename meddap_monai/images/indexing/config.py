@@ -7,13 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from pydicom.datadict import tag_for_keyword
-
 from meddap_monai.core.constraints import Choice, Range, here, settings
 from meddap_monai.core.contract import SPLITS
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.images.reading.frames import check_policy
-from meddap_monai.images.reading.grey_levels import WINDOWS
 
 KEPT = (
     *("frame", "frames", "frame_time_ms", "spacing_mm", "device", "centre", "modality", "region", "deidentified"),
@@ -79,7 +76,7 @@ class IndexConfig:
     region: Annotated[str, Choice(("b-mode", "full"))] = "b-mode"
     guess_region: bool = False
     full_frame: bool = False
-    window: Annotated[str, Choice(WINDOWS)] = "file"
+    window: Annotated[str, Choice(("file", "none", "minmax"))] = "file"
     split: Annotated[str, Choice(("", *SPLITS))] = ""
     fractions: Mapping[str, float] = field(default_factory=lambda: {"train": 0.6, "val": 0.2, "test": 0.2})
     draw: Mapping[str, int] | None = None
@@ -100,7 +97,7 @@ class IndexConfig:
             ConfigurationError: names the key, what it holds and what was expected.
         """
         check_policy(self.frames, here("frames"))
-        if self.labels == "attribute" and (not self.attribute or tag_for_keyword(self.attribute) is None):
+        if self.labels == "attribute" and not _is_keyword(self.attribute):
             raise ConfigurationError(
                 f"{here('attribute')} is {self.attribute!r}, expected a DICOM keyword such as BodyPartExamined"
             )
@@ -119,3 +116,10 @@ class IndexConfig:
             raise ConfigurationError(
                 f"{here('draw')} is {dict(self.draw)}, expected images per class for train and val"
             )
+
+
+def _is_keyword(text: str) -> bool:
+    """Tell whether a text is a keyword of the DICOM dictionary (PS3.6), which is loaded only where one is given."""
+    from pydicom.datadict import tag_for_keyword
+
+    return bool(text) and tag_for_keyword(text) is not None

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from meddap_monai import store
+from meddap_monai.core.progress import progress
 from meddap_monai.core.records import Record, iter_draw, iter_split, write_records
 from meddap_monai.errors import ConfigurationError, RecordsError
 from meddap_monai.images.indexing import sources
@@ -108,7 +107,7 @@ def _read_new(journal: Journal, config: IndexConfig, output: Path, key: bytes) -
         attribute=config.attribute if config.labels == "attribute" else "",
     )
     new, total = journal.count("unread"), journal.count("wanted")
-    bar = tqdm(total=total, initial=total - new, desc="index", unit="file", mininterval=1.0)
+    bar = progress(total=total, initial=total - new, desc="index", unit="file", mininterval=1.0)
     with store.InterruptFlag() as flag, bar:
         for outcome in accept_all(journal.unread(), how, min(config.workers, new), config.timeout, config.memory):
             journal.add(outcome)
@@ -131,7 +130,14 @@ def _decide(ledger: Ledger, config: IndexConfig, output: Path, key: bytes) -> di
         raise RecordsError(
             f"{config.source}: none of {rejected} items could be accepted; the reasons are in {output / 'rejects.csv'}"
         )
-    ledger.assign(_split(Members(ledger), config))
+    try:
+        ledger.assign(_split(Members(ledger), config))
+    except RecordsError as error:
+        rejected = ledger.write_lists(output, key)
+        raise RecordsError(
+            f"{error}. {ledger.count()} images were accepted, {rejected} items rejected; the reasons are in "
+            f"{output / 'rejects.csv'}"
+        ) from error
     return {"exact_duplicates": duplicates, "near_duplicate_pairs": near}
 
 

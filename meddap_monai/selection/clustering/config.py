@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from meddap_monai.core.constraints import Choice, Range, settings
-from meddap_monai.selection.filtering.crossfit import FilterConfig
+from meddap_monai.selection.filtering.filter_config import FilterConfig
 
 METHODS = ("kmeans", "coreset", "random")
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tqdm import tqdm
+
+from meddap_monai.core.progress import progress
 
 QUERY_BLOCK, TRAINING_BLOCK = 1024, 2048
 COARSE = 16
@@ -84,7 +85,7 @@ def propose_candidates(
     index = np.full((len(queries), count), -1)
     flipped = np.zeros((len(queries), count), bool)
     starts = range(0, len(queries), QUERY_BLOCK)
-    for start in tqdm(starts, desc="copy check", unit="block", disable=len(queries) < 4 * QUERY_BLOCK):
+    for start in progress(starts, desc="copy check", unit="block", disable=len(queries) < 4 * QUERY_BLOCK):
         rows = slice(start, start + QUERY_BLOCK)
         best = _Best(len(coarse[rows]), count)
         for first in range(0, len(training), TRAINING_BLOCK):

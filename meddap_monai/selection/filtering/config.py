@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from meddap_monai.core.constraints import Range, settings
-from meddap_monai.selection.copies.detection import CopyConfig
-from meddap_monai.selection.filtering.crossfit import FilterConfig
+from meddap_monai.selection.copies.config import CopyConfig
+from meddap_monai.selection.filtering.filter_config import FilterConfig
 from meddap_monai.selection.filtering.rules import RuleConfig
 
 

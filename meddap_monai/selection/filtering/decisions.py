@@ -11,7 +11,8 @@ import numpy as np
 
 from meddap_monai.core.records import Record
 from meddap_monai.errors import EmptyClass
-from meddap_monai.selection.copies.detection import CopyConfig, Nearest, Thresholds, flag
+from meddap_monai.selection.copies.config import CopyConfig
+from meddap_monai.selection.copies.detection import Nearest, Thresholds, flag
 from meddap_monai.selection.filtering.rules import RULES, Evidence, RuleConfig, Verdict, within_quota
 
 COPY, QUOTA = "copy", "quota"

@@ -9,18 +9,19 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import save_file
 from torch import nn
-from tqdm import tqdm
 
 from meddap_monai import store
 from meddap_monai.classifier.folds import assign_folds
 from meddap_monai.classifier.heads import empty_network
 from meddap_monai.classifier.scoring import fit_temperature, softmax
+from meddap_monai.core.progress import progress
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.core.tensors import read_weights
 from meddap_monai.errors import StageError
 from meddap_monai.images.provenance import check_provenance, write_train_hashes
-from meddap_monai.selection.filtering.crossfit import FilterConfig, FilterPredictions, predict, train_fold
+from meddap_monai.selection.filtering.crossfit import FilterPredictions, predict, train_fold
+from meddap_monai.selection.filtering.filter_config import FilterConfig
 from meddap_monai.statistics.metrics import all_metrics, confusion
 
 
@@ -83,7 +84,7 @@ def fit_filter(
     check_provenance(folder, everything)
     fold = assign_folds(training, config.folds, seed)
     networks = []
-    for number in tqdm(range(int(fold.max()) + 1), desc="filter", unit="fold"):
+    for number in progress(range(int(fold.max()) + 1), desc="filter", unit="fold"):
         rows = np.flatnonzero(fold != number).tolist()
         run_seed = derive_seed(seed, "select/filter", number) % 2**31
         own = [training[row] for row in rows]

@@ -20,15 +20,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from meddap_monai import store
 from meddap_monai.core import resources
+from meddap_monai.core.progress import progress
 from meddap_monai.core.records import Record
 from meddap_monai.core.tensors import check_finite, read_weights
 from meddap_monai.encoders.registry import ENCODERS, build_network
 from meddap_monai.errors import ConfigurationError, StageError
-from meddap_monai.selection.filtering.crossfit import FilterConfig, FilterPredictions, with_features
+from meddap_monai.selection.filtering.crossfit import FilterPredictions, with_features
+from meddap_monai.selection.filtering.filter_config import FilterConfig
 from meddap_monai.selection.filtering.fitted import fit_filter
 from meddap_monai.selection.pixels import read_squares
 
@@ -125,7 +126,7 @@ def extract(
             return cached
     network = build_extractor(extractor, images.shape[1], images.shape[-1], device)
     found = []
-    for start in tqdm(range(0, len(images), 64), desc="features", unit="batch", disable=len(images) < 500):
+    for start in progress(range(0, len(images), 64), desc="features", unit="batch", disable=len(images) < 500):
         batch = torch.from_numpy(images[start : start + 64]).to(device).float() / 255
         with torch.inference_mode():
             found.append(network(batch).flatten(1).float().cpu())

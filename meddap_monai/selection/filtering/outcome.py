@@ -11,7 +11,7 @@ import numpy as np
 
 from meddap_monai import store
 from meddap_monai.core.records import Record, write_records
-from meddap_monai.selection.copies.detection import CopyConfig
+from meddap_monai.selection.copies.config import CopyConfig
 from meddap_monai.selection.filtering.decisions import CopyCheck, Decision, selection_field
 from meddap_monai.selection.filtering.rules import RuleConfig
 from meddap_monai.statistics.shares import wilson

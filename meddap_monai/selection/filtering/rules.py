@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from meddap_monai.classifier.scoring import softmax
 from meddap_monai.core.constraints import Choice, Range, Share, here, settings
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.selection.filtering.conformal import cross_conformal
-from meddap_monai.selection.filtering.crossfit import FilterPredictions
+
+if TYPE_CHECKING:
+    from meddap_monai.selection.filtering.crossfit import FilterPredictions
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,16 @@ class Evidence:
 
     def probabilities(self) -> np.ndarray:
         """Return (K, N, C) float64 calibrated probabilities of the synthetic images, per network."""
+        from meddap_monai.classifier.scoring import softmax
+
         return np.stack(
             [softmax(logits / self.temperature) for logits in self.predicted.mean_logits.astype(np.float64)]
         )
 
     def real_probabilities(self) -> np.ndarray:
         """Return (M, C) float64 calibrated probabilities of the real images, out of fold."""
+        from meddap_monai.classifier.scoring import softmax
+
         return softmax(self.real_predicted.out_of_fold(self.fold).astype(np.float64) / self.temperature)
 
 

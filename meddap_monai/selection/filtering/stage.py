@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from meddap_monai import store
+from meddap_monai.core.progress import progress
 from meddap_monai.core.records import Record, class_names, read_records
 from meddap_monai.errors import RecordsError
 from meddap_monai.selection.copies.detection import Images, calibrate, find_nearest
@@ -93,7 +93,7 @@ def _read_inputs(records: Path, generated: Path) -> _Inputs:
 
 
 def _run(config: SelectConfig, output: Path, data: _Inputs, stage: store.Stage) -> None:
-    with tqdm(total=4, desc="select", unit="part") as progress:
+    with progress(total=4, desc="select", unit="part") as bar:
         real_images = _read(config, data.training)
         images = _read(config, data.synthetic)
         board = output / "tensorboard" if config.pictures else None
@@ -101,7 +101,7 @@ def _run(config: SelectConfig, output: Path, data: _Inputs, stage: store.Stage) 
             config.filter, data.training, real_images[0], data.everything, data.classes, output / "filter", config.seed,
             board,
         )  # fmt: skip
-        progress.update()
+        bar.update()
         predicted = predict(fitted.networks, images[0], config.filter)
         cache, name, device = output / "features", config.features, config.filter.device
         real = frozen_features.for_rules(
@@ -112,20 +112,20 @@ def _run(config: SelectConfig, output: Path, data: _Inputs, stage: store.Stage) 
             data.labels(data.synthetic), predicted, own.per_fold, data.labels(data.training), fitted.predicted,
             real.per_fold, fitted.fold, fitted.temperature,
         )  # fmt: skip
-        progress.update()
+        bar.update()
         copies = _check_copies(config, data, images[1], real_images[1], own, real)
         decision = decide(evidence, config.rules, copies, config.copies.action)
         scored = write_outcome(output, data.synthetic, decision, config.rules, config.copies)
         summary = summarise(scored, decision, data.classes)
         summary["filter"] = fitted.measure(data.labels(data.training))
         store.write_json(output / "selection.json", summary)
-        progress.update()
+        bar.update()
         if board:
             write_figures(output, data.synthetic, images[1], real_images[1], decision, data.classes)
             write_scalars(board, summary)
             both = np.concatenate([real_images[1], images[1]]), np.concatenate([real.joined, own.joined])
             show_in_projector(board, [*data.training, *data.synthetic], *both)
-        progress.update()
+        bar.update()
     require_every_class(decision, data.synthetic, str(output))
     kept = int(decision.kept.sum())
     removed = Counter(reasons[0] for reasons in decision.reasons if reasons)

@@ -5,11 +5,37 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from meddap_monai.core.constraints import Choice, Range, settings
-from meddap_monai.selection.mixing.ratio_search import SearchConfig
+from meddap_monai.classifier.config import ClassifyConfig
+from meddap_monai.core.constraints import Choice, Count, Range, settings
 
 MODES = ("ratio", "double", "balance", "all", "search")
 ARMS = ("mixed", "real", "synthetic", "duplicated", "shuffled")
+
+
+@dataclass(frozen=True)
+@settings("mix#search")
+class SearchConfig:
+    """What is tried.
+
+    Attributes:
+        ratios: synthetic per real image; 0 (none) is always tried beside them.
+        thresholds: least scores of `rule` that are tried with each ratio; empty keeps the selection as it is.
+        rule: score in the records that thresholds are about.
+        seeds: classifiers per candidate.
+        samples: bootstrap replicates over validation patients.
+        classifier: the small classifier; its own `seed` is replaced.
+    """
+
+    ratios: Annotated[tuple[Annotated[float, Range(0.0, 1000.0)], ...], Count()] = (0.5, 1.0, 2.0)
+    thresholds: tuple[float, ...] = ()
+    rule: str = "conformal"
+    seeds: Annotated[int, Range(1, 1000)] = 3
+    samples: Annotated[int, Range(10, 100_000)] = 300
+    classifier: ClassifyConfig = field(
+        default_factory=lambda: ClassifyConfig(
+            encoder="resnet10_tiny", mode="scratch", steps=200, augmentation="classical", pictures=False
+        )
+    )
 
 
 @dataclass(frozen=True)

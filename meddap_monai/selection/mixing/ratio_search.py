@@ -9,50 +9,23 @@ images per class the best mean alone is mostly luck, and the intervals say so.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from meddap_monai import store
-from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.scoring import load_classifier
 from meddap_monai.classifier.stage import classify
-from meddap_monai.core.constraints import Count, Range, settings
+from meddap_monai.core.progress import progress
 from meddap_monai.core.records import Record, read_records
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import RecordsError
 from meddap_monai.selection.filtering.selection_figures import new_figure, write_figure
+from meddap_monai.selection.mixing.config import SearchConfig
 from meddap_monai.statistics.intervals import PatientDraws, over_seeds
 from meddap_monai.statistics.weighted import weighted_metrics
-
-
-@dataclass(frozen=True)
-@settings("mix#search")
-class SearchConfig:
-    """What is tried.
-
-    Attributes:
-        ratios: synthetic per real image; 0 (none) is always tried beside them.
-        thresholds: least scores of `rule` that are tried with each ratio; empty keeps the selection as it is.
-        rule: score in the records that thresholds are about.
-        seeds: classifiers per candidate.
-        samples: bootstrap replicates over validation patients.
-        classifier: the small classifier; its own `seed` is replaced.
-    """
-
-    ratios: Annotated[tuple[Annotated[float, Range(0.0, 1000.0)], ...], Count()] = (0.5, 1.0, 2.0)
-    thresholds: tuple[float, ...] = ()
-    rule: str = "conformal"
-    seeds: Annotated[int, Range(1, 1000)] = 3
-    samples: Annotated[int, Range(10, 100_000)] = 300
-    classifier: ClassifyConfig = field(
-        default_factory=lambda: ClassifyConfig(
-            encoder="resnet10_tiny", mode="scratch", steps=200, augmentation="classical", pictures=False
-        )
-    )
 
 
 @dataclass(frozen=True)
@@ -106,7 +79,7 @@ def search(
         )
     tried = candidates(config)
     found: list[list[np.ndarray]] = []
-    with tqdm(total=len(tried) * config.seeds, desc="ratio search", unit="classifier") as progress:
+    with progress(total=len(tried) * config.seeds, desc="ratio search", unit="classifier") as bar:
         for candidate in tried:
             hybrid = build(candidate, output / candidate.name / "mix")
             runs = []
@@ -114,7 +87,7 @@ def search(
                 runs.append(
                     _train(config, hybrid, output / candidate.name / f"seed_{number}", number, seed, validation)
                 )
-                progress.update()
+                bar.update()
             found.append(runs)
     table = compare(tried, np.array(found), validation, config.samples, seed)
     store.write_json(output / "search.json", table)

@@ -23,7 +23,8 @@ from meddap_monai.diffusion.adapting.methods.uslora import USLoRA
 from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.diffusion.bases.noise import Objective
-from meddap_monai.diffusion.pretraining.unet import DenoiserConfig, build_scheduler
+from meddap_monai.diffusion.pretraining.parts import DenoiserConfig
+from meddap_monai.diffusion.pretraining.unet import build_scheduler
 from meddap_monai.errors import BadBase, ConfigurationError
 
 

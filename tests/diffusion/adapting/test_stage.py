@@ -112,7 +112,7 @@ def test_classes_and_meta_choose_the_images(tiny_base: Path, records: Path, tmp_
         ({"prompts": "fetal"}, ConfigurationError, "unknown class 'benign'"),
         ({"device": "cuda"}, ConfigurationError, "no GPU here"),
         ({"method": "fulora", "clip_skip": 1}, ConfigurationError, "set it to at most 0"),
-        ({"optimizer": "adamw8bit"}, MissingPackage, "pip install meddap-monai"),
+        ({"optimizer": "adamw8bit"}, MissingPackage, "install it with `pip install 'bitsandbytes>=0.45'`"),
     ],
 )
 def test_what_does_not_fit_is_named(tiny_base: Path, records: Path, tmp_path: Path, settings, error, text) -> None:

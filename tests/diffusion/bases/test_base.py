@@ -36,7 +36,7 @@ def test_no_such_folder(name: str) -> None:
 
 
 def test_a_hub_id_without_network_is_a_clear_error() -> None:
-    with pytest.raises(BadBase, match="someone/something: cannot be opened as a base"):
+    with pytest.raises(BadBase, match="someone/something: it is not in the local cache, and HF_HUB_OFFLINE forbids"):
         load_base("someone/something")
 
 

@@ -12,8 +12,7 @@ from adapter_material import quick, write_adapter
 from meddap_monai import store
 from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.diffusion.bases.base import Base, base_of, load_base, open_base
-from meddap_monai.diffusion.generation.config import ClassifierGuidance, GenerateConfig
-from meddap_monai.diffusion.generation.latent_classifier import LatentClassifierConfig
+from meddap_monai.diffusion.generation.config import ClassifierGuidance, GenerateConfig, LatentClassifierConfig
 from meddap_monai.diffusion.generation.remake import remake_shard
 from meddap_monai.diffusion.generation.stage import generate
 from meddap_monai.images.provenance import write_train_hashes

@@ -17,11 +17,8 @@ from meddap_monai.diffusion.generation.classifier_guidance import (
     open_guide,
     to_epsilon,
 )
-from meddap_monai.diffusion.generation.latent_classifier import (
-    LatentClassifierConfig,
-    load_latent_classifier,
-    train_latent_classifier,
-)
+from meddap_monai.diffusion.generation.config import LatentClassifierConfig
+from meddap_monai.diffusion.generation.latent_classifier import load_latent_classifier, train_latent_classifier
 from meddap_monai.errors import BadBase, ConfigurationError, LeakedRecords, NonFiniteLoss
 from meddap_monai.images.provenance import train_hashes
 from tools.tiny_base import build_tiny_base

@@ -17,8 +17,7 @@ from meddap_monai import store
 from meddap_monai.core.devices import choose_device
 from meddap_monai.core.records import iter_records, pixel_hash, read_records, write_records
 from meddap_monai.diffusion.bases.base import load_base
-from meddap_monai.diffusion.generation.config import ClassifierGuidance, GenerateConfig
-from meddap_monai.diffusion.generation.latent_classifier import LatentClassifierConfig
+from meddap_monai.diffusion.generation.config import ClassifierGuidance, GenerateConfig, LatentClassifierConfig
 from meddap_monai.diffusion.generation.marking import read_mark
 from meddap_monai.diffusion.generation.remake import remake_shard
 from meddap_monai.diffusion.generation.stage import generate, open_sampler

@@ -14,10 +14,11 @@ import torch
 from meddap_monai.core.records import read_records, write_records
 from meddap_monai.diffusion.bases.base import load_base, open_base
 from meddap_monai.diffusion.pretraining import decoder_refinement
-from meddap_monai.diffusion.pretraining.autoencoder import AutoencoderConfig, build_autoencoder, fit_patch_pca
+from meddap_monai.diffusion.pretraining.autoencoder import build_autoencoder, fit_patch_pca
 from meddap_monai.diffusion.pretraining.autoencoder_training import gradient_energy
 from meddap_monai.diffusion.pretraining.config import RefinementConfig
 from meddap_monai.diffusion.pretraining.decoder_refinement import RefinementTraining, cell_power, choose_views
+from meddap_monai.diffusion.pretraining.parts import AutoencoderConfig
 from meddap_monai.diffusion.pretraining.stage import pretrain
 from meddap_monai.diffusion.pretraining.views import Views
 from meddap_monai.errors import ConfigurationError, Interrupted

@@ -17,16 +17,17 @@ from meddap_monai.core.configuration import build
 from meddap_monai.core.records import read_records
 from meddap_monai.diffusion.bases.prompts import load_prompt_table
 from meddap_monai.diffusion.pretraining.appearance import LOOKS, apply_look
-from meddap_monai.diffusion.pretraining.autoencoder import AutoencoderConfig, build_autoencoder, fit_patch_pca
+from meddap_monai.diffusion.pretraining.autoencoder import build_autoencoder, fit_patch_pca
 from meddap_monai.diffusion.pretraining.autoencoder_training import AutoencoderTraining, reconstruction_losses
 from meddap_monai.diffusion.pretraining.config import PretrainConfig, RefinementConfig
 from meddap_monai.diffusion.pretraining.corner_repair import SIZE, CornerTraining
 from meddap_monai.diffusion.pretraining.job import PretrainJob
+from meddap_monai.diffusion.pretraining.parts import AutoencoderConfig, DenoiserConfig, TextEncoderConfig, ViewsConfig
 from meddap_monai.diffusion.pretraining.stage import pretrain
-from meddap_monai.diffusion.pretraining.text_encoder import TextEncoderConfig, TextEncoderTraining, build_text_encoder
+from meddap_monai.diffusion.pretraining.text_encoder import TextEncoderTraining, build_text_encoder
 from meddap_monai.diffusion.pretraining.tokenizer import vocabulary_words
-from meddap_monai.diffusion.pretraining.unet import DenoiserConfig, build_denoiser
-from meddap_monai.diffusion.pretraining.views import ViewsConfig, cut_views
+from meddap_monai.diffusion.pretraining.unet import build_denoiser
+from meddap_monai.diffusion.pretraining.views import cut_views
 from meddap_monai.errors import (
     ConfigurationError,
     ForeignOutput,

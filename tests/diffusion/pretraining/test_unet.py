@@ -13,15 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from meddap_monai.diffusion.pretraining.job import PretrainJob
+from meddap_monai.diffusion.pretraining.parts import DenoiserConfig, ViewsConfig
 from meddap_monai.diffusion.pretraining.training_curves import Curve, minutes, read_curves
-from meddap_monai.diffusion.pretraining.unet import (
-    Cache,
-    DenoiserConfig,
-    DenoiserTraining,
-    build_denoiser,
-    build_scheduler,
-)
-from meddap_monai.diffusion.pretraining.views import ViewsConfig
+from meddap_monai.diffusion.pretraining.unet import Cache, DenoiserTraining, build_denoiser, build_scheduler
 from tests.pretrain_material import SMALL
 
 TOY = DenoiserConfig(channels=(16, 32), heads=2, groups=8, steps=60, batch=8, warmup=5, learning_rate=3e-3, ema=0.9)

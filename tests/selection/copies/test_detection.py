@@ -9,15 +9,8 @@ from meddap_monai.errors import ConfigurationError
 from meddap_monai.phantom.simulation import simulate_image
 from meddap_monai.selection.copies import neighbours
 from meddap_monai.selection.copies.alignment import align, windows
-from meddap_monai.selection.copies.detection import (
-    CopyConfig,
-    Images,
-    Nearest,
-    Thresholds,
-    calibrate,
-    find_nearest,
-    flag,
-)
+from meddap_monai.selection.copies.config import CopyConfig
+from meddap_monai.selection.copies.detection import Images, Nearest, Thresholds, calibrate, find_nearest, flag
 from meddap_monai.selection.copies.neighbours import Candidates, nearest_by_product, propose_candidates, resampling
 from meddap_monai.selection.filtering.decisions import check_copies
 from meddap_monai.selection.filtering.outcome import closest_pairs

@@ -13,9 +13,9 @@ from PIL import Image
 from meddap_monai.core.records import read_records, write_records
 from meddap_monai.errors import EmptyClass, ForeignOutput, LeakedRecords, RecordsError
 from meddap_monai.images.provenance import train_hashes
-from meddap_monai.selection.copies.detection import CopyConfig
+from meddap_monai.selection.copies.config import CopyConfig
 from meddap_monai.selection.filtering.config import SelectConfig
-from meddap_monai.selection.filtering.crossfit import FilterConfig
+from meddap_monai.selection.filtering.filter_config import FilterConfig
 from meddap_monai.selection.filtering.rules import RULES, RuleConfig
 from meddap_monai.selection.filtering.stage import select
 from tests.record_material import write_like

@@ -11,8 +11,8 @@ from meddap_monai import store
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.core.records import read_records, write_records
 from meddap_monai.errors import RecordsError
-from meddap_monai.selection.mixing.config import MixConfig
-from meddap_monai.selection.mixing.ratio_search import Candidate, SearchConfig, candidates, compare
+from meddap_monai.selection.mixing.config import MixConfig, SearchConfig
+from meddap_monai.selection.mixing.ratio_search import Candidate, candidates, compare
 from meddap_monai.selection.mixing.stage import mix
 from tests.selection.synthetic import CLASSES, write_generated
 

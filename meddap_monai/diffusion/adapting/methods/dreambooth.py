@@ -10,22 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from meddap_monai import store
 from meddap_monai.core.constraints import Range, here, settings
-from meddap_monai.core.records import pixel_hash
-from meddap_monai.core.seeds import derive_seed
-from meddap_monai.diffusion.adapters.targets import ATTENTION, TEXT_ATTENTION
 from meddap_monai.diffusion.adapting.methods.method import Common, Method
-from meddap_monai.diffusion.adapting.trainable import Result, Trainable, train_low_rank
 from meddap_monai.diffusion.bases.prompts import PromptTable
-from meddap_monai.diffusion.bases.sample_pictures import draw_pictures, save_synthetic
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.images.reading.opening import open_image
+
+if TYPE_CHECKING:
+    import torch
+
+    from meddap_monai.diffusion.adapting.trainable import Result, Trainable
 
 
 @dataclass(frozen=True)
@@ -82,6 +78,9 @@ class DreamBooth(Method):
 
     def prepare(self, pipeline: Any, common: Common, wordings: Mapping[str, str]) -> Trainable:
         """Put trainable layers into the pipeline, or open its own weights for full training."""
+        from meddap_monai.diffusion.adapters.targets import ATTENTION, TEXT_ATTENTION
+        from meddap_monai.diffusion.adapting.trainable import Trainable, train_low_rank
+
         parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
         chosen = list(parts) if self.text_encoder else ["unet"]
         rates = {"unet": common.learning_rate, "text_encoder": common.text_learning_rate}
@@ -102,6 +101,13 @@ class DreamBooth(Method):
 
     def prior_records(self, pipeline: Any, folder: Path, seed: int, size: tuple[int, int]) -> list[dict[str, Any]]:
         """Draw the class images once; see `Method.prior_records`."""
+        import numpy as np
+
+        from meddap_monai.core.records import pixel_hash
+        from meddap_monai.core.seeds import derive_seed
+        from meddap_monai.diffusion.bases.sample_pictures import draw_pictures, save_synthetic
+        from meddap_monai.images.reading.opening import open_image
+
         prompt = self.class_prompt()
         items = []
         for number in range(self.prior_images):

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from meddap_monai.diffusion.adapters.targets import COMPONENTS, TEXT, TRANSFORMER
 from meddap_monai.diffusion.adapting.methods.method import Common, Method
-from meddap_monai.diffusion.adapting.trainable import Trainable, train_low_rank
+
+if TYPE_CHECKING:
+    from meddap_monai.diffusion.adapting.trainable import Trainable
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class FULoRA(Method):
 
     def prepare(self, pipeline: Any, common: Common, wordings: Mapping[str, str]) -> Trainable:
         """Put the trainable layers in; a text learning rate of 0 leaves the text encoder(s) out."""
+        from meddap_monai.diffusion.adapters.targets import COMPONENTS, TEXT, TRANSFORMER
+        from meddap_monai.diffusion.adapting.trainable import train_low_rank
+
         parts = {name: part for name in COMPONENTS if (part := getattr(pipeline, name, None)) is not None}
         rates = {name: common.learning_rate if name == "unet" else common.text_learning_rate for name in parts}
         sets = {name: TRANSFORMER if name == "unet" else TEXT for name in parts if rates[name] > 0}

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from meddap_monai.core.constraints import here, settings
-from meddap_monai.diffusion.adapters import tokens
 from meddap_monai.diffusion.adapting.methods.method import Common, Method
-from meddap_monai.diffusion.adapting.trainable import Result, Trainable
 from meddap_monai.diffusion.bases.prompts import PromptTable
 from meddap_monai.errors import BadBase, ConfigurationError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from meddap_monai.diffusion.adapting.trainable import Result, Trainable
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,12 @@ class TextualInversion(Method):
         Raises:
             BadBase: the base has two text encoders.
         """
+        import torch
+        from torch import nn
+
+        from meddap_monai.diffusion.adapters import tokens
+        from meddap_monai.diffusion.adapting.trainable import Trainable
+
         if getattr(pipeline, "text_encoder_2", None) is not None:
             raise BadBase("textual inversion trains one text encoder, this base has two; use uslora or fulora on it")
         table = pipeline.text_encoder.get_input_embeddings().weight.data

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from meddap_monai.diffusion.adapting.trainable import Trainable
 from meddap_monai.diffusion.bases.prompts import PromptTable
+
+if TYPE_CHECKING:
+    from meddap_monai.diffusion.adapting.trainable import Trainable
 
 
 class Common(Protocol):

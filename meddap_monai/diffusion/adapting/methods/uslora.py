@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from meddap_monai.diffusion.adapters.targets import ATTENTION
 from meddap_monai.diffusion.adapting.methods.method import Common, Method
-from meddap_monai.diffusion.adapting.trainable import Trainable, train_low_rank
+
+if TYPE_CHECKING:
+    from meddap_monai.diffusion.adapting.trainable import Trainable
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class USLoRA(Method):
 
     def prepare(self, pipeline: Any, common: Common, wordings: Mapping[str, str]) -> Trainable:
         """Put the trainable layers into the pipeline's UNet; see `Method.prepare`."""
+        from meddap_monai.diffusion.adapters.targets import ATTENTION
+        from meddap_monai.diffusion.adapting.trainable import train_low_rank
+
         return train_low_rank(
             {"unet": pipeline.unet},
             {"unet": ATTENTION},

@@ -1,0 +1,43 @@
+"""What a grid of experiments crosses with what: the configuration of `meddap grid`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from meddap_monai.classifier.config import ClassifyConfig
+from meddap_monai.core.constraints import Choice, Range, settings
+from meddap_monai.evaluation.arms import TRAINED_ARMS
+from meddap_monai.evaluation.config import EvaluateConfig
+from meddap_monai.selection.mixing.config import MixConfig
+
+
+@dataclass(frozen=True)
+@settings("grid")
+class GridConfig:
+    """What is crossed with what.
+
+    Attributes:
+        arms: names of `meddap_monai.evaluation.arms.TRAINED_ARMS`.
+        encoders: names of encoders.
+        fractions: shares of the real training groups, 1 is all; smaller ones are inside larger ones. The synthetic
+            images of a draw were learnt from all of its training images: at smaller shares the arms with synthetic
+            images answer what happens when only that share can be used as real images.
+        classify: everything else of the classifiers.
+        mix: how much synthetic.
+        evaluate: how they are judged.
+        processes: that train side by side, one thread each.
+    """
+
+    arms: tuple[Annotated[str, Choice(TRAINED_ARMS)], ...] = (
+        "real",
+        "real_ultrasound",
+        "real_synthetic",
+        "real_synthetic_ultrasound",
+    )
+    encoders: tuple[str, ...] = ("efficientnet_lite0",)
+    fractions: tuple[Annotated[float, Range(0.01, 1.0)], ...] = (1.0,)
+    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
+    mix: MixConfig = field(default_factory=MixConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    processes: Annotated[int, Range(1, 256)] = 1

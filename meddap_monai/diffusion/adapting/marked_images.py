@@ -21,10 +21,10 @@ def draw_marks(prepared: Prepared, curves: Curves) -> None:
     if curves.writer is None or not marked:
         return
     share = sum(float(item.marks.float().mean()) for item in marked if item.marks is not None) / len(marked)
-    counts = {"marked_images": float(len(marked)), "images": float(everything), "masked_share": share}
-    curves.write(counts, 0, "marks")
+    counts = {"marked_images": float(len(marked)), "images": float(everything), "marked_share": share}
+    curves.write(counts, 0)
     pairs = [_pair(prepared, item) for item in marked[:_SHOWN]]
-    curves.writer.add_image("marks/image_and_masked", grid(pairs), 0, dataformats="HWC")
+    curves.writer.add_image("adapt/image_and_marked", grid(pairs), 0, dataformats="HWC")
 
 
 def _pair(prepared: Prepared, item: Item) -> list[np.ndarray]:

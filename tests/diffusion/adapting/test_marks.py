@@ -85,7 +85,7 @@ def test_marked_images_are_counted_and_shown(
     assert store.read_stage(folder)["counts"]["marked"] == marked
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
-    assert ("marks/image_and_masked" in events.Tags()["images"]) is masked
+    assert ("adapt/image_and_marked" in events.Tags()["images"]) is masked
     if masked:
-        assert [event.value for event in events.Scalars("marks/marked_images")] == [3.0]
-        assert 0 < events.Scalars("marks/masked_share")[0].value < 0.5
+        assert [event.value for event in events.Scalars("adapt/marked_images")] == [3.0]
+        assert 0 < events.Scalars("adapt/marked_share")[0].value < 0.5

@@ -23,7 +23,8 @@ from meddap_monai import store
 from meddap_monai.core.records import Record
 from meddap_monai.evaluation.generative import frechet_distance, kernel_distance
 from meddap_monai.images.framing import crop_top
-from meddap_monai.selection.copies.detection import CopyConfig, Images, calibrate, find_nearest, flag
+from meddap_monai.selection.copies.config import CopyConfig
+from meddap_monai.selection.copies.detection import Images, calibrate, find_nearest, flag
 from meddap_monai.selection.pixels import to_thumbnails
 from meddap_monai.statistics.shares import wilson
 

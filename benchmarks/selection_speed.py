@@ -14,7 +14,8 @@ from machine import processor_name
 
 from meddap_monai.phantom.simulation import simulate_image
 from meddap_monai.phantom.tissue import CLASSES
-from meddap_monai.selection.copies.detection import CopyConfig, Images, calibrate, find_nearest, flag
+from meddap_monai.selection.copies.config import CopyConfig
+from meddap_monai.selection.copies.detection import Images, calibrate, find_nearest, flag
 from meddap_monai.selection.filtering.crossfit import FilterPredictions
 from meddap_monai.selection.filtering.rules import RULES, Evidence, RuleConfig
 from tests.selection.copying import thumbnail

@@ -24,7 +24,7 @@ from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.pretraining.config import PretrainConfig
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.selection.clustering.config import ClusterConfig
-from meddap_monai.selection.filtering.crossfit import FilterConfig
+from meddap_monai.selection.filtering.filter_config import FilterConfig
 from meddap_monai.selection.mixing.config import MixConfig
 from meddap_monai.study.config import StudyConfig
 

@@ -11,9 +11,9 @@ from meddap_monai import store
 from meddap_monai.core.records import read_records, write_records
 from meddap_monai.selection.clustering.config import ClusterConfig
 from meddap_monai.selection.clustering.stage import cluster
-from meddap_monai.selection.copies.detection import CopyConfig
+from meddap_monai.selection.copies.config import CopyConfig
 from meddap_monai.selection.filtering.config import SelectConfig
-from meddap_monai.selection.filtering.crossfit import FilterConfig
+from meddap_monai.selection.filtering.filter_config import FilterConfig
 from meddap_monai.selection.filtering.rules import RuleConfig
 from meddap_monai.selection.filtering.stage import select
 from meddap_monai.selection.mixing.config import MixConfig

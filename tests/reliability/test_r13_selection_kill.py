@@ -13,7 +13,7 @@ from meddap_monai.core.records import read_records
 from meddap_monai.selection.clustering.config import ClusterConfig
 from meddap_monai.selection.clustering.stage import cluster
 from meddap_monai.selection.filtering.config import SelectConfig
-from meddap_monai.selection.filtering.crossfit import FilterConfig
+from meddap_monai.selection.filtering.filter_config import FilterConfig
 from meddap_monai.selection.filtering.rules import RuleConfig
 from meddap_monai.selection.filtering.stage import select
 from meddap_monai.selection.mixing.config import MixConfig

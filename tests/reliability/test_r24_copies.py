@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from meddap_monai.phantom.simulation import simulate_image
-from meddap_monai.selection.copies.detection import CopyConfig, Images, Thresholds, calibrate, find_nearest, flag
+from meddap_monai.selection.copies.config import CopyConfig
+from meddap_monai.selection.copies.detection import Images, Thresholds, calibrate, find_nearest, flag
 from meddap_monai.statistics.shares import wilson
 from tests.selection.copying import KINDS, plant, thumbnail
 

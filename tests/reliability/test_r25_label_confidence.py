@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from meddap_monai.core.records import read_records
-from meddap_monai.selection.copies.detection import CopyConfig
+from meddap_monai.selection.copies.config import CopyConfig
 from meddap_monai.selection.filtering.config import SelectConfig
-from meddap_monai.selection.filtering.crossfit import FilterConfig
+from meddap_monai.selection.filtering.filter_config import FilterConfig
 from meddap_monai.selection.filtering.rules import RuleConfig
 from meddap_monai.selection.filtering.stage import select
 from tests.selection.synthetic import some_wrong, write_generated

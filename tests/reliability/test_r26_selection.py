@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from meddap_monai.selection.filtering.config import SelectConfig
-from meddap_monai.selection.filtering.crossfit import FilterConfig
+from meddap_monai.selection.filtering.filter_config import FilterConfig
 from meddap_monai.selection.filtering.rules import RULES, RuleConfig
 from meddap_monai.selection.filtering.stage import select
 from tests.selection.synthetic import CLASSES, write_generated

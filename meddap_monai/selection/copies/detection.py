@@ -13,44 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 
-from meddap_monai.core.constraints import Choice, Count, Range, Share, settings
 from meddap_monai.selection.copies.alignment import Matches, align
+from meddap_monai.selection.copies.config import CopyConfig
 from meddap_monai.selection.copies.neighbours import Candidates, nearest_by_product, propose_candidates
 
-DISTANCES = ("correlation", "tiles", "features")
 CALIBRATION = 2000
 """Most real images whose nearest other patient is looked up to set the thresholds."""
-
-
-@dataclass(frozen=True)
-@settings("select#copies")
-class CopyConfig:
-    """How copies are found and what happens to them.
-
-    Attributes:
-        action: "drop" them, "report" them only, or "off".
-        distances: of `DISTANCES`; an image is a copy when any of them falls below its threshold. All are measured and
-            recorded. Add "features" when they come from an extractor that was not trained to tell classes: the
-            filter's own forget everything but the class, so that any two typical images of a class come close.
-        percentile: share in percent of real images of other patients that would be called copies.
-        candidates: training images per synthetic image that are compared closely.
-        same_picture: correlation from which two real images of "different patients" count as one picture; such pairs
-            are listed and do not lower the thresholds.
-        own_source: image-to-image starts from a training image: "check" against it too, or "skip" that one pair.
-        views: compare with the training images also flipped and cropped to 90 %.
-    """
-
-    action: Annotated[str, Choice(("drop", "report", "off"))] = "drop"
-    distances: Annotated[tuple[Annotated[str, Choice(DISTANCES)], ...], Count()] = ("correlation", "tiles")
-    percentile: Annotated[float, Range(0.01, 50)] = 1.0
-    candidates: Annotated[int, Range(1, 64)] = 4
-    same_picture: Share = 0.95
-    own_source: Annotated[str, Choice(("check", "skip"))] = "check"
-    views: bool = True
 
 
 @dataclass(frozen=True)

@@ -9,83 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.data import plan_batches, to_float
 from meddap_monai.classifier.engine import Criterion, TrainingStep, build_optimizer, build_trainer
 from meddap_monai.classifier.heads import initial_network
 from meddap_monai.classifier.scoring import views_of
-from meddap_monai.core.constraints import Choice, Range, constructing, here, settings
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.encoders.features import with_penultimate
 from meddap_monai.errors import ConfigurationError, RecordsError
-
-
-@dataclass(frozen=True)
-@settings("select#filter")
-class FilterConfig:
-    """The classifier that judges synthetic images.
-
-    Attributes:
-        encoder: see `ClassifyConfig`.
-        mode: ``finetune`` or ``scratch``, see `ClassifyConfig`.
-        resolution: side in pixels at which images are judged.
-        channels: 1 for grey, 3 for colour.
-        fit: how an image becomes a square, see `ClassifyConfig`; synthetic images are square and real ones often are
-            not, so "pad" would show the network which is which.
-        folds: networks, each leaving out one part of the patients.
-        steps: optimizer steps per network.
-        batch: images per step.
-        learning_rate: of AdamW, annealed to 0 by a cosine.
-        weight_decay: of AdamW.
-        views: views (1 to 4: as it is, flipped, and slightly enlarged of both) averaged when judging.
-        device: where it is trained and used.
-    """
-
-    encoder: str = "resnet10_tiny"
-    mode: Annotated[str, Choice(("finetune", "scratch"))] = "scratch"
-    resolution: int = 64
-    channels: int = 1
-    fit: str = "stretch"
-    folds: Annotated[int, Range(2, 20)] = 5
-    steps: int = 300
-    batch: int = 24
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-2
-    views: Annotated[int, Range(1, 4)] = 2
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        """Check what the classifier's own settings ask for."""
-        with constructing(ClassifyConfig, here()):
-            self.settings(0)
-
-    def settings(self, seed: int) -> ClassifyConfig:
-        """Return the classifier configuration of one fold."""
-        return ClassifyConfig(
-            encoder=self.encoder,
-            mode=self.mode,
-            resolution=self.resolution,
-            channels=self.channels,
-            fit=self.fit,
-            steps=self.steps,
-            batch=self.batch,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            augmentation="classical",
-            balance_classes=True,
-            label_smoothing=0.05,
-            cache="none",
-            device=self.device,
-            seed=seed,
-        )
+from meddap_monai.selection.filtering.filter_config import FilterConfig
 
 
 @dataclass(frozen=True)
@@ -94,7 +33,8 @@ class FilterPredictions:
 
     Attributes:
         logits: (K, V, N, C) float32, per network and view.
-        features: (K, N, D) float32 of unit length, per network, views averaged.
+        features: (K, N, D) float32 of unit length, per network, views averaged; under a probe the same ones K times
+            (a view, no copies).
     """
 
     logits: np.ndarray
@@ -107,7 +47,9 @@ class FilterPredictions:
 
     @property
     def joined(self) -> np.ndarray:
-        """(N, K * D) float32 of unit length: the K networks' features side by side."""
+        """(N, K * D) float32 of unit length: the K networks' features side by side; of a probe its one encoder's."""
+        if self.features.strides[0] == 0:
+            return self.features[0]
         return np.concatenate(list(self.features), axis=1) / np.sqrt(len(self.features)).astype(np.float32)
 
     def out_of_fold(self, fold: np.ndarray) -> np.ndarray:
@@ -197,6 +139,28 @@ def _batches(records: Sequence[Record], images: np.ndarray, plan: np.ndarray) ->
             "synthetic": torch.zeros(len(rows), dtype=torch.long),
             "id": [names[row] for row in rows],
         }
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks of K folds, in evaluation mode.
+
+    Attributes:
+        members: K networks.
+        config: of the filter.
+    """
+
+    members: Sequence[nn.Module]
+    config: FilterConfig
+
+    @property
+    def folds(self) -> int:
+        """Number of networks."""
+        return len(self.members)
+
+    def predict(self, _records: Sequence[Record], images: np.ndarray, _path: Path | None = None) -> FilterPredictions:
+        """Judge (N, C, H, W) uint8 images; nothing is cached, for each network sees them in its own way."""
+        return predict(self.members, images, self.config)
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from meddap_monai.errors import ConfigurationError, EmptyClass
 from meddap_monai.selection.clustering.clusters import best_k, coreset, find_clusters, pairwise_similarity
 from meddap_monai.selection.clustering.config import ClusterConfig
 from meddap_monai.selection.clustering.stage import cluster
-from meddap_monai.selection.filtering.crossfit import FilterConfig
+from meddap_monai.selection.filtering.filter_config import FilterConfig
 
 SMALL = FilterConfig(encoder="resnet10_tiny", mode="scratch", resolution=32, folds=2, steps=8, batch=12)
 

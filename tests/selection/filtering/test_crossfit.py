@@ -9,7 +9,8 @@ from torch import nn
 
 from meddap_monai.encoders.registry import build_network
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.selection.filtering.crossfit import FilterConfig, predict, train_fold, with_features
+from meddap_monai.selection.filtering.crossfit import predict, train_fold, with_features
+from meddap_monai.selection.filtering.filter_config import FilterConfig
 
 
 @pytest.mark.parametrize("name", ["resnet10_tiny", "densenet121", "vit_tiny", "efficientnet_b0", "seresnet50"])

@@ -12,9 +12,9 @@ from PIL import Image
 
 from meddap_monai.core.records import read_records, write_records
 from meddap_monai.errors import EmptyClass, ForeignOutput, LeakedRecords, RecordsError
-from meddap_monai.selection.copies.detection import CopyConfig
+from meddap_monai.selection.copies.config import CopyConfig
 from meddap_monai.selection.filtering.config import SelectConfig
-from meddap_monai.selection.filtering.crossfit import FilterConfig
+from meddap_monai.selection.filtering.filter_config import FilterConfig
 from meddap_monai.selection.filtering.rules import RULES, RuleConfig
 from meddap_monai.selection.filtering.stage import select
 from tests.selection.synthetic import CLASSES, picture, synthetic_record, write_generated
@@ -29,14 +29,20 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(**changes: object) -> SelectConfig:
-    values = {"filter": SMALL, "rules": RuleConfig(use=("conformal",), alpha=0.0), "pictures": False} | changes
+    values = {
+        "filter": SMALL,
+        "rules": RuleConfig(use=("conformal",), alpha=0.0, fallback=None),
+        "pictures": False,
+    } | changes
     return SelectConfig(**values)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, simulated_records: Path, generated: Path) -> Path:
     output = tmp_path_factory.mktemp("select") / "out"
-    rules = RuleConfig(use=tuple(RULES), threshold=0.0, argmax=False, alpha=0.0, agreement=0.0, guard=0.0)
+    rules = RuleConfig(
+        use=tuple(RULES), threshold=0.0, argmax=False, alpha=0.0, agreement=0.0, guard=0.0, fallback=None
+    )
     rules_without_centroid = RuleConfig(**(vars(rules) | {"use": tuple(n for n in RULES if n != "centroid")}))
     select(config(rules=rules_without_centroid, pictures=True), output, records=simulated_records, generated=generated)
     return output
@@ -88,14 +94,16 @@ def test_finished_folder_is_skipped_and_foreign_refused(
 
 
 def test_class_left_empty_is_an_error_with_advice(tmp_path: Path, simulated_records: Path, generated: Path) -> None:
-    strict = config(rules=RuleConfig(use=("probability",), threshold=1.0), copies=CopyConfig(action="off"))
+    strict = config(
+        rules=RuleConfig(use=("probability",), threshold=1.0, fallback=None), copies=CopyConfig(action="off")
+    )
     with pytest.raises(EmptyClass, match=r"class 'benign': 0 of 6 .* lower select#rules#threshold"):
         select(strict, tmp_path / "out", records=simulated_records, generated=generated)
     assert "benign" in (tmp_path / "out" / "dropped.csv").read_text()
 
 
 def test_quota_takes_the_best_of_each_class(tmp_path: Path, simulated_records: Path, generated: Path) -> None:
-    rules = RuleConfig(use=("probability",), threshold=0.0, argmax=False, quota=2)
+    rules = RuleConfig(use=("probability",), threshold=0.0, argmax=False, quota=2, fallback=None)
     kept = select(
         config(rules=rules, copies=CopyConfig(action="off")),
         tmp_path / "o",

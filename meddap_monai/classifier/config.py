@@ -90,7 +90,7 @@ class ClassifyConfig:
     weight_decay: Share = 0.05
     optimizer: Annotated[str, Choice(("adamw", "adam", "sgd"))] = "adamw"
     schedule: Annotated[str, Choice(("cosine", "one_cycle", "constant"))] = "one_cycle"
-    augmentation: Annotated[str, Choice(("none", "classical", "ultrasound"))] = "none"
+    augmentation: Annotated[str, Choice(("none", "classical", "ultrasound"))] = "ultrasound"
     augmentation_of: Annotated[str, Choice(("all", "real", "synthetic"))] = "all"
     augmentation_strength: Annotated[float, Range(0.0, 3.0)] = 1.0
     augmentation_without: tuple[Annotated[str, Choice(PARTS)], ...] = ()

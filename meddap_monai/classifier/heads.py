@@ -21,7 +21,7 @@ from torch import nn
 
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.core.seeds import derive_seed
-from meddap_monai.encoders.features import Penultimate
+from meddap_monai.encoders.frozen import FrozenEncoder
 from meddap_monai.encoders.registry import build_network
 
 
@@ -107,12 +107,12 @@ def empty_network(config: ClassifyConfig, classes: int) -> nn.Module:
 
 def build_extractor(config: ClassifyConfig, classes: int) -> nn.Module:
     """Return the frozen encoder of a configuration, with its weights or the user's."""
-    return Penultimate(initial_network(config, classes).eval()).requires_grad_(False)
+    return FrozenEncoder(initial_network(config, classes))
 
 
 def restore_head(config: ClassifyConfig, classes: int, parts: dict[str, Any]) -> Head:
     """Return the head that `train_head` stored, fitted again on its features."""
-    extractor = Penultimate(empty_network(config, classes))
+    extractor = FrozenEncoder(empty_network(config, classes))
     extractor.load_state_dict(parts["extractor"])
     arrays = (parts[name].numpy() for name in ("features", "labels", "weights"))
     return Head(extractor, fit_head(config, *arrays))

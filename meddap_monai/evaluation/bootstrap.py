@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -108,27 +109,39 @@ def compare(results: BootstrapResults, arm: str, reference: str, metric: str, co
 
 
 def compare_all(results: BootstrapResults, metrics: tuple[str, ...], confidence: float) -> list[dict[str, Any]]:
-    """Compare every arm with its references; Holm's correction is added by `correct`."""
+    """Compare every arm with its references; Holm's correction is added by `correct`.
+
+    A row's role is ``floor`` (against the best arm of real images alone, by its mean on this test set) or ``like``
+    (against real images alone with the same augmentation, where that is another arm).
+    """
     rows = []
     arms = arm_names.in_order(results.seeds)
-    for arm in arms:
-        for wanted in (arm_names.REFERENCE, arm_names.SECOND_REFERENCE):
-            reference = arm_names.counterpart(wanted, arm, arms)
-            if reference is None or arm_names.base_arm(arm) == wanted:
-                continue
-            for metric in metrics:
+    for arm, metric in itertools.product(arms, metrics):
+        best = floor(results, arm, metric)
+        same = arm_names.like(arm, arms)
+        for role, reference in (("floor", best), ("like", same if same != best else None)):
+            if reference is not None and reference != arm:
                 found = compare(results, arm, reference, metric, confidence)
                 if found is not None:
-                    rows.append({"arm": arm, "reference": reference, "metric": metric, "found": found})
+                    rows.append(
+                        {"arm": arm, "reference": reference, "role": role, "metric": metric, "found": found}
+                    )
     return rows
 
 
+def floor(results: BootstrapResults, arm: str, metric: str) -> str | None:
+    """Return the best other arm of real images alone that belongs to `arm`, by its mean; None without any."""
+    sign = -1.0 if METRICS[metric].lower_is_better else 1.0
+    wanted = (arm_names.counterpart(name, arm, results.seeds) for name in arm_names.REAL_ONLY)
+    return max((name for name in wanted if name), key=lambda name: sign * results.mean(name, metric), default=None)
+
+
 def correct(rows: list[dict[str, Any]]) -> None:
-    """Set Holm's corrected p-value in place; the family is: candidates, one metric, one reference, all test sets."""
+    """Set Holm's corrected p-value in place; the family is: candidates, one metric, one role, all test sets."""
     families: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         if arm_names.is_candidate(row["arm"]):
-            families.setdefault((row["metric"], arm_names.base_arm(row["reference"])), []).append(row)
+            families.setdefault((row["metric"], row["role"]), []).append(row)
     for members in families.values():
         for row, value in zip(members, holm([row["found"].p_value for row in members]), strict=True):
             row["found"] = replace(row["found"], p_holm=value)
@@ -139,20 +152,17 @@ def verdicts(
 ) -> list[dict[str, Any]]:
     """Return the verdict of every arm with synthetic images on one test set; `correct` must have run."""
     arms = arm_names.in_order(results.seeds)
-    classical = arm_names.counterpart(arm_names.REFERENCE, "", arms)
-    main = arm_names.REFERENCE if classical else arm_names.SECOND_REFERENCE
+    alike = {row["arm"]: row["found"] for row in rows if row["metric"] == metric and row["role"] == "like"}
     sign = -1.0 if METRICS[metric].lower_is_better else 1.0
     result = []
     for row in rows:
-        if row["metric"] != metric or not arm_names.is_candidate(row["arm"]):
-            continue
-        if arm_names.base_arm(row["reference"]) != main:
+        if row["metric"] != metric or row["role"] != "floor" or not arm_names.is_candidate(row["arm"]):
             continue
         own = sign * results.mean(row["arm"], metric)
         controls = [arm_names.counterpart(name, row["arm"], arms) for name in (*arm_names.CONTROLS, arm_names.HOG)]
         beaten_by = [name for name in controls if name and sign * results.mean(name, metric) >= own]
         pairs = len(set(results.seeds[row["arm"]]) & set(results.seeds[row["reference"]]))
-        word, reason = verdict(row["found"], beaten_by, level, pairs)
+        word, reason = verdict(row["found"], beaten_by, level, pairs, alike.get(row["arm"]))
         result.append(
             {
                 "arm": row["arm"],

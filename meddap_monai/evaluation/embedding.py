@@ -31,11 +31,8 @@ def chosen_runs(runs: Sequence[ClassifierRun]) -> list[ClassifierRun]:
     named = {run.arm: run for run in first}
     candidates = [arm for arm in arm_names.in_order(named) if arm_names.is_candidate(arm)]
     candidate = candidates[0] if candidates else None
-    for wanted in (arm_names.SECOND_REFERENCE, arm_names.REFERENCE):
-        reference = arm_names.counterpart(wanted, candidate or "", list(named))
-        if reference:
-            return [named[name] for name in (reference, candidate) if name]
-    return [named[candidate]] if candidate else []
+    reference = (arm_names.like(candidate, named) if candidate else None) or arm_names.strongest(named)
+    return [named[name] for name in (reference, candidate) if name]
 
 
 def draw_maps(

@@ -98,6 +98,7 @@ def _hog_runs(output: Path, runs: Sequence[ClassifierRun]) -> list[ClassifierRun
             encoder="hog",
             mode="probe",
             head="ridge",
+            augmentation="none",
             resolution=128,
             seed=seed,
             synthetic_loss_weight=0.0,

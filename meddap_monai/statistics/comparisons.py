@@ -84,26 +84,32 @@ LEAST_SEEDS = 5
 
 RULE = (
     "Stated before looking, and only for at least {least} paired seeds: an arm with synthetic images HELPS on a "
-    "test set when (1) the {confidence:.0%} interval of its paired difference in {metric} to the arm "
-    "'{reference}' lies wholly above zero, and (2) the p-value, corrected by Holm for all arms with synthetic "
+    "test set when (1) the {confidence:.0%} interval of its paired difference in {metric} to the best "
+    "arm of real images alone (the floor: the one with the highest mean on that test set) lies wholly above zero, and (2) the p-value, corrected by Holm for all arms with synthetic "
     "images on all test sets of this report, is below {level:g}, and (3) it also does better on average than the "
     "controls (real images duplicated, synthetic images with shuffled labels) and than HOG with logistic "
-    "regression, where these were run. It HARMS when the interval lies wholly below zero and (2) holds. "
+    "regression, where these were run. It HARMS when the interval of its difference to real images alone with the same "
+    "augmentation lies wholly below zero and (2) holds for that. "
     "Everything else is NO EVIDENCE, which is not evidence of no effect: the smallest difference that could have "
     "been found is printed beside it."
 )
 
 
 def verdict(
-    comparison: Comparison, beaten_by: Sequence[str], level: float = 0.05, seeds: int = LEAST_SEEDS
+    comparison: Comparison,
+    beaten_by: Sequence[str],
+    level: float = 0.05,
+    seeds: int = LEAST_SEEDS,
+    like: Comparison | None = None,
 ) -> tuple[str, str]:
     """Return the verdict of `RULE` and its reason in a sentence.
 
     Args:
-        comparison: against the main reference, `p_holm` set.
+        comparison: against the floor, `p_holm` set.
         beaten_by: names of controls and sanity arms that do at least as well on average.
         level: of significance.
         seeds: how many pairs the comparison has.
+        like: against real images alone with the same augmentation; None when that is the floor.
     """
     shown = f"{comparison.difference:+.3f} [{comparison.low:+.3f}, {comparison.high:+.3f}]"
     if not math.isfinite(comparison.low):
@@ -114,8 +120,10 @@ def verdict(
         if beaten_by:
             return NOTHING, f"{shown}: above the reference, but not above {' and '.join(beaten_by)}, so no claim"
         return HELPS, f"{shown}, corrected p {comparison.p_holm:.3f}"
-    if comparison.high < 0 and comparison.p_holm < level:
-        return HARMS, f"{shown}, corrected p {comparison.p_holm:.3f}"
+    worse = like or comparison
+    if worse.high < 0 and worse.p_holm < level:
+        shown = f"{worse.difference:+.3f} [{worse.low:+.3f}, {worse.high:+.3f}]"
+        return HARMS, f"{shown} to real images alone with the same augmentation, corrected p {worse.p_holm:.3f}"
     return (
         NOTHING,
         f"{shown}, corrected p {comparison.p_holm:.3f}; differences below {comparison.detectable:.3f} would be missed",

@@ -18,7 +18,7 @@ from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.pretraining.config import PretrainConfig
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.evaluation.arms import TRAINED_ARMS
+from meddap_monai.evaluation.arms import TRAINED_ARMS, USUAL
 from meddap_monai.evaluation.config import EvaluateConfig
 from meddap_monai.images.indexing.config import IndexConfig
 from meddap_monai.selection.clustering.config import ClusterConfig
@@ -50,7 +50,7 @@ class StudyConfig:
     draw: DrawConfig | None = field(default_factory=DrawConfig)
     """None: keep the splits of `index`."""
     seeds: Annotated[tuple[int, ...], Count()] = (0, 1, 2)
-    arms: tuple[Annotated[str, Choice(TRAINED_ARMS)], ...] = tuple(TRAINED_ARMS)
+    arms: tuple[Annotated[str, Choice(TRAINED_ARMS)], ...] = USUAL
     base: str = "embedded"
     cluster: ClusterConfig | None = None
     pretrain: PretrainConfig | None = None

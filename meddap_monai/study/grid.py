@@ -67,9 +67,9 @@ class GridConfig:
 
     arms: tuple[Annotated[str, Choice(TRAINED_ARMS)], ...] = (
         "real",
-        "real_classical",
+        "real_ultrasound",
         "real_synthetic",
-        "real_synthetic_classical",
+        "real_synthetic_ultrasound",
     )
     encoders: tuple[str, ...] = ("efficientnet_lite0",)
     fractions: tuple[Annotated[float, Range(0.01, 1.0)], ...] = (1.0,)
@@ -170,7 +170,9 @@ def plan_cells(config: GridConfig, draws: Sequence[Draw]) -> list[Cell]:
 def train_cell(config: GridConfig, output: Path, cell: Cell, overwrite: bool = False) -> ClassifierRun:
     """Mix and train one cell; what is done is skipped."""
     seed = cell.draw.seed
-    blend, train = settings_of_arm(cell.arm, seed, config.mix, replace(config.classify, encoder=cell.encoder))
+    blend, train = settings_of_arm(
+        cell.arm, config.arms, seed, config.mix, replace(config.classify, encoder=cell.encoder)
+    )
     share = output / "shares" / f"{cell.fraction:g}" / f"seed_{seed}"
     records = take_share(cell.draw.records, share, cell.fraction, seed, overwrite)
     kept = None if blend.arm == "real" else cell.draw.kept

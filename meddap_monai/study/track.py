@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from meddap_monai.diffusion.generation.stage import generate
 from meddap_monai.diffusion.pretraining.config import PretrainConfig
 from meddap_monai.diffusion.pretraining.stage import pretrain
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.evaluation.arms import TRAINED_ARMS
+from meddap_monai.evaluation.arms import TRAINED_ARMS, augmentation_of
 from meddap_monai.evaluation.predictions import ClassifierRun
 from meddap_monai.selection.clustering.stage import cluster
 from meddap_monai.selection.filtering.stage import select
@@ -218,7 +218,7 @@ class Track:
         return (self.shared.opened(str(made)), []) if (made / "unet").is_dir() else (base, [made])
 
     def _arm(self, study: StudyConfig, arm: str, kept: Path | None) -> ClassifierRun | None:
-        blend, train = settings_of_arm(arm, self.seed, study.mix, study.classify)
+        blend, train = settings_of_arm(arm, study.arms, self.seed, study.mix, study.classify)
         content = blend.arm
         inputs = None if content == "real" else kept
         hybrid = self._stage(
@@ -241,11 +241,13 @@ class Track:
         return ClassifierRun(arm=full, seed=self.seed, model=model, records=self.records) if fresh else None
 
 
-def settings_of_arm(arm: str, seed: int, blend: MixConfig, train: ClassifyConfig) -> tuple[MixConfig, ClassifyConfig]:
-    """Return what an arm mixes and trains; how much synthetic it takes does not concern an arm without."""
-    content, augmentation = TRAINED_ARMS[arm]
+def settings_of_arm(
+    arm: str, arms: Sequence[str], seed: int, blend: MixConfig, train: ClassifyConfig
+) -> tuple[MixConfig, ClassifyConfig]:
+    """Return what an arm among `arms` mixes and trains; how much synthetic it takes does not concern one without."""
+    content = TRAINED_ARMS[arm][0]
     blend = MixConfig() if content == "real" else blend
-    train = dataclasses.replace(train, seed=seed, augmentation=augmentation)
+    train = dataclasses.replace(train, seed=seed, augmentation=augmentation_of(arm, arms))
     return dataclasses.replace(blend, arm=content, seed=seed), train
 
 

@@ -45,14 +45,12 @@ def build_report(
         for name, rows in compared.items()
         for verdict in bootstrap.verdicts(rows, results[name], name, config.metric, config.level)
     ]
-    reference = arm_names.counterpart(arm_names.REFERENCE, "", list(results["own"].seeds))
     return {
         "title": config.title,
         "question": config.question,
         "rule": RULE.format(
             confidence=config.confidence,
             metric=METRICS[config.metric].words,
-            reference=reference or arm_names.SECOND_REFERENCE,
             level=config.level,
             least=LEAST_SEEDS,
         ),
@@ -91,6 +89,7 @@ def _sets(
         found = bootstrap.summarise(results[name], config.confidence)
         sets[name] = {
             **_describe(name, table),
+            "floor": bootstrap.floor(results[name], "", config.metric),
             "arms": found,
             "masked": masked,
             "details": bootstrap.details(table),
@@ -139,7 +138,7 @@ def generative_metrics(
     config: EvaluateConfig, runs: Sequence[ClassifierRun], own: bootstrap.Table, sections: Mapping[str, Path]
 ) -> dict[str, Any] | None:
     """Measure the synthetic images of the sections in the features of a classifier trained on real images only."""
-    real = [run for run in runs if arm_names.base_arm(run.arm) in (arm_names.REFERENCE, arm_names.SECOND_REFERENCE)]
+    real = [run for run in runs if arm_names.base_arm(run.arm) in arm_names.REAL_ONLY]
     wanted = {"generated": "generate", "kept by the filter": "select"}
     found: dict[str, Sequence[dict[str, Any]]] = {
         name: [row for row in records_of(sections[part]) if row["source"] == "synthetic"]
@@ -148,7 +147,7 @@ def generative_metrics(
     }
     if not config.generative or not real or not any(found.values()):
         return None
-    run = min(real, key=lambda item: (item.seed, item.arm != arm_names.REFERENCE))
+    run = min(real, key=lambda item: (item.seed, arm_names.REAL_ONLY.index(arm_names.base_arm(item.arm))))
     model = load_classifier(run.model, config.device)
     if model.config.mode == "probe":
         return None

@@ -106,7 +106,7 @@ def _draw(report: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Mark
 def _curves(found: Mapping[str, Any], arms: Sequence[str]) -> dict[str, str]:
     """ROC and precision-recall; the bands are those of the reference and of the arms with synthetic images."""
     candidates = [arm for arm in arms if arm_names.is_candidate(arm)]
-    references = [arm for arm in arms if arm_names.base_arm(arm) == arm_names.REFERENCE] or arms[:1]
+    references = [arm_names.strongest(arms) or arms[0]]
     banded = [*references[:1], *candidates[:2]]
     kinds = {
         "roc": (("1 - specificity", "sensitivity"), True, "lower right"),
@@ -126,10 +126,9 @@ def _map(report: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main_rows(report: Mapping[str, Any], found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the comparisons of the report's metric with the main reference (the classical arm where there is one)."""
+    """Return the comparisons of the report's metric with the floor, the best arm of real images alone."""
     rows = [row for row in found["comparisons"] if row["metric"] == report["metric"]]
-    main = [row for row in rows if arm_names.base_arm(row["reference"]) == arm_names.REFERENCE]
-    return main or rows
+    return [row for row in rows if row["role"] == "floor"]
 
 
 def _costs(report: Mapping[str, Any]) -> list[dict[str, Any]]:

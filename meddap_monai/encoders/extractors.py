@@ -25,6 +25,7 @@ from meddap_monai.core import resources
 from meddap_monai.core.constraints import unknown
 from meddap_monai.core.tensors import check_finite
 from meddap_monai.encoders.features import Levels, Penultimate
+from meddap_monai.encoders.frozen import FrozenEncoder
 from meddap_monai.encoders.registry import ENCODERS, SCHEMES, build_network, find_encoder
 from meddap_monai.errors import ConfigurationError
 
@@ -120,10 +121,10 @@ def build_extractor(
 def _encoder(name: str, channels: int, size: int, device: str, levels: bool) -> Extractor:
     parts = 2 if name.split(":")[0] in SCHEMES else 1
     encoder, file = ":".join(name.split(":")[:parts]), ":".join(name.split(":")[parts:])
-    network = build_network(encoder, 2, channels, size, file or None, pretrained=True).to(device).eval()
+    network = build_network(encoder, 2, channels, size, file or None, pretrained=True).to(device)
     weights = find_encoder(encoder).weights
     sha256 = store.sha256_file(file) if file else weights.sha256 if weights else ""
-    return Extractor(name, sha256, (Levels if levels else Penultimate)(network).eval(), device)
+    return Extractor(name, sha256, FrozenEncoder(network, Levels if levels else Penultimate), device)
 
 
 def _vae(name: str, base: Path, device: str) -> Extractor:

@@ -123,9 +123,7 @@ def compare_all(results: BootstrapResults, metrics: tuple[str, ...], confidence:
             if reference is not None and reference != arm:
                 found = compare(results, arm, reference, metric, confidence)
                 if found is not None:
-                    rows.append(
-                        {"arm": arm, "reference": reference, "role": role, "metric": metric, "found": found}
-                    )
+                    rows.append({"arm": arm, "reference": reference, "role": role, "metric": metric, "found": found})
     return rows
 
 

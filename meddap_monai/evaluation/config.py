@@ -22,6 +22,7 @@ class EvaluateConfig:
         samples: bootstrap replicates over patients.
         hog: train the sanity arm (HOG and logistic regression on the real images) for every seed.
         generative: compute FID, KID, precision, recall and diversity of the synthetic images when they are given.
+        features: extractor of these measures, see `meddap_monai.encoders.extractors`.
         embedding: "tsne" draws maps of the training, synthetic and unseen images in classifiers' features; "none".
         pictures: pictures per class and source in the report.
         title: of the page.
@@ -37,6 +38,7 @@ class EvaluateConfig:
     samples: Annotated[int, Range(20, 1_000_000)] = 1000
     hog: bool = True
     generative: bool = True
+    features: str = "efficientnet_lite0"
     embedding: Annotated[str, Choice(("none", "tsne"))] = "none"
     pictures: Annotated[int, Range(0, 24)] = 6
     title: str = "Synthetic ultrasound for training: what it did"

@@ -73,7 +73,7 @@ def detect(
     evidence = Evidence(labels, own, own.features, real_labels, known, known.features, fold, temperature)
     found = {}
     for name, rule in RULES.items():
-        verdict = rule(evidence, RuleConfig())
+        verdict = rule.judge(evidence, RuleConfig())
         score = verdict.scores[name]
         edges = {share: np.quantile(score[~wrong], share) for share in (0.05, 0.15)}
         found[name] = {

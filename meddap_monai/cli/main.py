@@ -15,7 +15,7 @@ from meddap_monai.cli.adapters import add_adapter_command
 from meddap_monai.cli.evaluation import add_evaluation_commands
 from meddap_monai.cli.generation import add_generation_commands
 from meddap_monai.errors import Interrupted, MeddapError
-from meddap_monai.store import STAGES
+from meddap_monai.store import STAGES, read_stage
 
 _INPUTS = {
     "index": (),
@@ -162,7 +162,9 @@ def _run_stage(options: argparse.Namespace) -> str:
 
     sections = load_sections(options.config, options.overrides, options.stage, options.trust_config)
     inputs = {name: value for name in _INPUTS[options.stage] if (value := getattr(options, name)) is not None}
-    return str(run_stage(options.stage, sections.get(options.stage) or {}, options.output, inputs, options.overwrite))
+    made = run_stage(options.stage, sections.get(options.stage) or {}, options.output, inputs, options.overwrite)
+    said = read_stage(options.output).get("said")  # one sentence of the stage about its result
+    return f"{made}\n{said}" if said else str(made)
 
 
 def _run_join(options: argparse.Namespace) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from meddap_monai.cli.main import main
 from meddap_monai.core.records import read_records, write_records
 from meddap_monai.errors import EmptyClass, ForeignOutput, LeakedRecords, RecordsError
 from meddap_monai.selection.copies.config import CopyConfig
@@ -116,6 +120,46 @@ def test_quota_takes_the_best_of_each_class(tmp_path: Path, simulated_records: P
         ranked = sorted((field["scores"]["probability"], field["kept"]) for field in fields)
         assert [flag for _, flag in ranked] == [False] * 4 + [True] * 2
         assert all(r["selection"]["rule"] == "quota" for r in scored if not r["selection"]["kept"])
+
+
+def test_a_filter_that_cannot_tell_the_classes_keeps_the_best_of_each_and_says_so(
+    tmp_path: Path, make_records: Callable[..., Path], generated: Path
+) -> None:
+    records = make_records({"train": 6, "val": 2})
+    everything = read_records(records, full=True)
+    shuffled = [r | {"image": everything[(n * 7) % len(everything)]["image"]} for n, r in enumerate(everything)]
+    write_records(records, shuffled)  # labels that tell nothing
+    weak = config(rules=RuleConfig(use=("probability",)), copies=CopyConfig(action="off"))
+    with pytest.warns(UserWarning, match=r"cannot tell the classes apart.*the best 50 % of each class were kept"):
+        kept = select(weak, tmp_path / "o", records=records, generated=generated)
+    scored = read_records(kept.parent / "scored.jsonl", full=True)
+    for name in CLASSES:
+        fields = [r["selection"] for r in scored if r["class_name"] == name]
+        ranked = sorted((field["scores"]["probability"], field["kept"]) for field in fields)
+        assert [flag for _, flag in ranked] == [False] * 3 + [True] * 3
+        assert {field["rule"] for field in fields if not field["kept"]} == {"quota"}
+
+
+def test_the_default_filter_says_how_good_it_is(tmp_path: Path, simulated_records: Path, generated: Path) -> None:
+    """The encoder judges; the last line of the command and the stage name accuracy and AUC beside guessing."""
+    words = ["select", "--records", str(simulated_records), "--generated", str(generated), "--output", str(tmp_path)]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert main([*words, "filter#resolution=64", "filter#views=1", "pictures=false", "rules#alpha=0"]) == 0
+    stage, found = (json.loads((tmp_path / name).read_text()) for name in ("stage.json", "selection.json"))
+    measured = found["filter"]
+    assert measured["tells_classes_apart"] and measured["images"] == sum(map(sum, measured["confusion"]))
+    assert measured["chance"] == pytest.approx(1 / 3, abs=1e-6)
+    for name in ("accuracy", "balanced_accuracy", "auc"):
+        low, high = measured[f"{name}_interval"]
+        assert low <= measured[name] <= high and low < high
+    hits = sum(measured["confusion"][place][place] for place in range(3))
+    assert measured["accuracy"] == pytest.approx(hits / measured["images"], abs=1e-6)
+    assert stage["filter"] == {name: value for name, value in measured.items() if name != "confusion"}
+    path, said = out.getvalue().splitlines()[-2:]
+    assert path == str(tmp_path / "kept.jsonl") and said == stage["said"]
+    assert f"AUC {measured['auc']:.2f} [" in said and "(guessing: 0.50)" in said
+    assert np.load(tmp_path / "features" / "filter_real.npy").shape[:2] == (1, measured["images"])
 
 
 def test_a_planted_copy_is_removed_and_named(tmp_path: Path, simulated_records: Path) -> None:

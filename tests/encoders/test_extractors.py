@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from meddap_monai import store
 from meddap_monai.encoders.extractors import build_extractor
 from meddap_monai.encoders.features import Levels
+from meddap_monai.encoders.frozen import FrozenEncoder
 from meddap_monai.encoders.registry import ENCODERS, build_network
 from meddap_monai.errors import ConfigurationError
 
@@ -78,3 +79,19 @@ def test_levels_of_the_first_convolution_are_what_they_say() -> None:
     handle.remove()
     assert torch.allclose(found[:, :32], seen[0].mean((2, 3)), atol=1e-5)
     assert torch.allclose(found[:, 32:64], seen[0].flatten(2).std(2, correction=0), atol=1e-5)
+
+
+def test_all_who_ask_share_the_features_of_an_image_whatever_their_new_last_layer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = torch.rand(2, 1, 32, 32)
+    first, other = (
+        FrozenEncoder(build_network("efficientnet_lite0", count, 1, 32, pretrained=True)) for count in (2, 5)
+    )
+    found = first(images)
+    monkeypatch.setattr(other, "_extract", None)  # nothing is left to compute
+    assert (other(images) == found).all()
+    scratch = FrozenEncoder(build_network("efficientnet_lite0", 2, 1, 32))
+    assert not torch.allclose(scratch(images), found)
+    levels = FrozenEncoder(build_network("efficientnet_lite0", 2, 1, 32, pretrained=True), Levels)
+    assert levels(images).shape != found.shape

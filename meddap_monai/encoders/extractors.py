@@ -121,7 +121,8 @@ def build_extractor(
 def _encoder(name: str, channels: int, size: int, device: str, levels: bool) -> Extractor:
     parts = 2 if name.split(":")[0] in SCHEMES else 1
     encoder, file = ":".join(name.split(":")[:parts]), ":".join(name.split(":")[parts:])
-    network = build_network(encoder, 2, channels, size, file or None, pretrained=True).to(device)
+    with torch.random.fork_rng(devices=[]):  # the new last layer is drawn and never used
+        network = build_network(encoder, 2, channels, size, file or None, pretrained=True).to(device)
     weights = find_encoder(encoder).weights
     sha256 = store.sha256_file(file) if file else weights.sha256 if weights else ""
     return Extractor(name, sha256, FrozenEncoder(network, Levels if levels else Penultimate), device)

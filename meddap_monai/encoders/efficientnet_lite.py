@@ -97,6 +97,10 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return features (B, 1280) of images (B, 3, H, W)."""
+        return self.features(images)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the same; a classifier calls it, for TorchScript knows no ``super``."""
         return self.head(self.blocks(self.stem(images))).mean((2, 3))
 
 
@@ -116,7 +120,7 @@ class EfficientNetLiteClassifier(EfficientNetLite):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits (B, classes) of images (B, channels, H, W)."""
-        return self.classifier(super().forward(images.expand(-1, 3, -1, -1) if self.channels == 1 else images))
+        return self.classifier(self.features(images.expand(-1, 3, -1, -1) if self.channels == 1 else images))
 
 
 _PARTS = (

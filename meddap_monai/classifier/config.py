@@ -116,7 +116,7 @@ class ClassifyConfig:
     patience: Annotated[int, Range(0, 1_000_000)] = 0
     ema: Annotated[float, Range(0.0, 0.9999)] = 0.0
     keep: Annotated[str, Choice(("best", "last"))] = "best"
-    views: Annotated[int, Range(1, 4)] = 1
+    views: Annotated[int, Range(1, 4)] = 2
     pictures: bool = True
     device: str = "cpu"
     seed: int = 0

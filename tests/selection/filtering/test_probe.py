@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from scipy.special import log_softmax
 
-from meddap_monai.classifier.heads import fit_head
+from meddap_monai.classifier.fitting import fit_scorer
 from meddap_monai.encoders.extractors import build_extractor
 from meddap_monai.selection.filtering.filter_config import FilterConfig
 from meddap_monai.selection.filtering.frozen_features import extract_views
@@ -43,9 +45,10 @@ def test_heads_judge_as_the_classifiers_own_head_does(images: np.ndarray, featur
     for number in range(2):
         rows = number != FOLD
         known, labels = np.concatenate(list(seen[:, rows])), np.tile(LABELS[rows], 2)
-        head = fit_head(CONFIG.settings(number + 1), known, labels, np.ones(len(labels)))
+        scorer, _ = fit_scorer(CONFIG.head, CONFIG.settings(number + 1), known, labels, np.ones(len(labels)))
         for view in range(2):
-            assert np.allclose(found.logits[number, view], head.decision_function(seen[view]), atol=1e-4)
+            expected = scorer(torch.from_numpy(seen[view])).numpy()
+            assert np.allclose(log_softmax(found.logits[number, view], axis=1), expected, atol=1e-4)
 
 
 def test_what_was_left_out_is_recognised_and_all_folds_share_their_features(images: np.ndarray) -> None:

@@ -102,7 +102,7 @@ def test_caches_and_workers_change_nothing(simulated_records: Path, tmp_path: Pa
     assert (first / "model.pt").stat().st_mtime_ns == before, "a finished folder is skipped"
 
 
-FINETUNED = {"encoder": "efficientnet_lite0", "mode": "finetune", "ema": 0.9, "freeze": 3, "layer_decay": 0.9} | {"steps": 8}
+FINETUNED = {
     "encoder": "efficientnet_lite0",
     "mode": "finetune",
     "ema": 0.9,

@@ -42,20 +42,18 @@ class ConvNorm(nn.Sequential):
         self, before: int, after: int, kernel: int = 1, stride: int = 1, groups: int = 1, active: bool = True
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(before, after, kernel, stride, groups=groups, bias=False)
+        padding = kernel // 2 if stride == 1 else 0  # at stride 1 "same" is even on all sides
+        self.conv = nn.Conv2d(before, after, kernel, stride, padding, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(after, eps=1e-3, momentum=0.01)
         self.active = active
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return features (B, after, H / stride, W / stride) of (B, before, H, W)."""
         (kernel, _), (stride, _) = self.conv.kernel_size, self.conv.stride
-        missing = [_missing(side, kernel, stride) for side in images.shape[2:]]
-        even = [total - total % 2 for total in missing]
-        if even != missing:
-            below, right = (total % 2 for total in missing)
-            images = functional.pad(images, [0, right, 0, below])
-        padding = [total // 2 for total in missing]
-        found = self.norm(functional.conv2d(images, self.conv.weight, None, stride, padding, 1, self.conv.groups))
+        if stride > 1:
+            missing = [_missing(side, kernel, stride) for side in images.shape[:1:-1]]
+            images = functional.pad(images, [part for total in missing for part in (total // 2, total - total // 2)])
+        found = self.norm(self.conv(images))
         return functional.relu6(found) if self.active else found
 
 

@@ -51,8 +51,8 @@ class ConvNorm(nn.Sequential):
         """Return features (B, after, H / stride, W / stride) of (B, before, H, W)."""
         (kernel, _), (stride, _) = self.conv.kernel_size, self.conv.stride
         if stride > 1:
-            missing = [_missing(side, kernel, stride) for side in images.shape[:1:-1]]
-            images = functional.pad(images, [part for total in missing for part in (total // 2, total - total // 2)])
+            wide, high = _missing(images.shape[3], kernel, stride), _missing(images.shape[2], kernel, stride)
+            images = functional.pad(images, [wide // 2, wide - wide // 2, high // 2, high - high // 2])
         found = self.norm(self.conv(images))
         return functional.relu6(found) if self.active else found
 

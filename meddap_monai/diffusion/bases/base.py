@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from meddap_monai import store
 from meddap_monai.core import resources
 from meddap_monai.core.provenance import train_hashes
+from meddap_monai.core.quiet import quiet
 from meddap_monai.errors import BadBase, ConfigurationError
 
 if TYPE_CHECKING:
@@ -166,24 +166,12 @@ def load_base(
     return pipeline.to(device)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> contextlib.AbstractContextManager[None]:
     """Without the libraries' progress bars and notes; a download, which no folder needs, keeps its bar."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
-    libraries: tuple[Any, ...] = (of_diffusers, of_transformers)
-    before = [(library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library, level, bars in before:
-            library.set_verbosity(level)
-            if bars:
-                library.enable_progress_bar()
+    return quiet(of_diffusers, of_transformers)
 
 
 def _load(base: Base, dtype: torch.dtype | None) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from meddap_monai.encoders.features import Penultimate, Standardised
+from meddap_monai.encoders.frozen import FrozenEncoder
 from meddap_monai.encoders.layers import layers
 from meddap_monai.encoders.registry import ENCODERS, build_network, find_encoder
 from meddap_monai.encoders.weights import PackagedWeights
@@ -28,6 +29,26 @@ def test_images_are_standardised_in_front(how: str, kwargs: dict[str, float]) ->
         assert torch.isfinite(Standardised(nn.Identity(), how)(torch.zeros(1, 1, 8, 8))).all()
     else:
         assert torch.allclose(found, images * 2 - 1 if how == "range" else (images - 0.2) / 4)
+
+
+def test_each_channel_has_its_own_mean_and_a_grey_image_becomes_three() -> None:
+    mean, deviation = (0.1, 0.2, 0.3), (0.5, 1.0, 2.0)
+    grey = torch.full((2, 1, 4, 4), 0.5)
+    found = Standardised(nn.Identity(), "constant", mean, deviation)(grey)
+    assert found.shape == (2, 3, 4, 4)
+    assert torch.allclose(found[0, :, 0, 0], torch.tensor([0.8, 0.3, 0.1]))
+    assert torch.equal(Standardised(nn.Identity(), "constant", mean, deviation)(grey.expand(-1, 3, -1, -1)), found)
+
+
+def test_features_are_not_shared_between_normalisations() -> None:
+    """The same weights with other grey values in front are another encoder."""
+    network, images = build_network("resnet10_tiny", 3).network, torch.rand(2, 1, 32, 32)
+    kinds = [Standardised(network, "image"), Standardised(network, "range"), Standardised(network, "constant", 0.1)]
+    found = [FrozenEncoder(kind)(images) for kind in kinds]
+    for kind, features in zip(kinds, found, strict=True):
+        with torch.inference_mode():
+            assert torch.allclose(features, Penultimate(kind.eval())(images), atol=1e-4)
+    assert not torch.allclose(found[0], found[1], atol=1e-3) and not torch.allclose(found[1], found[2], atol=1e-3)
 
 
 def test_the_default_encoder_starts_from_the_published_weights_in_grey() -> None:

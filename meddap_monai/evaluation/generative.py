@@ -20,6 +20,7 @@ from meddap_monai.classifier.scoring import Classifier, in_batches
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.encoders.features import Penultimate
+from meddap_monai.encoders.places import without_place
 
 NEIGHBOURS = 3
 SUBSETS, SUBSET_SIZE = 50, 100
@@ -243,5 +244,7 @@ def measure(
     if min(len(reference), len(other)) < 2:
         return None
     sets = {"real images of other patients": other} | synthetic
-    extractor = f"input of the last layer of {model.config.encoder} ({name}), {model.config.resolution} px"
+    extractor = (
+        f"input of the last layer of {without_place(model.config.encoder)} ({name}), {model.config.resolution} px"
+    )
     return {"extractor": extractor, "rows": set_distances(model, sets, reference, seed)}

@@ -11,6 +11,7 @@ import yaml
 
 from meddap_monai.core.configuration import field_types, inner_type, options
 from meddap_monai.core.ids import read_pairs, type_of
+from meddap_monai.encoders.places import without_place
 from meddap_monai.study.config import StudyConfig
 
 _HIDDEN = "..."
@@ -50,7 +51,7 @@ def _without_places(value: Any, hint: Any) -> Any:
         return {key: _without_places(item, _below(hint, str(key))) for key, item in value.items()}
     if isinstance(value, list):
         return [_without_places(item, inner_type(hint, str(number))) for number, item in enumerate(value)]
-    return value
+    return without_place(value) if isinstance(value, str) else value
 
 
 def _below(hint: Any, key: str) -> Any:

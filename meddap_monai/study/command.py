@@ -31,7 +31,8 @@ def command_of(name: str, overlays: Sequence[str | Path], overrides: Sequence[st
     """Return the command that repeats a study, for its report.
 
     A path can hold a patient's or a hospital's name. So overlays are named without their folder, and every value of a
-    field that is a path (source, table, key_file, weights, ...) is left out, also inside of variants and grids.
+    field that is a path (source, table, key_file, weights, ...) is left out, also inside of variants and grids; of an
+    encoder's folder or file the last name stays.
     """
     words = [f"--config {shlex.quote(Path(overlay).name)}" for overlay in overlays]
     for text in overrides:
@@ -62,4 +63,4 @@ def _below(hint: Any, key: str) -> Any:
 def _flow(value: Any) -> str:
     """Return one line of YAML."""
     text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False)
-    return text.strip().replace(f"'{_HIDDEN}'", _HIDDEN)
+    return text.strip().removesuffix("\n...").replace(f"'{_HIDDEN}'", _HIDDEN)  # YAML ends a lone text with dots

@@ -23,9 +23,10 @@ from tqdm import tqdm
 from meddap_monai import store
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.stage import classify
-from meddap_monai.core.constraints import Choice, Range, settings
+from meddap_monai.core.constraints import Choice, Range, here, settings
 from meddap_monai.core.records import Record, class_names, read_records, write_records
 from meddap_monai.core.seeds import derive_seed
+from meddap_monai.encoders.places import without_place
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation.arms import TRAINED_ARMS
 from meddap_monai.evaluation.config import EvaluateConfig
@@ -78,6 +79,13 @@ class GridConfig:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     processes: Annotated[int, Range(1, 256)] = 1
 
+    def __post_init__(self) -> None:
+        if len(set(map(without_place, self.encoders))) < len(self.encoders):
+            raise ConfigurationError(
+                f"{here('encoders')}: got {', '.join(map(without_place, self.encoders))}, expected each name once; "
+                "rename one of the folders"
+            )
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -91,7 +99,7 @@ class Cell:
     @property
     def place(self) -> str:
         """Folder of its encoder and share, without separators of foreign names."""
-        return f"{_file_name(self.encoder)}/{self.fraction:g}"
+        return f"{_file_name(without_place(self.encoder))}/{self.fraction:g}"
 
 
 def _file_name(encoder: str) -> str:
@@ -133,12 +141,12 @@ def run_grid(
         (cell, *_), runs = zip(*column, strict=True)
         place = output / "evaluate" / leaf
         evaluate(config.evaluate, place, runs=runs, unseen=unseen, overwrite=overwrite)
-        first = {"encoder": cell.encoder, "fraction": cell.fraction}
+        first = {"encoder": without_place(cell.encoder), "fraction": cell.fraction}
         rows += [first | row for row in results_rows(read_report(place))]
     store.write_atomic(output / "grid.csv", store.csv_text(rows[0], (row.values() for row in rows)))
     store.write_atomic(output / "grid.md", grid_markdown(rows))
     for test_set in sorted({row["test_set"] for row in rows}):
-        for encoder in config.encoders:
+        for encoder in map(without_place, config.encoders):
             drawn = learning_curve(rows, encoder, test_set, config.evaluate.metric)
             store.write_atomic(output / f"learning_curve-{_file_name(encoder)}-{test_set}.svg", drawn)
     return output

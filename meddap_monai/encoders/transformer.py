@@ -176,8 +176,10 @@ class SavedTransformer:
                 "transformers and save it again by save_pretrained"
             )
         try:
+            for path in (*self.folder.glob("*.json"), *self.folder.glob("*.safetensors")):
+                store.regular_file(path)
             return _loaded(self.family, self.folder, config=self.config(), use_safetensors=True, local_files_only=True)
-        except ConfigurationError as error:
+        except (ConfigurationError, OSError) as error:
             raise ConfigurationError(f"{self.folder}: {error}") from error
 
     def normalisation(self) -> tuple[Channels, Channels]:
@@ -186,7 +188,7 @@ class SavedTransformer:
         Raises:
             ConfigurationError: the preprocessor's are no three numbers, or a deviation is not above 0.
         """
-        if not (self.folder / PREPROCESSOR).is_file():
+        if not (self.folder / PREPROCESSOR).exists():
             return self.family.normalisation
         found = self._document(PREPROCESSOR)
         if not found.get("do_normalize", True):
@@ -203,7 +205,7 @@ class SavedTransformer:
 
     def side(self) -> int:
         """Return the side of its images in pixels: of the preprocessor, else of the configuration."""
-        found = self._document(PREPROCESSOR) if (self.folder / PREPROCESSOR).is_file() else {}
+        found = self._document(PREPROCESSOR) if (self.folder / PREPROCESSOR).exists() else {}
         size = found.get("crop_size") or found.get("size")
         if isinstance(size, dict):
             size = size.get("height") or size.get("shortest_edge")

@@ -90,7 +90,7 @@ class Published:
         """
         if any(name.startswith("vision.") for name in state):
             return dict(state)
-        found = {}
+        found: State = {}
         for name, tensor in state.items():
             if name.startswith(self.prefix):
                 found |= self._renamed(name.removeprefix(self.prefix), tensor)

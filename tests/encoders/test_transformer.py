@@ -168,6 +168,11 @@ def test_a_folder_that_is_none_is_one_clear_error(
         build_network(f"transformers:{tmp_path}", 3, 1, 32, pretrained=True)
 
 
+def test_a_name_of_the_hub_is_no_folder_and_nothing_is_downloaded() -> None:
+    with pytest.raises(ConfigurationError, match="'transformers:facebook/dinov2-base': config.json cannot be read"):
+        build_network("transformers:facebook/dinov2-base", 3, 1, 224, pretrained=True)
+
+
 def test_pickles_are_not_read(tmp_path: Path) -> None:
     model = MODELS["vit"]()
     model.save_pretrained(tmp_path)

@@ -10,6 +10,9 @@ from torch import nn
 
 from meddap_monai.encoders.layers import blocks
 
+Grey = float | tuple[float, float, float]
+"""A grey value, or one for each of three channels."""
+
 
 class Standardised(nn.Module):
     """A network with its normalisation in front, so that it takes images in 0..1.
@@ -18,13 +21,17 @@ class Standardised(nn.Module):
         network: maps normalised images to logits.
         how: ``image`` gives each image mean 0 and deviation 1, ``range`` maps 0..1 to -1..1, ``constant`` subtracts
             `mean` and divides by `deviation`.
-        mean: of ``constant``.
-        deviation: of ``constant``.
+        mean: of ``constant``, one value or one for each of three channels; three make three channels of a grey image.
+        deviation: of ``constant``, as many.
     """
 
-    def __init__(self, network: nn.Module, how: str = "image", mean: float = 0.5, deviation: float = 0.5) -> None:
+    def __init__(self, network: nn.Module, how: str = "image", mean: Grey = 0.5, deviation: Grey = 0.5) -> None:
         super().__init__()
         self.network, self.how, self.mean, self.deviation = network, how, mean, deviation
+
+    def extra_repr(self) -> str:
+        """Say how, as it is part of what the network answers but not of its tensors."""
+        return f"{self.how}, {self.mean}, {self.deviation}" if self.how == "constant" else self.how
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits ``(B, K)`` of images ``(B, C, H, W)`` float in 0..1."""
@@ -34,7 +41,11 @@ class Standardised(nn.Module):
             return self.network((images - mean) / deviation.clamp_min(1e-3))
         if self.how == "range":
             return self.network(images * 2 - 1)
-        return self.network((images - self.mean) / self.deviation)
+        return self.network((images - _channels(self.mean, images)) / _channels(self.deviation, images))
+
+
+def _channels(value: Grey, images: torch.Tensor) -> float | torch.Tensor:
+    return images.new_tensor(value)[:, None, None] if isinstance(value, tuple) else value
 
 
 class Penultimate(nn.Module):

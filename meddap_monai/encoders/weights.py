@@ -50,6 +50,10 @@ class PackagedWeights:
             )
         return path
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the tensors of the file, checked as `path` does."""
+        return read_state(self.path())
+
 
 def load_pretrained(network: nn.Module, path: Path | str) -> list[str]:
     """Load a local state dict in place; return the names that stay at their initial values.

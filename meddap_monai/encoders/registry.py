@@ -156,6 +156,18 @@ def find_encoder(name: str) -> Encoder:
     return ENCODERS[name]
 
 
+def check_encoder(name: str, pretrained: bool, weights: Path | str | None = None) -> Encoder:
+    """Return an encoder that can be built as asked for; the arguments and errors are those of `build_network`."""
+    encoder = find_encoder(name)
+    if pretrained and weights is None and encoder.weights is None and not encoder.complete:
+        known = ", ".join(name for name, one in ENCODERS.items() if one.weights is not None)
+        raise ConfigurationError(
+            f"encoder {name!r} has no weights of its own; give the file of its weights, train it from scratch, or "
+            f"choose one of {known}"
+        )
+    return encoder
+
+
 def build_network(
     name: str,
     classes: int,
@@ -182,18 +194,12 @@ def build_network(
         ConfigurationError: an unknown name, or weights that do not belong to this network, or `pretrained` without any.
         MissingPackage: what builds it, or its weights, are not installed.
     """
-    encoder = find_encoder(name)
+    encoder = check_encoder(name, pretrained, weights)
     network = encoder.build(classes, channels, size)
     if weights is not None:
         _load(network, encoder, read_state(Path(weights)), str(weights))
     elif pretrained and encoder.weights is not None:
         _load(network, encoder, encoder.weights.tensors(), f"of {without_place(name)}")
-    elif pretrained and not encoder.complete:
-        known = ", ".join(name for name, one in ENCODERS.items() if one.weights is not None)
-        raise ConfigurationError(
-            f"encoder {name!r} has no weights of its own; give the file of its weights, train it from scratch, or "
-            f"choose one of {known}"
-        )
     if normalise != "encoder":
         return Standardised(network, normalise)
     if encoder.mean is None:

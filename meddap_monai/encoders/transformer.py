@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ FAMILIES = {
     "dinov2_with_registers": Family("Dinov2WithRegistersModel"),
     "dinov3_vit": Family("DINOv3ViTModel"),
     "vit": _VIT,
-    "vit_mae": Family("ViTModel", "class_token", IMAGENET, {"add_pooling_layer": False}),
+    "vit_mae": replace(_VIT, normalisation=IMAGENET),
 }
 """Families by ``model_type``. ViT-MAE is its encoder as a plain ViT, because its own class hides patches at random."""
 

@@ -109,12 +109,9 @@ def build_extractor(
             f"features: extractor {name!r} cannot be used ({error}); expected a complete local file or folder"
         ) from error
     known = ["vae", "clip", *ENCODERS]
-    why = (
-        "a TorchScript file is a program and is not run" if kind == "torchscript" else unknown("extractor", kind, known)
-    )
     raise ConfigurationError(
-        f"features: {why}; expected an encoder such as efficientnet_lite0, <encoder>:<file of its weights>, "
-        "vae[:<base>] or clip:<folder>"
+        f"features: {unknown('extractor', kind, known)}; expected an encoder such as efficientnet_lite0, "
+        "<encoder>:<file of its weights>, vae[:<base>] or clip:<folder>"
     )
 
 

@@ -19,7 +19,7 @@ from meddap_monai.core.constraints import unknown
 from meddap_monai.core.quiet import quiet
 from meddap_monai.core.tensors import check_finite
 from meddap_monai.encoders.networks import Builder
-from meddap_monai.encoders.places import CONFIG, PREPROCESSOR
+from meddap_monai.encoders.places import CONFIG, PREPROCESSOR, folder_sha256
 from meddap_monai.errors import ConfigurationError
 
 Channels = tuple[float, float, float]
@@ -163,6 +163,11 @@ class SavedTransformer:
                 f"{self.folder / CONFIG}: is no configuration of {family.model} ({type(error).__name__}: {error}); "
                 "save the model again by save_pretrained"
             ) from error
+
+    @property
+    def sha256(self) -> str:
+        """Of the folder's files."""
+        return folder_sha256(self.folder)
 
     def tensors(self) -> State:
         """Return the weights under the names of `PooledTransformer`.

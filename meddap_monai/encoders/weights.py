@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -92,7 +93,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a state dict (``.pt``, ``.pth``, ``.safetensors``), by name; see `load_pretrained`."""
     try:
         if path.suffix == ".safetensors":
-            found = read_weights(path, ConfigurationError)
+            found: Any = read_weights(path, ConfigurationError)
         else:
             found = torch.load(store.regular_file(path), map_location="cpu", weights_only=True)
     except ConfigurationError as error:

@@ -28,7 +28,7 @@ def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
         means.append(values.mean(axis=0))
         root = (values - means[-1]) / np.sqrt(len(values) - 1)
         traces += float((root**2).sum())
-        roots.append(root if len(root) <= root.shape[1] else np.linalg.qr(root, mode="r"))
+        roots.append(root if len(root) <= root.shape[1] else np.asarray(np.linalg.qr(root, mode="r")))
     shared = float(np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum())
     return max(0.0, float(((means[0] - means[1]) ** 2).sum()) + traces - 2 * shared)
 

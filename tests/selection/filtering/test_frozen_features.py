@@ -77,8 +77,8 @@ class Writes(torch.nn.Module):
         return images
 
 
-def test_a_torchscript_file_is_not_run(tmp_path: Path) -> None:
+def test_a_torchscript_file_is_not_run_without_its_hash(tmp_path: Path) -> None:
     torch.jit.script(Writes(str(tmp_path / "written"))).save(str(tmp_path / "net.pt"))
-    with pytest.raises(ConfigurationError, match="a TorchScript file is a program and is not run; expected an encoder"):
+    with pytest.raises(ConfigurationError, match="is a program and runs only when its SHA-256 is stated"):
         extract(f"torchscript:{tmp_path / 'net.pt'}", RECORDS, IMAGES)
     assert not (tmp_path / "written").exists()

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +292,8 @@ def test_a_signal_ends_the_reading_and_prints_its_table(
     command = [sys.executable, "-m", "meddap_monai.cli", "review", "--records", str(simulated_records)]
     command += ["--generated", str(generated), "--output", str(tmp_path / "reading"), "--reader", "one"]
     command += ["--images", "6", "--seed", "3", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    heard = partial(signal.signal, number, signal.default_int_handler)  # a suite in the background ignores SIGINT
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heard) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("reading form: http://127.0.0.1:")
         assert "answers are saved as they are given" in process.stdout.readline()

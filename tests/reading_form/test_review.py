@@ -293,7 +293,7 @@ def test_a_signal_ends_the_reading_and_prints_its_table(
     command += ["--generated", str(generated), "--output", str(tmp_path / "reading"), "--reader", "one"]
     command += ["--images", "6", "--seed", "3", "--port", "0"]
     heard = partial(signal.signal, number, signal.default_int_handler)  # a suite in the background ignores SIGINT
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heard) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heard) as process:  # noqa: PLW1509
         assert process.stdout is not None
         assert process.stdout.readline().startswith("reading form: http://127.0.0.1:")
         assert "answers are saved as they are given" in process.stdout.readline()

@@ -13,7 +13,8 @@ from monai.transforms import MapTransform
 from torch import nn
 
 from meddap_monai import store
-from meddap_monai.classifier.inference import picture_of, read_frames, source_files
+from meddap_monai.classifier.answers import picture_of
+from meddap_monai.classifier.inference import read_frames, source_files
 from meddap_monai.classifier.inference_config import InferConfig
 from meddap_monai.core.distributed import launched
 from meddap_monai.core.printing import PrintsArguments
@@ -62,6 +63,8 @@ class LoadForClassifierd(PrintsArguments, MapTransform):
         frames: which frame of a clip; one is taken.
         region: ``b-mode`` or ``full``.
         full_frame: see `InferConfig`.
+        modality: see `InferConfig`.
+        synthetic: see `InferConfig`.
         allow_missing_keys: as in MONAI.
     """
 
@@ -74,18 +77,22 @@ class LoadForClassifierd(PrintsArguments, MapTransform):
         frames: str = "middle",
         region: str = "b-mode",
         full_frame: bool = False,
+        modality: str = "US",
+        synthetic: str = "reject",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.size, self.channels, self.fit = size, channels, fit
-        self.reading = InferConfig(frames=frames, region=region, full_frame=full_frame)
+        self.reading = InferConfig(
+            frames=frames, region=region, full_frame=full_frame, modality=modality, synthetic=synthetic
+        )
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of the item with the image as a tensor and its path under ``<key>_path``."""
         item = dict(data)
         for key in self.key_iterator(item):
             path = Path(item[key])
-            picture = picture_of(read_frames(path, self.reading)[0], self.channels)
+            picture = picture_of(read_frames(path, self.reading).pixels[0], self.channels)
             item[key] = to_square(picture, self.size, self.fit).float() / 255
             item[f"{key}_path"] = str(path)
         return item

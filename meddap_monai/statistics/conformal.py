@@ -1,9 +1,9 @@
 """Conformal p-values: thresholds that mean something without tuning, from examples that were left out of training.
 
-`cross_conformal` is class-wise (Mondrian) cross-conformal prediction, Vovk 2015, "Cross-conformal predictors", one class
-at a time. If an image with target label y were exchangeable with the real images of class y, its p-value would be at
-most alpha with a probability of about alpha: keeping p >= alpha loses at most about a share alpha of the right images
-(less where the folds' networks disagree by chance: an image has to look strange to several of them).
+`cross_conformal` is class-wise (Mondrian) cross-conformal prediction, Vovk 2015, "Cross-conformal predictors". If an
+image with target label y were exchangeable with the real images of class y, its p-value would be at most alpha with a
+probability of about alpha: keeping p >= alpha loses at most about a share alpha of the right images (less where the
+folds' networks disagree by chance: an image has to look strange to several of them).
 
 `grouped_p_values` is split conformal prediction where examples come in groups, such as the images of a patient: the
 groups, not the examples, are exchangeable (Lee, Barber and Willett 2023, "Distribution-free inference with hierarchical

@@ -29,7 +29,7 @@ def fit_abstention(
         material: what it learnt from.
         probabilities: (V, K) calibrated, of the validation images.
     """
-    rows = _fitted_rows(material, config.seed)
+    rows = fitted_rows(material, config.seed)
     extractor = extractor_of(network)
     known, held_out = (
         unit(extract(extractor, single_pass_loader(each, config), config)) for each in (rows, material.validation)
@@ -43,8 +43,8 @@ def fit_abstention(
     return Abstention(gaussians.means, gaussians.precision, distances, scores, patients.astype(np.int64))
 
 
-def _fitted_rows(material: Material, seed: int) -> list[Record]:
-    """Real training images, at most `MOST`; all where a class has no real one."""
+def fitted_rows(material: Material, seed: int) -> list[Record]:
+    """Return the real training images, at most `MOST`; all where a class has no real one."""
     real = [row for row in material.training if row["source"] == "real"]
     rows = real if len({row["label"] for row in real}) == len(material.classes) else material.training
     if len(rows) <= MOST:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from meddap_monai.core.distributed import launched
 from meddap_monai.core.printing import PrintsArguments
 from meddap_monai.core.records import Record, read_records
 from meddap_monai.core.tensors import cpu_state, save_tensors
-from meddap_monai.errors import LeakedRecords
+from meddap_monai.errors import LeakedRecords, UnreadableImage
 from meddap_monai.images.framing import to_square
 from meddap_monai.statistics.metrics import macro_auc
 from meddap_monai.training.finite import check_finite
@@ -47,9 +48,30 @@ def split_records(folder: Path | str, split: str, file: str = "records.jsonl", s
     return rows
 
 
-def folder_items(folder: Path | str) -> list[dict[str, str]]:
-    """Return every file below a folder that is not left out (`source_files`) as ``{"image": path}``, for inference."""
-    return [{"image": str(path)} for path, left_out in source_files(Path(folder)) if not left_out]
+def folder_items(folder: Path | str, **reading: Any) -> list[dict[str, str]]:
+    """Return every file below a folder that can be classified as ``{"image": path}``, for inference.
+
+    One frame of each file is read, so that none stops the run later. Files that are left out (`source_files`), cannot
+    be read, show another modality or are marked as synthetic are counted in a warning, with the first reason.
+
+    Args:
+        folder: is searched through.
+        reading: as `LoadForClassifierd` is told: region, full_frame, modality, synthetic.
+    """
+    config, items, reasons = InferConfig(frames="first", **reading), [], []
+    for path, left_out in source_files(Path(folder)):
+        try:
+            if left_out:
+                raise UnreadableImage(f"{path}: {left_out}")
+            read_frames(path, config)
+        except UnreadableImage as error:
+            reasons.append(str(error))
+        else:
+            items.append({"image": str(path)})
+    if reasons:
+        number = f"{len(reasons)} of {len(items) + len(reasons)} files are left out"
+        warnings.warn(f"classifier bundle: {number}, such as {reasons[0]}", stacklevel=2)
+    return items
 
 
 class LoadForClassifierd(PrintsArguments, MapTransform):

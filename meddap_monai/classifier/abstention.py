@@ -22,7 +22,7 @@ from meddap_monai.statistics.gaussians import ClassGaussians
 
 @dataclass(frozen=True)
 class Abstention:
-    """What a classifier remembers of its images, to tell when it should not answer. No image can be made from it.
+    """What a classifier remembers of its images, to tell when it should not answer: features, no image.
 
     Attributes:
         means: (K, D) float32, mean features of unit length of the training images of each class.

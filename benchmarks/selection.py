@@ -33,8 +33,8 @@ from meddap_monai.phantom.simulation import simulate_image
 from meddap_monai.phantom.tissue import CLASSES
 from meddap_monai.selection.copies.config import CopyConfig
 from meddap_monai.selection.copies.detection import Images, calibrate, find_nearest, flag
-from meddap_monai.selection.filtering.crossfit import predict, train_fold
 from meddap_monai.selection.filtering.filter_config import FilterConfig
+from meddap_monai.selection.filtering.fitted import fit_judge
 from meddap_monai.selection.filtering.rules import RULES, Evidence, RuleConfig
 from meddap_monai.selection.pixels import read_squares
 from meddap_monai.statistics.shares import wilson
@@ -65,17 +65,15 @@ def detect(
     wrong = rng.random(len(truth)) < 0.3
     labels = np.where(wrong, (truth + rng.integers(1, classes, len(truth))) % classes, truth)
     fold = assign_folds(training, config.folds, seed)
-    networks = []
-    for number in range(int(fold.max()) + 1):
-        rows = np.flatnonzero(fold != number).tolist()
-        networks.append(train_fold(config, [training[r] for r in rows], images[rows], classes, 1000 * seed + number))
-    known, own = predict(networks, images, config), predict(networks, asked, config)
+    seeds = [1000 * seed + number for number in range(int(fold.max()) + 1)]
+    judge = fit_judge(config, training, images, fold, classes, seeds)
+    known, own = judge.predict(training, images), judge.predict([], asked)
     real_labels = np.array([record["label"] for record in training])
     temperature = fit_temperature(known.out_of_fold(fold).astype(np.float64), real_labels)
     evidence = Evidence(labels, own, own.features, real_labels, known, known.features, fold, temperature)
     found = {}
     for name, rule in RULES.items():
-        verdict = rule(evidence, RuleConfig())
+        verdict = rule.judge(evidence, RuleConfig())
         score = verdict.scores[name]
         edges = {share: np.quantile(score[~wrong], share) for share in (0.05, 0.15)}
         found[name] = {
@@ -119,23 +117,23 @@ def report_detection(runs: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
 
 def simulated(options: argparse.Namespace) -> dict[str, Any]:
     """R25 on the simulated set, several draws; and R24 with its numbers."""
-    runs = []
+    runs, config = [], FilterConfig(encoder=options.encoder, mode=options.mode, resolution=options.resolution)
     for draw in range(options.draws):
         first = 100_000 * (draw + 1)
-        training, images, _ = _simulated(options.train, first)
-        _, asked, asked_truth = _simulated(200, first + 50_000)
-        runs.append(detect(FilterConfig(), training, images, asked, asked_truth, draw))
+        training, images, _ = _simulated(options.train, first, config.resolution)
+        _, asked, asked_truth = _simulated(200, first + 50_000, config.resolution)
+        runs.append(detect(config, training, images, asked, asked_truth, draw))
     found = report_detection(runs)
     found["copies"] = _simulated_copies()
     return found
 
 
-def _simulated(per_class: int, first: int) -> tuple[list[Record], np.ndarray, np.ndarray]:
+def _simulated(per_class: int, first: int, size: int) -> tuple[list[Record], np.ndarray, np.ndarray]:
     records, images = [], []
     for label, name in enumerate(CLASSES):
         for number in range(per_class):
             pixels = simulate_image(name, first + 5_000 * label + number)
-            images.append(np.asarray(Image.fromarray(pixels).resize((64, 64), Image.Resampling.BILINEAR))[None])
+            images.append(np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))[None])
             item = f"{name}-{number}"
             records.append({"id": item, "label": label, "class_name": name, "patient": item, "source": "real"})
     return records, np.stack(images), np.array([record["label"] for record in records])
@@ -212,7 +210,7 @@ def busi(options: argparse.Namespace) -> dict[str, Any]:
         drawn = draw_split(records, options.train, 10, draw)
         training = [record for record in drawn if record["split"] == "train"]
         asked = [record for record in drawn if record["split"] == "test"]
-        config = FilterConfig(encoder=options.encoder)
+        config = FilterConfig(encoder=options.encoder, mode=options.mode, resolution=options.resolution)
         images, others = (read_squares(part, config.resolution) for part in (training, asked))
         runs.append(detect(config, training, images, others, np.array([record["label"] for record in asked]), draw))
     return report_detection(runs)
@@ -241,7 +239,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--train", type=int, default=None, help="training images per class")
     parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--encoder", default=FilterConfig.network)
+    parser.add_argument("--encoder", default=FilterConfig.encoder)
+    parser.add_argument("--mode", default=FilterConfig.mode)
+    parser.add_argument("--resolution", type=int, default=FilterConfig.resolution)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     options.train = options.train or {"simulated": 100}.get(options.what, 30)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from meddap_monai.augmentation.parts import PARTS
 from meddap_monai.core.constraints import Choice, Precision, Range, Share, here, settings
+from meddap_monai.encoders.places import pinned, without_place
 from meddap_monai.errors import ConfigurationError, MeddapError
 from meddap_monai.store import sha256_file
 
@@ -25,7 +26,8 @@ class ClassifyConfig:
     All arms of a comparison use the same values but `augmentation`; the arm itself stands in the records.
 
     Attributes:
-        encoder: a name of `meddap_monai.encoders.registry.ENCODERS`, ``torchvision:<name>`` or ``timm:<name>``.
+        encoder: a name of `meddap_monai.encoders.registry.ENCODERS`, ``torchvision:<name>``, ``timm:<name>``,
+            ``transformers:<folder>`` or ``torchscript:<file>#<sha256>``.
         mode: ``finetune`` trains the encoder from its weights on, ``probe`` fits a classical head on its frozen
             features, ``scratch`` trains it from random weights.
         weights: local state dict (``.pt`` or ``.safetensors``) to start from in place of the encoder's own.
@@ -116,7 +118,7 @@ class ClassifyConfig:
     patience: Annotated[int, Range(0, 1_000_000)] = 0
     ema: Annotated[float, Range(0.0, 0.9999)] = 0.0
     keep: Annotated[str, Choice(("best", "last"))] = "best"
-    views: Annotated[int, Range(1, 4)] = 1
+    views: Annotated[int, Range(1, 4)] = 2
     pictures: bool = True
     device: str = "cpu"
     seed: int = 0
@@ -126,20 +128,24 @@ class ClassifyConfig:
             raise ConfigurationError(f"{here('channels')}: got 2, expected 1 (grey) or 3")
         if self.encoder == "hog" and self.mode != "probe":
             raise ConfigurationError(f"{here('mode')}: encoder 'hog' has nothing to train; set mode to 'probe'")
+        if self.encoder.startswith("torchscript:") and self.mode == "scratch":
+            raise ConfigurationError(f"{here('mode')}: a TorchScript file has its weights; expected finetune or probe")
         if self.real_weight == 0 and self.synthetic_weight == 0:
             raise ConfigurationError(f"{here('real_weight')}: both sampling weights are 0; expected one above 0")
 
 
 def identity(config: ClassifyConfig) -> ClassifyConfig:
-    """Return the configuration without what does not change the result; the file of weights by its content.
+    """Return the configuration without what does not change the result; files by their content.
 
-    Its path can hold a patient's or a hospital's name. So its SHA-256 and its suffix stand in its place.
+    A path can hold a patient's or a hospital's name. So SHA-256 and suffix of the file of weights, and name and SHA-256
+    of an encoder's folder or file, stand in its place.
 
     Raises:
-        ConfigurationError: the file of weights cannot be read.
+        ConfigurationError: the file of weights or the encoder cannot be read.
     """
     try:
         weights = config.weights and Path(f"{sha256_file(config.weights)}{Path(config.weights).suffix}")
     except MeddapError as error:
         raise ConfigurationError(f"classify#weights: {error}") from error
-    return replace(config, workers=0, cache="memory", pictures=True, device="cpu", weights=weights)
+    encoder = without_place(pinned(config.encoder))
+    return replace(config, workers=0, cache="memory", pictures=True, device="cpu", weights=weights, encoder=encoder)

@@ -22,6 +22,7 @@ from meddap_monai.classifier.heads import empty_network, restore_head
 from meddap_monai.core.configuration import build
 from meddap_monai.core.records import Record
 from meddap_monai.core.tensors import check_finite, save_tensors
+from meddap_monai.encoders.places import pinned
 from meddap_monai.errors import StageError
 
 MODEL = "model.pt"
@@ -207,7 +208,7 @@ def write_model(
 ) -> None:
     """Write ``model.pt``: tensors, text and numbers only, so ``torch.load(weights_only=True)`` reads it."""
     document = {
-        "configuration": store.plain(identity(config)),
+        "configuration": store.plain(replace(identity(config), encoder=pinned(config.encoder))),
         "classes": classes,
         "temperature": temperature,
     }

@@ -47,7 +47,6 @@ def _generate_config() -> type:
 
 def _synthesize(options: argparse.Namespace) -> str:
     from meddap_monai.diffusion.generation.config import GenerateConfig
-    from meddap_monai.diffusion.generation.nearness import derived_text
     from meddap_monai.images.indexing.config import IndexConfig
     from meddap_monai.store import read_stage
 
@@ -58,6 +57,7 @@ def _synthesize(options: argparse.Namespace) -> str:
     for name, cls in types.items():
         needed = {"source": options.source} if name == "index" else {}
         build(cls, {**(keys.get(name) or {}), **needed}, name)
+    from meddap_monai.diffusion.generation.nearness import derived_text
     from meddap_monai.diffusion.generation.synthesize import synthesize_folder
 
     folder = synthesize_folder(

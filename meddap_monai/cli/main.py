@@ -20,7 +20,7 @@ from meddap_monai.cli.export import add_export_command
 from meddap_monai.cli.generation import add_generation_commands
 from meddap_monai.cli.keys import add_config_command
 from meddap_monai.errors import Interrupted, MeddapError, StageError
-from meddap_monai.store import STAGES
+from meddap_monai.store import STAGES, read_stage
 
 _INPUTS = {
     "index": (),
@@ -197,7 +197,10 @@ def _run_stage(options: argparse.Namespace) -> str:
     from meddap_monai.study import run_stage
 
     result = run_stage(options.stage, config, options.output, inputs, options.overwrite)
-    return index_counts(result) if options.stage == "index" else str(result)
+    if options.stage == "index":
+        return index_counts(result)
+    said = read_stage(options.output).get("said")  # one sentence of the stage about its result
+    return f"{result}\n{said}" if said else str(result)
 
 
 def _run_join(options: argparse.Namespace) -> str:

@@ -25,7 +25,6 @@ RENAMED = {
     "dtype": "precision",
     "half": "precision",
     "network": "encoder",
-    "networks": "encoders",
     "num_workers": "workers",
     "optimiser": "optimizer",
     "picture_every": "pictures_every",

@@ -42,20 +42,18 @@ class ConvNorm(nn.Sequential):
         self, before: int, after: int, kernel: int = 1, stride: int = 1, groups: int = 1, active: bool = True
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(before, after, kernel, stride, groups=groups, bias=False)
+        padding = kernel // 2 if stride == 1 else 0  # at stride 1 "same" is even on all sides
+        self.conv = nn.Conv2d(before, after, kernel, stride, padding, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(after, eps=1e-3, momentum=0.01)
         self.active = active
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return features (B, after, H / stride, W / stride) of (B, before, H, W)."""
         (kernel, _), (stride, _) = self.conv.kernel_size, self.conv.stride
-        missing = [_missing(side, kernel, stride) for side in images.shape[2:]]
-        even = [total - total % 2 for total in missing]
-        if even != missing:
-            below, right = (total % 2 for total in missing)
-            images = functional.pad(images, [0, right, 0, below])
-        padding = [total // 2 for total in missing]
-        found = self.norm(functional.conv2d(images, self.conv.weight, None, stride, padding, 1, self.conv.groups))
+        if stride > 1:
+            wide, high = _missing(images.shape[3], kernel, stride), _missing(images.shape[2], kernel, stride)
+            images = functional.pad(images, [wide // 2, wide - wide // 2, high // 2, high - high // 2])
+        found = self.norm(self.conv(images))
         return functional.relu6(found) if self.active else found
 
 
@@ -97,6 +95,10 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return features (B, 1280) of images (B, 3, H, W)."""
+        return self.features(images)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the same; a classifier calls it, for TorchScript knows no ``super``."""
         return self.head(self.blocks(self.stem(images))).mean((2, 3))
 
 
@@ -116,7 +118,7 @@ class EfficientNetLiteClassifier(EfficientNetLite):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits (B, classes) of images (B, channels, H, W)."""
-        return self.classifier(super().forward(images.expand(-1, 3, -1, -1) if self.channels == 1 else images))
+        return self.classifier(self.features(images.expand(-1, 3, -1, -1) if self.channels == 1 else images))
 
 
 _PARTS = (

@@ -8,6 +8,11 @@ import torch.nn.functional as F  # noqa: N812 - the name torch gives it everywhe
 from skimage.feature import hog
 from torch import nn
 
+from meddap_monai.encoders.layers import blocks
+
+Grey = float | tuple[float, float, float]
+"""A grey value, or one for each of three channels."""
+
 
 class Standardised(nn.Module):
     """A network with its normalisation in front, so that it takes images in 0..1.
@@ -16,13 +21,17 @@ class Standardised(nn.Module):
         network: maps normalised images to logits.
         how: ``image`` gives each image mean 0 and deviation 1, ``range`` maps 0..1 to -1..1, ``constant`` subtracts
             `mean` and divides by `deviation`.
-        mean: of ``constant``.
-        deviation: of ``constant``.
+        mean: of ``constant``, one value or one for each of three channels; three make three channels of a grey image.
+        deviation: of ``constant``, as many.
     """
 
-    def __init__(self, network: nn.Module, how: str = "image", mean: float = 0.5, deviation: float = 0.5) -> None:
+    def __init__(self, network: nn.Module, how: str = "image", mean: Grey = 0.5, deviation: Grey = 0.5) -> None:
         super().__init__()
         self.network, self.how, self.mean, self.deviation = network, how, mean, deviation
+
+    def extra_repr(self) -> str:
+        """Say how, as it is part of what the network answers but not of its tensors."""
+        return f"{self.how}, {self.mean}, {self.deviation}" if self.how == "constant" else self.how
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits ``(B, K)`` of images ``(B, C, H, W)`` float in 0..1."""
@@ -32,7 +41,11 @@ class Standardised(nn.Module):
             return self.network((images - mean) / deviation.clamp_min(1e-3))
         if self.how == "range":
             return self.network(images * 2 - 1)
-        return self.network((images - self.mean) / self.deviation)
+        return self.network((images - _channels(self.mean, images)) / _channels(self.deviation, images))
+
+
+def _channels(value: Grey, images: torch.Tensor) -> float | torch.Tensor:
+    return images.new_tensor(value)[:, None, None] if isinstance(value, tuple) else value
 
 
 class Penultimate(nn.Module):
@@ -64,6 +77,45 @@ def with_penultimate(network: nn.Module, images: torch.Tensor) -> tuple[torch.Te
     finally:
         hook.remove()
     return logits, seen[0].flatten(1)
+
+
+class Levels(nn.Module):
+    """Map images to the means and deviations of a network's maps at every level but the last.
+
+    A level is a run of blocks whose maps have one shape. The last belongs most to what the network was trained for; on
+    another kind of image the ones before it tell more (Raghu et al., Transfusion, NeurIPS 2019). A network without
+    maps gives the input of its last linear layer.
+
+    Args:
+        network: any classifier.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return ``(B, D)`` features of ``(B, C, H, W)`` images."""
+        seen: list[torch.Tensor] = []
+        hooks = [part.register_forward_hook(lambda _part, _in, out: seen.append(out)) for part in blocks(self.network)]
+        try:
+            logits, last = with_penultimate(self.network, images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        maps = [found for found in seen if isinstance(found, torch.Tensor) and found.ndim > 2]
+        ends = [
+            one for one, after in zip(maps, [*maps[1:], None], strict=True) if after is None or one.shape != after.shape
+        ]
+        if not ends:
+            return logits if last is None else last
+        return torch.cat([value for one in ends[: max(1, len(ends) - 1)] for value in _moments(one)], dim=1)
+
+
+def _moments(found: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation over the places of maps ``(B, C, H, W)`` or tokens ``(B, T, C)``, each ``(B, C)``."""
+    flat = found.flatten(2) if found.ndim == 4 else found.transpose(1, 2)
+    return flat.mean(dim=2), flat.std(dim=2, correction=0)
 
 
 class Hog(nn.Module):

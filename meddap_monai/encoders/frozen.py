@@ -8,7 +8,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from meddap_monai.encoders.features import Penultimate
+from meddap_monai.encoders.features import Levels, Penultimate
 
 TOGETHER = 16
 """Images at once. Always as many, so that an image's features do not depend on who stands beside it."""
@@ -24,11 +24,12 @@ class FrozenEncoder(nn.Module):
 
     Args:
         network: from images in 0..1 to logits.
+        features: what is taken of it, `Penultimate` or `Levels`.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, features: type[Penultimate] | type[Levels] = Penultimate) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.features = network, features
         self.eval().requires_grad_(False)
         self.identity = ""
 
@@ -60,15 +61,20 @@ class FrozenEncoder(nn.Module):
         rows: list[torch.Tensor] = []
         for part in images.split(TOGETHER):
             filled = torch.cat([part, part.new_zeros(TOGETHER - len(part), *part.shape[1:])])
-            features = Penultimate(self.network)(filled.contiguous(memory_format=torch.channels_last))
+            features = self.features(self.network)(filled.contiguous(memory_format=torch.channels_last))
             rows += features[: len(part)].float().cpu().unbind()
         return rows
 
     def _identity(self) -> str:
-        digest = hashlib.sha256(repr(self.network).encode())
+        """Hash of all but the last linear layer, on which no feature depends; it may be new and at random."""
+        linears = [(name, part) for name, part in self.network.named_modules() if isinstance(part, nn.Linear)]
+        last, layer = linears[-1] if linears else ("", None)
+        told = repr(self.network).replace(repr(layer), "")
+        digest = hashlib.sha256(f"{self.features.__name__} {told}".encode())
         for name, tensor in self.network.state_dict().items():
-            digest.update(name.encode())
-            digest.update(_bytes(tensor))
+            if not linears or name.rpartition(".")[0] != last:
+                digest.update(name.encode())
+                digest.update(_bytes(tensor))
         return digest.hexdigest()
 
 

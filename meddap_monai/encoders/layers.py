@@ -15,17 +15,21 @@ def layers(network: nn.Module) -> list[list[nn.Parameter]]:
     parameters is taken apart, and nothing else. Parameters that lie beside the layers (such as a class token) belong to
     the first.
     """
-    total = _count(network)
     linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
     head = list(linears[-1].parameters()) if linears else []
     placed = {id(parameter) for parameter in head}
     found = []
-    for module in _unfold(network, WHOLE * total):
+    for module in blocks(network):
         found.append([parameter for parameter in module.parameters() if id(parameter) not in placed])
         placed |= {id(parameter) for parameter in found[-1]}
     found = [layer for layer in found if layer] or [[]]
     found[0] = [*(one for one in network.parameters() if id(one) not in placed), *found[0]]
     return [layer for layer in (*found, head) if layer]
+
+
+def blocks(network: nn.Module) -> list[nn.Module]:
+    """Return the modules behind `layers`, from the input on; the last linear layer is one of them, or in one."""
+    return _unfold(network, WHOLE * _count(network))
 
 
 def _unfold(module: nn.Module, whole: float) -> list[nn.Module]:

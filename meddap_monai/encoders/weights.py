@@ -50,6 +50,10 @@ class PackagedWeights:
             )
         return path
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the tensors of the file, checked as `path` does."""
+        return read_state(self.path())
+
 
 def load_pretrained(network: nn.Module, path: Path | str) -> list[str]:
     """Load a local state dict in place; return the names that stay at their initial values.
@@ -88,8 +92,9 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a state dict (``.pt``, ``.pth``, ``.safetensors``), by name; see `load_pretrained`."""
     try:
         if path.suffix == ".safetensors":
-            return read_weights(path, ConfigurationError)
-        found = torch.load(store.regular_file(path), map_location="cpu", weights_only=True)
+            found = read_weights(path, ConfigurationError)
+        else:
+            found = torch.load(store.regular_file(path), map_location="cpu", weights_only=True)
     except ConfigurationError as error:
         raise ConfigurationError(f"weights: {error}") from error
     except Exception as error:

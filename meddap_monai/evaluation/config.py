@@ -24,6 +24,7 @@ class EvaluateConfig:
             edited; counted in the report, listed in ``seen.csv``. Without it such an image stops the evaluation.
         hog: train the sanity arm (HOG and logistic regression on the real images) for every seed.
         generative: compute FID, KID, precision, recall and diversity of the synthetic images when they are given.
+        features: extractor of these measures, see `meddap_monai.encoders.extractors`.
         embedding: "tsne" draws maps of the training, synthetic and unseen images in classifiers' features; "none".
         pictures: pictures per class and source in the report.
         title: of the page.
@@ -40,6 +41,7 @@ class EvaluateConfig:
     exclude_seen: bool = False
     hog: bool = True
     generative: bool = True
+    features: str = "efficientnet_lite0"
     embedding: Annotated[str, Choice(("none", "tsne"))] = "none"
     pictures: Annotated[int, Range(0, 24)] = 6
     title: str = "Synthetic ultrasound for training: what it did"

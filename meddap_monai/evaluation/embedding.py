@@ -16,6 +16,7 @@ from sklearn.manifold import TSNE
 from meddap_monai.classifier.scoring import load_classifier
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
+from meddap_monai.encoders.places import without_place
 from meddap_monai.evaluation import arms as arm_names
 from meddap_monai.evaluation.generative import features_of
 from meddap_monai.evaluation.predictions import ClassifierRun
@@ -61,7 +62,7 @@ def draw_maps(
         names = [name for name, part in few.items() for _ in part]
         for name, row, place in zip(names, rows, places, strict=True):
             points[name].setdefault(row["class_name"], []).append([round(float(value), 2) for value in place])
-        extractor = f"input of the last layer of {model.config.encoder}, {model.config.resolution} px"
+        extractor = f"input of the last layer of {without_place(model.config.encoder)}, {model.config.resolution} px"
         maps.append({"arm": run.arm, "seed": run.seed, "extractor": extractor, "points": points})
     return maps
 

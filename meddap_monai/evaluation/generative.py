@@ -6,23 +6,34 @@ stands beside the same measure between two sets of real images.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from monai.metrics import FIDMetric, MultiScaleSSIMMetric
+from monai.metrics import MultiScaleSSIMMetric
 
 from meddap_monai.classifier.data import to_float
 from meddap_monai.classifier.features import extract
 from meddap_monai.classifier.scoring import Classifier, in_batches
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
+from meddap_monai.encoders.extractors import Extractor, build_extractor
 from meddap_monai.encoders.features import Penultimate
+from meddap_monai.evaluation.likeness import (
+    density_coverage,
+    frechet_distance,
+    frechet_limit,
+    kernel_distance,
+    kernel_interval,
+    precision_recall,
+)
 
-NEIGHBOURS = 3
-SUBSETS, SUBSET_SIZE = 50, 100
+CORRECTIONS = (
+    "Small sets: FID grows as images get fewer; its limit is extrapolated to infinitely many (Chong and Forsyth 2020). "
+    "KID is unbiased. Pairs of one patient's images are left out of KID and its interval. Coverage grows with the "
+    "number of images; beside it stands what equal sets of these sizes would have. Density is 1 for equal sets."
+)
 
 
 @dataclass(frozen=True)
@@ -33,12 +44,16 @@ class SetDistance:
         name: which set.
         images: in it.
         reference_images: it is compared with.
-        fid: Frechet distance of Gaussians (Heusel et al. 2017), MONAI's `FIDMetric`.
+        fid: Frechet distance of Gaussians (Heusel et al. 2017).
+        fid_limit: extrapolated to infinitely many images, see `frechet_limit`.
         kid: unbiased squared maximum mean discrepancy, cubic kernel (Binkowski et al. 2018).
         kid_low: 2.5th percentile over random subsets, see `kernel_interval`.
         kid_high: 97.5th percentile.
         precision: share of the set inside the reference's manifold (Kynkaanniemi et al. 2019, k = 3).
         recall: share of the reference inside the set's manifold.
+        density: see `density_coverage`, k = 5.
+        coverage: share of the reference's neighbourhoods that hold an image of the set.
+        coverage_expected: of as many images from the reference's own distribution.
         ms_ssim: mean MS-SSIM of random pairs of the set; lower is more diverse.
         agreement: share whose intended label the classifier gives (real-trained, tested on this set).
     """
@@ -47,108 +62,21 @@ class SetDistance:
     images: int
     reference_images: int
     fid: float
+    fid_limit: float
     kid: float
     kid_low: float
     kid_high: float
     precision: float
     recall: float
+    density: float
+    coverage: float
+    coverage_expected: float
     ms_ssim: float
     agreement: float
 
 
-def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
-    """Return MONAI's FID of features ``(N, D)`` against ``(M, D)``; NaN below two images."""
-    if min(len(features), len(reference)) < 2:
-        return float("nan")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fewer images than features make a singular product, which is expected here
-        value = float(FIDMetric()(torch.from_numpy(features).double(), torch.from_numpy(reference).double()))
-    return max(0.0, value)
-
-
-def kernel_distance(
-    features: np.ndarray,
-    reference: np.ndarray,
-    units: Sequence[str] | None = None,
-    reference_units: Sequence[str] | None = None,
-) -> float:
-    """Return the unbiased KID: squared MMD with the kernel ``(x.y / D + 1) ** 3``; can be below zero.
-
-    Pairs of one unit are left out within a set, as an image's pair with itself is: they are nearer than others, and
-    with them two sets of one population would seem to differ.
-
-    Args:
-        features: ``(N, D)``.
-        reference: ``(M, D)``.
-        units: what belongs together in `features`: the patient of a real image, the id of a synthetic one; by default
-            each image is its own.
-        reference_units: the same for `reference`.
-
-    Returns:
-        The distance; NaN when a set has fewer than two units.
-    """
-    x, y = features.astype(np.float64), reference.astype(np.float64)
-
-    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return (a @ b.T / a.shape[1] + 1) ** 3
-
-    def inside(a: np.ndarray, names: Sequence[str] | None) -> float:
-        place = np.arange(len(a)) if names is None else np.unique(np.asarray(names), return_inverse=True)[1]
-        apart = place[:, None] != place[None]
-        return float((kernel(a, a) * apart).sum() / apart.sum()) if apart.any() else float("nan")
-
-    return inside(x, units) + inside(y, reference_units) - 2 * float(kernel(x, y).mean())
-
-
-def kernel_interval(
-    features: np.ndarray, reference: np.ndarray, units: Sequence[str], reference_units: Sequence[str], seed: int
-) -> tuple[float, float]:
-    """Return the 2.5th and 97.5th percentile of KID over random subsets, drawn by whole units.
-
-    A random half varies about its whole as the whole does about its population (delete-half jackknife, Shao and Wu
-    1989). Above 200 images the subsets are smaller than a half, and the interval is wider than it need be.
-
-    Args:
-        features: ``(N, D)``.
-        reference: ``(M, D)``.
-        units: as in `kernel_distance`.
-        reference_units: likewise.
-        seed: of the evaluation.
-    """
-    rng = np.random.default_rng(derive_seed(seed, "evaluate/kid"))
-    size = min(SUBSET_SIZE, max(2, len(features) // 2), max(2, len(reference) // 2))
-    names, reference_names = np.asarray(units), np.asarray(reference_units)
-    values = []
-    for _ in range(SUBSETS):
-        one, other = _subset(names, size, rng), _subset(reference_names, size, rng)
-        values.append(kernel_distance(features[one], reference[other], names[one], reference_names[other]))
-    found = [value for value in values if np.isfinite(value)]
-    return (float(np.quantile(found, 0.025)), float(np.quantile(found, 0.975))) if found else (float("nan"),) * 2
-
-
-def _subset(units: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Places of `size` images of randomly ordered units; only the last unit can be cut."""
-    names, place = np.unique(units, return_inverse=True)
-    return np.argsort(rng.permutation(len(names))[place], kind="stable")[:size]
-
-
 def _units(records: Sequence[Record]) -> list[str]:
     return [row["id"] if row["source"] == "synthetic" else row["patient"] for row in records]
-
-
-def precision_recall(features: np.ndarray, reference: np.ndarray, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
-    """Return improved precision and recall; NaN for sets not larger than `neighbours`."""
-    if min(len(features), len(reference)) <= neighbours:
-        return float("nan"), float("nan")
-    return _covered(features, reference, neighbours), _covered(reference, features, neighbours)
-
-
-def _covered(points: np.ndarray, manifold: np.ndarray, neighbours: int) -> float:
-    """Share of points within the k-th neighbour's radius of some point of the manifold."""
-    among = torch.cdist(torch.from_numpy(manifold).double(), torch.from_numpy(manifold).double())
-    radius = among.kthvalue(neighbours + 1, dim=1).values
-    distance = torch.cdist(torch.from_numpy(points).double(), torch.from_numpy(manifold).double())
-    return float((distance <= radius[None]).any(dim=1).double().mean())
 
 
 def diversity(images: torch.Tensor, seed: int, pairs: int = 200) -> float:
@@ -165,12 +93,13 @@ def diversity(images: torch.Tensor, seed: int, pairs: int = 200) -> float:
 
 
 def set_distances(
-    model: Classifier, sets: dict[str, Sequence[Record]], reference: Sequence[Record], seed: int
+    model: Classifier, extractor: Extractor, sets: dict[str, Sequence[Record]], reference: Sequence[Record], seed: int
 ) -> list[dict[str, object]]:
-    """Measure sets of records against reference records in the features of a classifier.
+    """Measure sets of records against reference records.
 
     Args:
-        model: its penultimate layer is the extractor.
+        model: decodes the images, and judges their labels.
+        extractor: whose features are compared.
         sets: name -> records.
         reference: real records that the classifier has not seen.
         seed: of subsets and pairs.
@@ -178,36 +107,47 @@ def set_distances(
     Returns:
         One `SetDistance` per set of at least two images, as a dictionary.
     """
-    target = features_of(model, model.pixels(reference))
-    rows = []
-    for name, records in sets.items():
-        if len(records) < 2:
-            continue
-        pixels = model.pixels(records)
-        found = features_of(model, pixels)
-        low, high = kernel_interval(found, target, _units(records), _units(reference), seed)
-        precision, recall = precision_recall(found, target)
-        chosen = model.logits_of_pixels(pixels).argmax(axis=1)
-        rows.append(
-            asdict(
-                SetDistance(
-                    name=name,
-                    images=len(records),
-                    reference_images=len(reference),
-                    fid=frechet_distance(found, target),
-                    kid=kernel_distance(found, target, _units(records), _units(reference)),
-                    kid_low=low,
-                    kid_high=high,
-                    precision=precision,
-                    recall=recall,
-                    ms_ssim=diversity(to_float(pixels), seed),
-                    agreement=float(
-                        np.mean([model.classes[c] == r["class_name"] for c, r in zip(chosen, records, strict=True)])
-                    ),
-                )
-            )
-        )
-    return rows
+    target = extractor.extract(model.pixels(reference))[0]
+    return [
+        asdict(_distance(model, extractor, name, records, reference, target, seed))
+        for name, records in sets.items()
+        if len(records) >= 2
+    ]
+
+
+def _distance(
+    model: Classifier,
+    extractor: Extractor,
+    name: str,
+    records: Sequence[Record],
+    reference: Sequence[Record],
+    target: np.ndarray,
+    seed: int,
+) -> SetDistance:
+    pixels = model.pixels(records)
+    found = extractor.extract(pixels)[0]
+    units = _units(records), _units(reference)
+    low, high = kernel_interval(found, target, *units, seed)
+    precision, recall = precision_recall(found, target)
+    density, coverage, expected = density_coverage(found, target)
+    chosen = model.logits_of_pixels(pixels).argmax(axis=1)
+    return SetDistance(
+        name=name,
+        images=len(records),
+        reference_images=len(reference),
+        fid=frechet_distance(found, target),
+        fid_limit=frechet_limit(found, target, *units, seed),
+        kid=kernel_distance(found, target, *units),
+        kid_low=low,
+        kid_high=high,
+        precision=precision,
+        recall=recall,
+        density=density,
+        coverage=coverage,
+        coverage_expected=expected,
+        ms_ssim=diversity(to_float(pixels), seed),
+        agreement=float(np.mean([model.classes[c] == r["class_name"] for c, r in zip(chosen, records, strict=True)])),
+    )
 
 
 def features_of(model: Classifier, pixels: torch.Tensor) -> np.ndarray:
@@ -228,13 +168,17 @@ def half_by_group(records: Sequence[Record]) -> tuple[list[Record], list[Record]
 
 
 def measure(
-    model: Classifier, name: str, test: Sequence[Record], synthetic: dict[str, Sequence[Record]], seed: int
+    model: Classifier,
+    features: str,
+    test: Sequence[Record],
+    synthetic: dict[str, Sequence[Record]],
+    seed: int,
 ) -> dict[str, object] | None:
     """Return the table of a report: sets of synthetic images and real ones against other patients' real test images.
 
     Args:
-        model: extractor, trained on real images only; None of `test` was among them.
-        name: of the run it comes from.
+        model: trained on real images only; None of `test` was among them.
+        features: name of an extractor, see `build_extractor`.
         test: real test records.
         synthetic: name -> synthetic records.
         seed: of the evaluation.
@@ -242,6 +186,11 @@ def measure(
     reference, other = half_by_group(test)
     if min(len(reference), len(other)) < 2:
         return None
+    config = model.config
+    extractor = build_extractor(features, config.channels, config.resolution, config.device)
     sets = {"real images of other patients": other} | synthetic
-    extractor = f"input of the last layer of {model.config.encoder} ({name}), {model.config.resolution} px"
-    return {"extractor": extractor, "rows": set_distances(model, sets, reference, seed)}
+    return {
+        "extractor": f"{extractor.identity}, {config.resolution} px",
+        "corrections": CORRECTIONS,
+        "rows": set_distances(model, extractor, sets, reference, seed),
+    }

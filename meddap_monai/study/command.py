@@ -11,6 +11,7 @@ import yaml
 
 from meddap_monai.core.configuration import field_types, inner_type, options
 from meddap_monai.core.ids import read_pairs, type_of
+from meddap_monai.encoders.places import without_place
 from meddap_monai.study.config import StudyConfig
 
 _HIDDEN = "..."
@@ -30,7 +31,8 @@ def command_of(name: str, overlays: Sequence[str | Path], overrides: Sequence[st
     """Return the command that repeats a study, for its report.
 
     A path can hold a patient's or a hospital's name. So overlays are named without their folder, and every value of a
-    field that is a path (source, table, key_file, weights, ...) is left out, also inside of variants and grids.
+    field that is a path (source, table, key_file, weights, ...) is left out, also inside of variants and grids; of an
+    encoder's folder or file the last name stays.
     """
     words = [f"--config {shlex.quote(Path(overlay).name)}" for overlay in overlays]
     for text in overrides:
@@ -50,7 +52,7 @@ def _without_places(value: Any, hint: Any) -> Any:
         return {key: _without_places(item, _below(hint, str(key))) for key, item in value.items()}
     if isinstance(value, list):
         return [_without_places(item, inner_type(hint, str(number))) for number, item in enumerate(value)]
-    return value
+    return without_place(value) if isinstance(value, str) else value
 
 
 def _below(hint: Any, key: str) -> Any:
@@ -61,4 +63,4 @@ def _below(hint: Any, key: str) -> Any:
 def _flow(value: Any) -> str:
     """Return one line of YAML."""
     text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False)
-    return text.strip().replace(f"'{_HIDDEN}'", _HIDDEN)
+    return text.strip().removesuffix("\n...").replace(f"'{_HIDDEN}'", _HIDDEN)  # YAML ends a lone text with dots

@@ -17,6 +17,7 @@ from meddap_monai.core.ids import look_up, set_value, split, type_of
 from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.pretraining.config import PretrainConfig
+from meddap_monai.encoders.places import without_place
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation.arms import TRAINED_ARMS, USUAL
 from meddap_monai.evaluation.config import EvaluateConfig
@@ -184,7 +185,8 @@ def _axis(key: str, values: Any) -> list[tuple[str, dict[str, Any]]]:
         raise ConfigurationError(f"grid#{key}: got {values!r}, expected a list of values, or names and their values")
     places = Path in options(type_of(key, sections))
     if not isinstance(values, Mapping):
-        values = {f"{split(key)[-1]}{n}" if places else str(value): value for n, value in enumerate(values)}
+        hides = [places or without_place(str(value)) != str(value) for value in values]
+        values = {f"{split(key)[-1]}{n}" if hides[n] else str(value): value for n, value in enumerate(values)}
     if not values:
         raise ConfigurationError(f"grid#{key}: got no values, expected at least one")
     if split(key)[0] in sections:

@@ -24,6 +24,7 @@ from meddap_monai.classifier.stage import classify
 from meddap_monai.core.progress import progress
 from meddap_monai.core.records import Record, class_names, read_records, write_records
 from meddap_monai.core.seeds import derive_seed
+from meddap_monai.encoders.places import without_place
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation.arms import TRAINED_ARMS
 from meddap_monai.evaluation.predictions import ClassifierRun
@@ -58,7 +59,7 @@ class Cell:
     @property
     def place(self) -> str:
         """Folder of its encoder and share, without separators of foreign names."""
-        return f"{_file_name(self.encoder)}/{self.fraction:g}"
+        return f"{_file_name(without_place(self.encoder))}/{self.fraction:g}"
 
 
 def _file_name(encoder: str) -> str:
@@ -103,12 +104,12 @@ def run_grid(
         (cell, *_), runs = zip(*column, strict=True)
         place = output / "evaluate" / leaf
         evaluate(config.evaluate, place, runs=runs, unseen=unseen, overwrite=overwrite)
-        first = {"encoder": cell.encoder, "fraction": cell.fraction}
+        first = {"encoder": without_place(cell.encoder), "fraction": cell.fraction}
         rows += [first | row for row in results_rows(read_report(place))]
     store.write_atomic(output / "grid.csv", store.csv_text(rows[0], (row.values() for row in rows)))
     store.write_atomic(output / "grid.md", grid_markdown(rows))
     for test_set in sorted({row["test_set"] for row in rows}):
-        for encoder in config.encoders:
+        for encoder in map(without_place, config.encoders):
             drawn = learning_curve(rows, encoder, test_set, config.evaluate.metric)
             store.write_atomic(output / f"learning_curve-{_file_name(encoder)}-{test_set}.svg", drawn)
     return output

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from meddap_monai.classifier.config import ClassifyConfig
-from meddap_monai.core.constraints import Choice, Range, settings
+from meddap_monai.core.constraints import Choice, Range, here, settings
+from meddap_monai.encoders.places import without_place
+from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation.arms import TRAINED_ARMS
 from meddap_monai.evaluation.config import EvaluateConfig
 from meddap_monai.selection.mixing.config import MixConfig
@@ -41,3 +43,10 @@ class GridConfig:
     mix: MixConfig = field(default_factory=MixConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     processes: Annotated[int, Range(1, 256)] = 1
+
+    def __post_init__(self) -> None:
+        if len(set(map(without_place, self.encoders))) < len(self.encoders):
+            raise ConfigurationError(
+                f"{here('encoders')}: got {', '.join(map(without_place, self.encoders))}, expected each name once; "
+                "rename one of the folders"
+            )

@@ -15,6 +15,7 @@ from meddap_monai.core.distributed import Ranks, join_ranks
 from meddap_monai.core.progress import progress
 from meddap_monai.core.records import class_names, draw_split, iter_records, write_records
 from meddap_monai.diffusion.bases.base import Base, open_base
+from meddap_monai.encoders.registry import check_encoder
 from meddap_monai.evaluation.predictions import ClassifierRun
 from meddap_monai.evaluation.stage import evaluate
 from meddap_monai.images import provenance
@@ -41,13 +42,16 @@ def run_study(
         evaluate_in: name of the evaluation's folder, to judge a finished study once more in another way.
 
     Raises:
-        ConfigurationError: before anything is read or written.
+        ConfigurationError: before anything is read or written; also an encoder without the weights it needs.
         LeakedRecords: the unseen set holds images, equal or edited, that the base or the own images hold too, or
             shares images or patients with the unlabelled set; before anything is trained.
         MeddapError: what the stages raise; what is finished stays, and the same call goes on.
     """
     output = Path(output)
     study, variants = read_study(sections)
+    for variant in variants.values():
+        for asked in (variant.config.classify, variant.config.select.filter):
+            check_encoder(asked.encoder, asked.mode != "scratch", getattr(asked, "weights", None))
     with join_ranks(gpu=torch.cuda.is_available()) as ranks:
         return _run(output, study, variants, overwrite, evaluate_in, ranks)
 

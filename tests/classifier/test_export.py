@@ -143,5 +143,5 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
     write_model(tmp_path / "hog", config, CLASSES, 1.0, head=Head(build_extractor(config, 3), scorer).parts())
     with pytest.raises(ConfigurationError, match="stands on HOG features"):
         export_classifier(tmp_path / "hog", tmp_path / "out.ts")
-    with pytest.raises(StageError, match="no classifier of this package"):
+    with pytest.raises(StageError, match="does not exist; classifiers below it"):
         export_classifier(tmp_path, tmp_path / "out.ts")

@@ -102,11 +102,29 @@ def test_caches_and_workers_change_nothing(simulated_records: Path, tmp_path: Pa
     assert (first / "model.pt").stat().st_mtime_ns == before, "a finished folder is skipped"
 
 
-@pytest.mark.parametrize(("stop_at", "augmentation"), [(3, "classical"), (11, "ultrasound"), (23, "classical")])
+FINETUNED = {
+    "encoder": "efficientnet_lite0",
+    "mode": "finetune",
+    "ema": 0.9,
+    "freeze": 3,
+    "layer_decay": 0.9,
+    "steps": 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("stop_at", "changed"),
+    [
+        (3, {}),
+        (11, {"augmentation": "ultrasound"}),
+        (23, {}),
+        pytest.param(5, FINETUNED, id="fine-tuned, averaged, partly frozen"),
+    ],
+)
 def test_interrupted_run_ends_with_the_same_weights(
-    simulated_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int, augmentation: str
+    simulated_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int, changed: dict[str, Any]
 ) -> None:
-    config = replace(TINY, augmentation=augmentation)
+    config = replace(TINY, **changed)
     whole = classify(config, tmp_path / "whole", records=simulated_records)
     original = TrainingStep.__call__
 
@@ -117,7 +135,7 @@ def test_interrupted_run_ends_with_the_same_weights(
 
     with monkeypatch.context() as patched:
         patched.setattr(TrainingStep, "__call__", signalled)
-        with pytest.raises(Interrupted, match=f"stopped after step {stop_at} of 24 with a checkpoint"):
+        with pytest.raises(Interrupted, match=f"stopped after step {stop_at} of {config.steps} with a checkpoint"):
             classify(config, tmp_path / "cut", records=simulated_records)
     assert (tmp_path / "cut" / CHECKPOINT).exists()
     resumed = classify(config, tmp_path / "cut", records=simulated_records)

@@ -230,6 +230,9 @@ def test_text_that_only_holds_such_signs_is_data() -> None:
         ("index#table=/data/Doe.csv", "'index#table=...'"),
         ("unlabelled#key_file=/home/Doe/key", "'unlabelled#key_file=...'"),
         ("classify#weights=/home/Doe/w.pt", "'classify#weights=...'"),
+        ("classify#encoder=transformers:/data/Doe, J/dino", "'classify#encoder=transformers:dino'"),
+        ("grid={'classify#encoder': ['torchscript:/data/Doe/a.pt#0f', resnet10]}",
+         """'grid={classify#encoder: ['"'"'torchscript:a.pt#0f'"'"', resnet10]}'"""),
         ("unseen={source: '/data/Doe, J', split: unseen, table: Doe}",
          "'unseen={source: ..., split: unseen, table: ...}'"),
         ("variants={a: {'index#source': '/data/Doe J'}, b: {unseen: {source: Doe}}}",
@@ -258,6 +261,9 @@ def test_the_command_of_a_report_names_overlays_without_their_folder() -> None:
 def test_variants_over_sources_are_numbered_so_that_no_path_is_a_name() -> None:
     _, variants = read_study(load_sections([], ["grid={'unseen#source': [/data/Doe, /data/Roe]}"]))
     assert list(variants) == ["source0", "source1"]
+    folders = "['transformers:/data/Doe/a', resnet10, 'transformers:/data/Roe/a']"
+    _, variants = read_study(load_sections([], [f"grid={{'classify#encoder': {folders}}}"]))
+    assert list(variants) == ["encoder0", "resnet10", "encoder2"]
 
 
 def test_pairs_of_a_stage_may_leave_out_its_name() -> None:

@@ -28,6 +28,8 @@ KEYS = [
     ("classify#checkpoint_interval", "checkpoint_every", 2),
     ("classify#choose", "keep", "last"),
     ("classify#amp", "precision", True),
+    ("classify#network", "encoder", "resnet10"),
+    ("select#filter#network", "encoder", "resnet10"),
     ("classify#num_workers", "workers", 2),
     ("classify#size", "resolution", 32),
     ("mix#search#classifier#size", "resolution", 32),

@@ -32,3 +32,13 @@ def test_published_names_cover_every_tensor_once():
     own = EfficientNetLite().state_dict()
     published = {"_conv_stem.weight": own["stem.conv.weight"], "_fc.weight": torch.zeros(1000, 1280)}
     assert list(from_published(published)) == ["stem.conv.weight"]
+
+
+def test_hooks_see_every_convolution():
+    """Grad-CAM listens at the last one."""
+    network, seen = EfficientNetLite().eval(), set()
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda *_, name=name: seen.add(name))
+    network(torch.rand(1, 3, 32, 32))
+    assert seen == {name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}

@@ -44,7 +44,7 @@ def test_the_baseline_network_has_the_size_of_the_baselines() -> None:
     ("name", "message"),
     [
         ("efficientnet", "did you mean 'efficientnet_b0'"),
-        ("nonsense", "expected one of densenet121"),
+        ("nonsense", "expected one of biomedclip, densenet121"),
         ("densenet_121", "did you mean 'densenet121'"),
     ],
 )

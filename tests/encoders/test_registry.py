@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import torch
 from torch import nn
 
 from meddap_monai.encoders.features import Penultimate, Standardised
+from meddap_monai.encoders.frozen import FrozenEncoder
 from meddap_monai.encoders.layers import layers
-from meddap_monai.encoders.registry import ENCODERS, build_network, find_encoder
+from meddap_monai.encoders.registry import ENCODERS, SCHEMES, build_network, find_encoder
+from meddap_monai.encoders.transformer import CLIP, IMAGENET
 from meddap_monai.encoders.weights import PackagedWeights
 from meddap_monai.errors import ConfigurationError, MissingPackage
 
@@ -28,6 +31,26 @@ def test_images_are_standardised_in_front(how: str, kwargs: dict[str, float]) ->
         assert torch.isfinite(Standardised(nn.Identity(), how)(torch.zeros(1, 1, 8, 8))).all()
     else:
         assert torch.allclose(found, images * 2 - 1 if how == "range" else (images - 0.2) / 4)
+
+
+def test_each_channel_has_its_own_mean_and_a_grey_image_becomes_three() -> None:
+    mean, deviation = (0.1, 0.2, 0.3), (0.5, 1.0, 2.0)
+    grey = torch.full((2, 1, 4, 4), 0.5)
+    found = Standardised(nn.Identity(), "constant", mean, deviation)(grey)
+    assert found.shape == (2, 3, 4, 4)
+    assert torch.allclose(found[0, :, 0, 0], torch.tensor([0.8, 0.3, 0.1]))
+    assert torch.equal(Standardised(nn.Identity(), "constant", mean, deviation)(grey.expand(-1, 3, -1, -1)), found)
+
+
+def test_features_are_not_shared_between_normalisations() -> None:
+    """The same weights with other grey values in front are another encoder."""
+    network, images = build_network("resnet10_tiny", 3).network, torch.rand(2, 1, 32, 32)
+    kinds = [Standardised(network, "image"), Standardised(network, "range"), Standardised(network, "constant", 0.1)]
+    found = [FrozenEncoder(kind)(images) for kind in kinds]
+    for kind, features in zip(kinds, found, strict=True):
+        with torch.inference_mode():
+            assert torch.allclose(features, Penultimate(kind.eval())(images), atol=1e-4)
+    assert not torch.allclose(found[0], found[1], atol=1e-3) and not torch.allclose(found[1], found[2], atol=1e-3)
 
 
 def test_the_default_encoder_starts_from_the_published_weights_in_grey() -> None:
@@ -81,3 +104,39 @@ def test_only_tensors_are_read_from_a_file_of_weights(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), path)
     with pytest.raises(ConfigurationError, match="cannot be read as plain tensors"):
         build_network("resnet10_tiny", 3, weights=path)
+
+
+def _rows() -> dict[str, list[str]]:
+    """Return the cells of the table of docs/classifier.md by each name in its first column."""
+    text = (Path(__file__).parents[2] / "docs" / "classifier.md").read_text()
+    lines = text.partition("## Encoders\n")[2].partition("\n\n")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert rows[0] == ["name", "weights", "size", "normalisation", "grey", "features", "licence", "citation"]
+    return {name: row for row in rows[2:] for name in re.findall(r"`([^`]+)`", row[0])}
+
+
+def test_the_table_of_the_page_lists_every_name() -> None:
+    listed = set(_rows())
+    assert {name for name in listed if ":" not in name} == set(ENCODERS)
+    assert {name.partition(":")[0] for name in listed if ":" in name} == set(SCHEMES)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_the_table_of_the_page_says_what_the_registry_says(name: str) -> None:
+    encoder, row = ENCODERS[name], _rows()[name]
+    _, weights, size, normalisation, _, width, licence, citation = row
+    assert licence == encoder.licence and encoder.citation.startswith("" if citation == "MONAI" else citation)
+    assert encoder.size == 0 or size == str(encoder.size)
+    assert (encoder.weights is not None) == ("package" in weights or "extra" in weights)
+    means = {"ImageNet": IMAGENET, "CLIP": CLIP, "127/255, 128/255": (127 / 255, 128 / 255)}
+    assert means.get(normalisation, (None, 1.0)) == (encoder.mean, encoder.deviation)
+    if name != "hog":
+        with torch.device("meta"):
+            network = encoder.build(3, 1, 224)
+        last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+        assert width == str(last.in_features)
+
+
+def test_an_unknown_scheme_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigurationError, match="unknown scheme 'transformer'; did you mean 'transformers'"):
+        find_encoder("transformer:somewhere")

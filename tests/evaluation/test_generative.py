@@ -7,19 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from monai.metrics import FIDMetric
 
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.scoring import load_classifier
 from meddap_monai.classifier.stage import classify
 from meddap_monai.core.records import read_records
 from meddap_monai.evaluation.embedding import tsne
-from meddap_monai.evaluation.generative import (
-    diversity,
+from meddap_monai.evaluation.generative import diversity, half_by_group, measure
+from meddap_monai.evaluation.likeness import (
+    density_coverage,
     frechet_distance,
-    half_by_group,
+    frechet_limit,
     kernel_distance,
     kernel_interval,
-    measure,
     precision_recall,
 )
 
@@ -69,6 +70,38 @@ def test_precision_and_recall_tell_missing_variety_from_missing_quality() -> Non
     assert np.isnan(precision_recall(HERE[:3], HERE)[0])
 
 
+def test_frechet_distance_is_that_of_monai() -> None:
+    rng = np.random.default_rng(5)
+    one, other = rng.normal(size=(80, 5)), rng.normal(0.4, 1.5, size=(60, 5))
+    expected = float(FIDMetric()(torch.from_numpy(one), torch.from_numpy(other)))
+    assert frechet_distance(one, other) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("width", [6, 40], ids=["more images than features", "as many"])
+def test_the_limit_of_the_frechet_distance_takes_away_what_small_sets_add(width: int) -> None:
+    rng = np.random.default_rng(6)
+    each = [str(number) for number in range(60)]
+    biased, limits = [], []
+    for study in range(20):
+        one, other = rng.normal(size=(60, width)), rng.normal(size=(60, width))
+        biased.append(frechet_distance(one, other))
+        limits.append(frechet_limit(one, other, each, each, study))
+    assert abs(np.mean(limits)) < 0.3 * np.mean(biased)
+    assert np.isnan(frechet_limit(one[:7], other, each[:7], each, 0))
+
+
+def test_density_and_coverage_of_equal_narrow_and_far_sets() -> None:
+    """Equal sets: density 1 and the expected coverage; one place: dense, no coverage (Naeem et al. 2020)."""
+    rng = np.random.default_rng(7)
+    found = np.mean([density_coverage(rng.normal(size=(100, 3)), rng.normal(size=(80, 3))) for _ in range(30)], axis=0)
+    assert found[0] == pytest.approx(1, abs=0.05)
+    assert found[1] == pytest.approx(found[2], abs=0.02)
+    density, coverage, expected = density_coverage(np.zeros((150, 6)) + HERE.mean(axis=0), HERE)
+    assert density > 1 and coverage < 0.5 * expected
+    assert density_coverage(FAR, HERE)[:2] == pytest.approx((0, 0), abs=0.02)
+    assert np.isnan(density_coverage(HERE[:5], HERE)).all()
+
+
 def test_diversity_is_one_for_copies_and_lower_for_noise() -> None:
     image = torch.rand(1, 1, 64, 64)
     assert diversity(image.expand(5, -1, -1, -1), seed=0) == pytest.approx(1, abs=1e-5)
@@ -97,8 +130,8 @@ def test_a_report_row_names_its_extractor(simulated_records: Path, tmp_path: Pat
     model = load_classifier(classify(config, tmp_path / "model", records=simulated_records))
     test = read_records(simulated_records, split="test", full=True)
     train = read_records(simulated_records, split="train", full=True)
-    found = measure(model, "real, seed 0", test, {"made": train}, seed=0)
+    found = measure(model, "efficientnet_lite0", test, {"made": train}, seed=0)
     assert found is not None
-    assert "resnet10_tiny" in str(found["extractor"])
+    assert found["extractor"] == "efficientnet_lite0 (weights 579344248a93), 64 px"
     assert [row["name"] for row in found["rows"]] == ["real images of other patients", "made"]
     assert all(np.isfinite(row["fid"]) for row in found["rows"])

@@ -37,7 +37,7 @@ def test_the_leak_guard_speaks_first_and_says_what_to_type(tmp_path: Path, capsy
     words = [
         "study",
         "--config",
-        str(Path(__file__).with_name("small.yaml")),
+        str(Path(__file__).parents[1] / "small.yaml"),
         "--output",
         str(study),
         f"index#source={tmp_path / 'own'}",

@@ -107,3 +107,8 @@ def test_wrong_grids_are_refused(draws: list[Draw], change: Callable, message: s
         plan_cells(CONFIG, change(draws))
     with pytest.raises(ConfigurationError, match="did you mean 'real_synthetic'"):
         GridConfig(arms=("real_syntetic",))
+
+
+def test_two_folders_of_one_name_are_refused_since_their_places_are_not_shown() -> None:
+    with pytest.raises(ConfigurationError, match="got transformers:a, transformers:a, expected each name once"):
+        GridConfig(encoders=("transformers:/data/Doe/a", "transformers:/data/Roe/a"))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from meddap_monai import store
 from meddap_monai.core import resources
+from meddap_monai.core.quiet import quiet
 from meddap_monai.diffusion.bases.hub import hub_sentence, one_sentence, quiet_hub
 from meddap_monai.errors import BadBase, ConfigurationError
 from meddap_monai.images import provenance
@@ -182,20 +183,8 @@ def _quiet(bars: bool) -> Iterator[None]:
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
-    libraries: tuple[Any, ...] = (of_diffusers, of_transformers)
-    before = [(library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
-        if not bars:
-            library.disable_progress_bar()
-    try:
-        with quiet_hub():
-            yield
-    finally:
-        for library, level, shown in before:
-            library.set_verbosity(level)
-            if shown:
-                library.enable_progress_bar()
+    with quiet(of_diffusers, of_transformers, bars=bars), quiet_hub():
+        yield
 
 
 def _load(base: Base, dtype: torch.dtype | None) -> Any:

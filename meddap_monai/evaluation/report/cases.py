@@ -81,7 +81,7 @@ def _surest_of_each_class(found: Predictions, limit: int) -> list[int]:
 
 def _heat_maps(model: Classifier, rows: Sequence[Record], labels: Sequence[int]) -> list[str]:
     """Return a picture per record with its Grad-CAM map over it; empty texts where there is no such map."""
-    layer = last_convolution(model.network) if model.config.head == "none" else None
+    layer = last_convolution(model.network) if model.config.mode != "probe" else None
     if layer is None:
         return [""] * len(rows)
     pixels = model.pixels(list(rows))

@@ -149,7 +149,7 @@ def _training_cost(runs: Sequence[ClassifierRun]) -> dict[str, Any]:
 def generative_metrics(
     config: EvaluateConfig, runs: Sequence[ClassifierRun], own: bootstrap.Table, sections: Mapping[str, Path]
 ) -> dict[str, Any] | None:
-    """Measure the synthetic images of the sections in the features of a classifier trained on real images only."""
+    """Measure the synthetic images of the sections in an encoder's features; a real-only classifier judges labels."""
     real = [run for run in runs if arm_names.base_arm(run.arm) in arm_names.REAL_ONLY]
     wanted = {"generated": "generate", "kept by the filter": "select"}
     found: dict[str, Sequence[dict[str, Any]]] = {
@@ -161,9 +161,7 @@ def generative_metrics(
         return None
     run = min(real, key=lambda item: (item.seed, arm_names.REAL_ONLY.index(arm_names.base_arm(item.arm))))
     model = load_classifier(run.model, config.device)
-    if model.config.mode == "probe":
-        return None
-    return measure(model, f"{run.arm}, seed {run.seed}", own[run.arm][run.seed].rows, found, config.seed)
+    return measure(model, config.features, own[run.arm][run.seed].rows, found, config.seed)
 
 
 def maps(

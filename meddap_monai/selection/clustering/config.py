@@ -26,8 +26,8 @@ class ClusterConfig:
         min_similarity: clusters whose mean pairwise cosine similarity is below are left out.
         max_deviation: clusters whose deviation of it is above are left out.
         clusters: best clusters kept per class; 0 keeps all that pass.
-        features: extractor, see `frozen_features.extract`.
-        filter: the classifier behind the extractor "filter".
+        features: extractor, see `meddap_monai.encoders.extractors`, or "filter".
+        filter: how images are decoded for the extractor, and the classifier behind "filter".
         seed: of k-means and of random choice.
     """
 
@@ -40,6 +40,6 @@ class ClusterConfig:
     min_similarity: Annotated[float, Range(-1.0, 1.0)] = -1.0
     max_deviation: Annotated[float, Range(0.0, 2.0)] = 2.0
     clusters: int = 0
-    features: str = "filter"
+    features: str = "efficientnet_lite0"
     filter: FilterConfig = field(default_factory=FilterConfig)
     seed: int = 0

@@ -16,7 +16,7 @@ from meddap_monai.errors import EmptyClass, RecordsError
 from meddap_monai.selection.clustering.cluster_figures import write_cluster_figures
 from meddap_monai.selection.clustering.clusters import Cluster, find_clusters
 from meddap_monai.selection.clustering.config import ClusterConfig
-from meddap_monai.selection.filtering import frozen_features
+from meddap_monai.selection.filtering.rule_features import of_training
 
 
 def cluster(config: ClusterConfig, output: Path, *, records: Path, overwrite: bool = False) -> Path:
@@ -44,9 +44,7 @@ def cluster(config: ClusterConfig, output: Path, *, records: Path, overwrite: bo
         if not training:
             raise RecordsError(f"{records}: no real image in split train, expected some to choose from")
         classes = class_names(records)
-        values = frozen_features.of_training(
-            config.features, config.filter, training, everything, classes, output, config.seed
-        )
+        values = of_training(config.features, config.filter, training, everything, classes, output, config.seed)
         found, tried = find_clusters(config, values, training, classes)
         _write(output, training, found, tried)
         chosen = [training[row] for row in sorted({row for one in found if one.passes for row in one.rows})]

@@ -18,8 +18,9 @@ class CopyConfig:
     Attributes:
         action: "drop" them, "report" them only, or "off".
         distances: of `DISTANCES`; an image is a copy when any of them falls below its threshold. All are measured and
-            recorded. Add "features" when they come from an extractor that was not trained to tell classes: the
-            filter's own forget everything but the class, so that any two typical images of a class come close.
+            recorded.
+        features: extractor of the distance "features", see `meddap_monai.encoders.extractors`. One that was trained to
+            tell these classes, as the filter is, would call any two typical images of a class copies.
         percentile: share in percent of real images of other patients that would be called copies.
         candidates: training images per synthetic image that are compared closely.
         same_picture: correlation from which two real images of "different patients" count as one picture; such pairs
@@ -29,7 +30,8 @@ class CopyConfig:
     """
 
     action: Annotated[str, Choice(("drop", "report", "off"))] = "drop"
-    distances: Annotated[tuple[Annotated[str, Choice(DISTANCES)], ...], Count()] = ("correlation", "tiles")
+    distances: Annotated[tuple[Annotated[str, Choice(DISTANCES)], ...], Count()] = DISTANCES
+    features: str = "efficientnet_lite0"
     percentile: Annotated[float, Range(0.01, 50)] = 1.0
     candidates: Annotated[int, Range(1, 64)] = 4
     same_picture: Share = 0.95

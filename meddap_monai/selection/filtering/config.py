@@ -20,8 +20,8 @@ class SelectConfig:
         rules: which rules, and their thresholds.
         filter: the classifier behind the rules.
         copies: the copy check.
-        features: extractor for the centroid rule, the guards and the copy check, see `frozen_features.extract`;
-            "filter" takes the penultimate layer of the filter's networks.
+        features: extractor for the centroid rule and the guards, see `meddap_monai.encoders.extractors`; "filter" takes
+            the filter's own.
         threads: images decoded at once.
         pictures: write figures and TensorBoard.
         seed: of folds, weights and batches.

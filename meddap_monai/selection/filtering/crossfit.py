@@ -33,7 +33,8 @@ class FilterPredictions:
 
     Attributes:
         logits: (K, V, N, C) float32, per network and view.
-        features: (K, N, D) float32 of unit length, per network, views averaged.
+        features: (K, N, D) float32 of unit length, per network, views averaged; under a probe the same ones K times
+            (a view, no copies).
     """
 
     logits: np.ndarray
@@ -46,7 +47,9 @@ class FilterPredictions:
 
     @property
     def joined(self) -> np.ndarray:
-        """(N, K * D) float32 of unit length: the K networks' features side by side."""
+        """(N, K * D) float32 of unit length: the K networks' features side by side; of a probe its one encoder's."""
+        if self.features.strides[0] == 0:
+            return self.features[0]
         return np.concatenate(list(self.features), axis=1) / np.sqrt(len(self.features)).astype(np.float32)
 
     def out_of_fold(self, fold: np.ndarray) -> np.ndarray:
@@ -100,6 +103,28 @@ def _batches(records: Sequence[Record], images: np.ndarray, plan: np.ndarray) ->
             "synthetic": torch.zeros(len(rows), dtype=torch.long),
             "id": [names[row] for row in rows],
         }
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks of K folds, in evaluation mode.
+
+    Attributes:
+        members: K networks.
+        config: of the filter.
+    """
+
+    members: Sequence[nn.Module]
+    config: FilterConfig
+
+    @property
+    def folds(self) -> int:
+        """Number of networks."""
+        return len(self.members)
+
+    def predict(self, _records: Sequence[Record], images: np.ndarray, _path: Path | None = None) -> FilterPredictions:
+        """Judge (N, C, H, W) uint8 images; nothing is cached, for each network sees them in its own way."""
+        return predict(self.members, images, self.config)
 
 
 @torch.inference_mode()

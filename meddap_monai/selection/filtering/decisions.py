@@ -54,24 +54,31 @@ class Decision:
     copies: CopyCheck | None
 
 
-def decide(evidence: Evidence, rules: RuleConfig, copies: CopyCheck | None, action: str = "drop") -> Decision:
+def decide(
+    evidence: Evidence, rules: RuleConfig, copies: CopyCheck | None, action: str = "drop", trusted: bool = True
+) -> Decision:
     """Apply every rule, drop copies, keep the best within the quota.
+
+    A filter that cannot tell the classes apart has no threshold that means anything: then only the order is used.
 
     Args:
         evidence: what is known about the images.
         rules: which rules and thresholds.
         copies: of the copy check, or None.
         action: of `CopyConfig`.
+        trusted: whether the filter tells the classes apart; else `RuleConfig.fallback` takes the rules' place.
     """
     verdicts = {name: RULES[name].judge(evidence, rules) for name in rules.use}
     count = len(evidence.labels)
-    failed = {name: ~verdict.keep for name, verdict in verdicts.items()}
+    by_thresholds = trusted or rules.fallback is None
+    failed = {name: ~verdict.keep for name, verdict in verdicts.items()} if by_thresholds else {}
     if copies is not None and action == "drop":
         failed[COPY] = copies.copied
     kept = ~np.logical_or.reduce([*failed.values(), np.zeros(count, bool)])
-    if rules.quota is not None:
+    share = 1.0 if by_thresholds or rules.fallback is None else rules.fallback
+    if rules.quota is not None or share < 1:
         order = next(iter(verdicts.values())).order if verdicts else np.zeros(count)
-        chosen = within_quota(order, kept, evidence.labels, rules.quota)
+        chosen = within_quota(order, kept, evidence.labels, rules.quota, share)
         failed[QUOTA] = kept & ~chosen
         kept = chosen
     reasons = [[name for name, rows in failed.items() if rows[row]] for row in range(count)]

@@ -1,10 +1,11 @@
-"""The fitted filter: K networks, which fold left out whom, a temperature; a kill costs at most one fold."""
+"""The fitted filter: K networks or heads, who was left out of which, a temperature; a kill costs at most one fold."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.torch import save_file
@@ -20,9 +21,16 @@ from meddap_monai.core.seeds import derive_seed
 from meddap_monai.core.tensors import read_weights
 from meddap_monai.errors import StageError
 from meddap_monai.images.provenance import check_provenance, write_train_hashes
-from meddap_monai.selection.filtering.crossfit import FilterPredictions, predict, train_fold
+from meddap_monai.selection.filtering.crossfit import FilterPredictions, Networks, train_fold
 from meddap_monai.selection.filtering.filter_config import FilterConfig
-from meddap_monai.statistics.metrics import all_metrics, confusion
+from meddap_monai.selection.filtering.probe import Probe, fit_probe
+from meddap_monai.statistics.intervals import PatientDraws
+from meddap_monai.statistics.metrics import confusion
+from meddap_monai.statistics.shares import beyond_guessing
+from meddap_monai.statistics.weighted import weighted_metrics
+
+DRAWS = 1000
+"""Of patients, for the intervals of a filter's accuracy."""
 
 
 @dataclass(frozen=True)
@@ -30,29 +38,53 @@ class FittedFilter:
     """A filter that judged the real training images out of fold.
 
     Attributes:
-        networks: K, in evaluation mode.
+        judge: K networks, or an encoder with K heads.
         fold: (M,) int, the network that left each real training image out.
         predicted: what all networks say about the M real training images.
         temperature: divisor of the logits that calibrates the out-of-fold predictions (Guo et al. 2017).
     """
 
-    networks: list[nn.Module]
+    judge: Networks | Probe
     fold: np.ndarray
     predicted: FilterPredictions
     temperature: float
 
-    def measure(self, labels: np.ndarray) -> dict[str, object]:
-        """Return how good the filter is, out of fold: accuracy, balanced accuracy, AUC and the confusion matrix."""
+    def measure(self, training: Sequence[Record], seed: int) -> dict[str, Any]:
+        """Return how good the filter is, out of fold, for ``selection.json`` and ``filter.json``.
+
+        Accuracy, balanced accuracy and AUC have 95 % intervals over draws of patients; `guessed` is the accuracy of
+        always naming the commonest class, `chance` what balanced accuracy has by guessing (an AUC has 0.5), and
+        `tells_classes_apart` whether the balanced accuracy is surely above it (`beyond_guessing`).
+
+        Args:
+            training: M real training records.
+            seed: of the draws.
+        """
+        labels = np.array([record["label"] for record in training])
         logits = self.predicted.out_of_fold(self.fold).astype(np.float64)
         probabilities = softmax(logits / self.temperature)
-        found = all_metrics(probabilities, labels)
-        return {
+        patients = [record["patient"] for record in training]
+        values = weighted_metrics(probabilities, labels, PatientDraws(patients, DRAWS, seed).weights(patients))
+        counts = confusion(probabilities, labels)
+        beside = beyond_guessing(counts)
+        found: dict[str, Any] = {
             "images": len(labels),
-            "folds": len(self.networks),
+            "folds": self.judge.folds,
             "temperature": round(self.temperature, 6),
-            **{name: round(found[name], 6) for name in ("accuracy", "balanced_accuracy", "auc")},
-            "confusion": confusion(probabilities, labels).tolist(),
+            "confusion": counts.tolist(),
+            "guessed": round(beside.guessed, 6),
+            "chance": round(beside.chance, 6),
+            "tells_classes_apart": beside.better,
         }
+        for name in ("accuracy", "balanced_accuracy", "auc"):
+            found[name] = round(float(values[name][0]), 6)
+            found[f"{name}_interval"] = _interval(values[name][1:])
+        return found
+
+
+def _interval(drawn: np.ndarray) -> list[float]:
+    known = drawn[np.isfinite(drawn)]
+    return [round(float(value), 6) for value in np.quantile(known, (0.025, 0.975))] if len(known) else [0.0, 1.0]
 
 
 def fit_filter(
@@ -65,7 +97,7 @@ def fit_filter(
     seed: int,
     board: Path | None = None,
 ) -> FittedFilter:
-    """Train the K networks, or load those that an interrupted run has finished, and calibrate them.
+    """Train the K networks or heads, or load those that an interrupted run has finished, and calibrate them.
 
     Args:
         config: of the filter.
@@ -73,35 +105,56 @@ def fit_filter(
         images: (M, C, H, W) uint8, theirs.
         everything: all full real records, for the provenance guard.
         classes: names in the order of labels.
-        folder: where networks, ``filter.json`` and ``train_sha256.txt`` go.
+        folder: of the stage: networks or heads, ``filter.json`` and ``train_sha256.txt`` go to its ``filter/``, the
+            features of a probe to its ``features/``.
         seed: of the run.
         board: folder of TensorBoard's event files, one run per fold below; None draws nothing.
 
     Raises:
         LeakedRecords: a validation, test or unseen image is among the training images or their groups.
     """
-    write_train_hashes(folder, training, everything)
-    check_provenance(folder, everything)
+    place = folder / "filter"
+    write_train_hashes(place, training, everything)
+    check_provenance(place, everything)
     fold = assign_folds(training, config.folds, seed)
-    networks = []
-    for number in progress(range(int(fold.max()) + 1), desc="filter", unit="fold"):
-        rows = np.flatnonzero(fold != number).tolist()
-        run_seed = derive_seed(seed, "select/filter", number) % 2**31
-        own = [training[row] for row in rows]
-        path = folder / f"fold_{number}.safetensors"
-        curves = board / f"fold_{number}" if board else None
-        networks.append(_network(config, own, images[rows], len(classes), path, run_seed, curves))
-    predicted = predict(networks, images, config)
+    seeds = [derive_seed(seed, "select/filter", number) % 2**31 for number in range(int(fold.max()) + 1)]
+    cache = folder / "features" / "filter_real.npy"
+    judge = fit_judge(config, training, images, fold, len(classes), seeds, place, cache, board)
+    predicted = judge.predict(training, images, cache)
     labels = np.array([record["label"] for record in training])
     temperature = fit_temperature(predicted.out_of_fold(fold).astype(np.float64), labels)
-    fitted = FittedFilter(networks, fold, predicted, temperature)
+    fitted = FittedFilter(judge, fold, predicted, temperature)
     document = {
         "configuration": config,
         "classes": list(classes),
         "folds": {record["id"]: int(number) for record, number in zip(training, fold, strict=True)},
     }
-    store.write_json(folder / "filter.json", document | {"out_of_fold": fitted.measure(labels)})
+    store.write_json(place / "filter.json", document | {"out_of_fold": fitted.measure(training, seed)})
     return fitted
+
+
+def fit_judge(
+    config: FilterConfig,
+    training: Sequence[Record],
+    images: np.ndarray,
+    fold: np.ndarray,
+    classes: int,
+    seeds: Sequence[int],
+    folder: Path | None = None,
+    cache: Path | None = None,
+    board: Path | None = None,
+) -> Networks | Probe:
+    """Train one network or fit one head per fold; see `fit_probe` for the arguments."""
+    if config.mode == "probe":
+        return fit_probe(config, training, images, fold, classes, seeds, folder, cache)
+    networks = []
+    for number, seed in enumerate(progress(seeds, desc="filter", unit="fold")):
+        rows = np.flatnonzero(fold != number).tolist()
+        own = [training[row] for row in rows]
+        path = folder / f"fold_{number}.safetensors" if folder else None
+        curves = board / f"fold_{number}" if board else None
+        networks.append(_network(config, own, images[rows], classes, path, seed, curves))
+    return Networks(networks, config)
 
 
 def _network(
@@ -109,16 +162,18 @@ def _network(
     records: Sequence[Record],
     images: np.ndarray,
     classes: int,
-    path: Path,
+    path: Path | None,
     seed: int,
     board: Path | None,
 ) -> nn.Module:
-    """Return the network of one fold from its file, or train it and write the file; see `train_fold`."""
-    if path.is_file():
+    """Return the network of one fold from its file, or train it and write the file if any; see `train_fold`."""
+    if path is not None and path.is_file():
         network = empty_network(config.settings(seed), classes).to(config.device)
         network.load_state_dict(read_weights(path, StageError))
         return network.eval()
     network = train_fold(config, records, images, classes, seed, board)
+    if path is None:
+        return network
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     with store.atomic_path(path) as temporary:
         save_file(state, temporary)

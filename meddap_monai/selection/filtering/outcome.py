@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,26 @@ def summarise(scored: Sequence[Record], decision: Decision, classes: Sequence[st
     if decision.copies is not None:
         summary["copies"] = _copy_summary(scored, decision.copies)
     return summary
+
+
+def filter_words(measured: Mapping[str, Any]) -> str:
+    """Return in one sentence how good a filter is, beside guessing.
+
+    Args:
+        measured: of `FittedFilter.measure`.
+    """
+    able = "tells the classes apart" if measured["tells_classes_apart"] else "cannot tell the classes apart"
+    accuracy, balanced, auc = (_with_interval(measured, name) for name in ("accuracy", "balanced_accuracy", "auc"))
+    return (
+        f"the filter {able}: on {measured['images']} real images left out, accuracy {accuracy} (always naming the "
+        f"commonest class: {measured['guessed']:.2f}), balanced accuracy {balanced} (guessing: "
+        f"{measured['chance']:.2f}), AUC {auc} (guessing: 0.50); in brackets 95 % intervals over patients"
+    )
+
+
+def _with_interval(measured: Mapping[str, Any], name: str) -> str:
+    low, high = measured[f"{name}_interval"]
+    return f"{measured[name]:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _counts(decision: Decision, chosen: Sequence[bool]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ A verdict holds the scores that go into the records and which images the rule ke
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +35,8 @@ class RuleConfig:
         guard: least p-value of the distance to the real images of the class ("mahalanobis", "knn").
         neighbours: how many nearest real images count ("knn").
         quota: most images kept per class, the best first; None keeps all.
+        fallback: where the filter cannot tell the classes apart, the share of each class that is kept, the best first,
+            in place of all thresholds; None keeps to the thresholds.
     """
 
     use: tuple[Annotated[str, Choice(RULES)], ...] = ("conformal",)
@@ -44,6 +47,7 @@ class RuleConfig:
     guard: Share = 0.05
     neighbours: Annotated[int, Range(1, 1000)] = 5
     quota: Annotated[int, Range(1, 10**9)] | None = None
+    fallback: Share | None = 0.5
 
     def __post_init__(self) -> None:
         """Check that no rule is named twice."""
@@ -227,17 +231,21 @@ RULES = {
 """Name in the configuration -> rule."""
 
 
-def within_quota(order: np.ndarray, keep: np.ndarray, labels: np.ndarray, quota: int) -> np.ndarray:
-    """Return (N,) bool: the `quota` best kept images of each class (earlier images win ties).
+def within_quota(
+    order: np.ndarray, keep: np.ndarray, labels: np.ndarray, quota: int | None, share: float = 1.0
+) -> np.ndarray:
+    """Return (N,) bool: the best kept images of each class (earlier images win ties).
 
     Args:
         order: (N,) float, larger is better.
         keep: (N,) bool, what may be chosen.
         labels: (N,) int.
-        quota: images per class.
+        quota: most images per class; None does not limit them.
+        share: most of all images of a class, rounded up.
     """
     chosen = np.zeros(len(keep), bool)
     for label in np.unique(labels):
+        most = math.ceil(share * int((labels == label).sum()))
         rows = np.flatnonzero(keep & (labels == label))
-        chosen[rows[np.argsort(-order[rows], kind="stable")][:quota]] = True
+        chosen[rows[np.argsort(-order[rows], kind="stable")][: most if quota is None else min(quota, most)]] = True
     return chosen

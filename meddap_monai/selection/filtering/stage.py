@@ -6,6 +6,7 @@ its intended class; a copy check removes what repeats a training image. Dropped 
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +21,11 @@ from meddap_monai.errors import RecordsError
 from meddap_monai.selection.copies.detection import Images, calibrate, find_nearest
 from meddap_monai.selection.filtering import frozen_features
 from meddap_monai.selection.filtering.config import SelectConfig
-from meddap_monai.selection.filtering.crossfit import predict
 from meddap_monai.selection.filtering.decisions import CopyCheck, check_copies, decide, require_every_class
 from meddap_monai.selection.filtering.fitted import fit_filter
-from meddap_monai.selection.filtering.outcome import summarise, write_outcome
-from meddap_monai.selection.filtering.rules import Evidence
+from meddap_monai.selection.filtering.outcome import filter_words, summarise, write_outcome
+from meddap_monai.selection.filtering.rule_features import for_rules
+from meddap_monai.selection.filtering.rules import Evidence, RuleConfig
 from meddap_monai.selection.filtering.selection_figures import show_in_projector, write_figures, write_scalars
 from meddap_monai.selection.pixels import read_squares, to_thumbnails
 
@@ -98,26 +99,24 @@ def _run(config: SelectConfig, output: Path, data: _Inputs, stage: store.Stage) 
         images = _read(config, data.synthetic)
         board = output / "tensorboard" if config.pictures else None
         fitted = fit_filter(
-            config.filter, data.training, real_images[0], data.everything, data.classes, output / "filter", config.seed,
-            board,
-        )  # fmt: skip
-        bar.update()
-        predicted = predict(fitted.networks, images[0], config.filter)
-        cache, name, device = output / "features", config.features, config.filter.device
-        real = frozen_features.for_rules(
-            name, fitted.predicted, data.training, real_images[0], cache / "real.npy", device
+            config.filter, data.training, real_images[0], data.everything, data.classes, output, config.seed, board
         )
-        own = frozen_features.for_rules(name, predicted, data.synthetic, images[0], cache / "synthetic.npy", device)
+        measured = fitted.measure(data.training, config.seed)
+        bar.update()
+        cache, name, device = output / "features", config.features, config.filter.device
+        predicted = fitted.judge.predict(data.synthetic, images[0], cache / "filter_synthetic.npy")
+        real = for_rules(name, fitted.predicted, data.training, real_images[0], cache / "real.npy", device)
+        own = for_rules(name, predicted, data.synthetic, images[0], cache / "synthetic.npy", device)
         evidence = Evidence(
             data.labels(data.synthetic), predicted, own.per_fold, data.labels(data.training), fitted.predicted,
             real.per_fold, fitted.fold, fitted.temperature,
         )  # fmt: skip
         bar.update()
-        copies = _check_copies(config, data, images[1], real_images[1], own, real)
-        decision = decide(evidence, config.rules, copies, config.copies.action)
+        copies = _check_copies(config, data, images, real_images, cache)
+        decision = decide(evidence, config.rules, copies, config.copies.action, measured["tells_classes_apart"])
         scored = write_outcome(output, data.synthetic, decision, config.rules, config.copies)
         summary = summarise(scored, decision, data.classes)
-        summary["filter"] = fitted.measure(data.labels(data.training))
+        summary["filter"] = measured
         store.write_json(output / "selection.json", summary)
         bar.update()
         if board:
@@ -130,7 +129,21 @@ def _run(config: SelectConfig, output: Path, data: _Inputs, stage: store.Stage) 
     kept = int(decision.kept.sum())
     removed = Counter(reasons[0] for reasons in decision.reasons if reasons)
     counts = {"in": len(scored), "out": kept, "rejected": len(scored) - kept}
-    stage.finish(counts, data.classes, removed_by=dict(sorted(removed.items())))
+    words = filter_words(measured)
+    if not measured["tells_classes_apart"]:
+        words += "; " + _without_thresholds(config.rules)
+        warnings.warn(f"select: {words}", stacklevel=2)
+    shown = {key: value for key, value in measured.items() if key != "confusion"}
+    stage.finish(counts, data.classes, removed_by=dict(sorted(removed.items())), filter=shown, said=words)
+
+
+def _without_thresholds(rules: RuleConfig) -> str:
+    if rules.fallback is None:
+        return "its thresholds decided all the same (select#rules#fallback is null)"
+    return (
+        f"in place of its thresholds the best {100 * rules.fallback:.0f} % of each class were kept "
+        "(select#rules#fallback); give more real images, or another select#filter#encoder"
+    )
 
 
 def _read(config: SelectConfig, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
@@ -145,19 +158,25 @@ def _read(config: SelectConfig, records: Sequence[Record]) -> tuple[np.ndarray, 
 def _check_copies(
     config: SelectConfig,
     data: _Inputs,
-    thumbnails: np.ndarray,
-    real_thumbnails: np.ndarray,
-    own: frozen_features.FeatureSet,
-    real: frozen_features.FeatureSet,
+    images: tuple[np.ndarray, np.ndarray],
+    real_images: tuple[np.ndarray, np.ndarray],
+    cache: Path,
 ) -> CopyCheck | None:
-    if config.copies.action == "off":
+    """Compare the pairs of `_read`; the features are those of `CopyConfig.features`."""
+    asked = config.copies
+    if asked.action == "off":
         return None
+
+    def features(records: Sequence[Record], squares: np.ndarray, name: str) -> np.ndarray:
+        path = cache / f"copies_{name}.npy"
+        return frozen_features.extract(asked.features, records, squares, path, config.filter.device)
+
     patients = [record["patient"] for record in data.training]
-    known = Images(real_thumbnails, real.joined, patients)
-    thresholds = calibrate(known, config.copies)
+    known = Images(real_images[1], features(data.training, real_images[0], "real"), patients)
+    thresholds = calibrate(known, asked)
     sources = [""] * len(data.synthetic)
-    if config.copies.own_source == "skip":
+    if asked.own_source == "skip":
         patient_of = {record["id"]: record["patient"] for record in data.training}
         sources = [patient_of.get(str(record["synthetic"].get("source_id")), "") for record in data.synthetic]
-    queries = Images(thumbnails, own.joined, sources)
-    return check_copies(find_nearest(queries, known, config.copies), thresholds, data.training)
+    queries = Images(images[1], features(data.synthetic, images[0], "synthetic"), sources)
+    return check_copies(find_nearest(queries, known, asked), thresholds, data.training)

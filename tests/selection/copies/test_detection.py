@@ -68,11 +68,11 @@ def test_several_distances_together_flag_no_more_than_one() -> None:
     assert 0.007 <= flag(distances, values).mean() <= 0.01
 
 
-def test_features_are_measured_and_decide_only_when_asked(known: Images) -> None:
+def test_features_are_measured_and_decide_beside_the_pixels_or_alone(known: Images) -> None:
     values = np.random.default_rng(0).standard_normal((60, 8)).astype(np.float32)
     values /= np.linalg.norm(values, axis=1, keepdims=True)
     with_features = Images(known.thumbnails, values, known.groups)
-    assert set(calibrate(with_features, CopyConfig()).values) == {"correlation", "tiles"}
+    assert set(calibrate(with_features, CopyConfig()).values) == {"correlation", "tiles", "features"}
     asked = CopyConfig(distances=("features",))
     thresholds = calibrate(with_features, asked)
     assert set(thresholds.values) == {"features"} and set(thresholds.real_distances) > {"features"}

@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from meddap_monai.encoders.extractors import build_extractor
 from meddap_monai.encoders.registry import build_network
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.selection.filtering.frozen_features import build_extractor, extract, load, save
+from meddap_monai.selection.filtering.frozen_features import extract, load, save
 
 RECORDS = [{"id": f"r{n}", "sha256": f"{n:064x}"} for n in range(6)]
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 1, 32, 32), dtype=np.uint8)
@@ -31,8 +32,8 @@ def test_features_are_of_unit_length_and_cached(name: str, tmp_path: Path) -> No
     values = extract(name, RECORDS, IMAGES, path)
     assert values.shape[0] == 6 and values.dtype == np.float32
     assert np.linalg.norm(values, axis=1) == pytest.approx(np.ones(6), abs=1e-5)
-    np.save(path, values[:, ::-1].copy(), allow_pickle=False)
-    assert (extract(name, RECORDS, IMAGES, path) == values[:, ::-1]).all()
+    np.save(path, np.load(path)[..., ::-1].copy(), allow_pickle=False)
+    assert np.allclose(extract(name, RECORDS, IMAGES, path), values[:, ::-1], atol=1e-6)
 
 
 @pytest.mark.parametrize("change", ["another image", "another extractor", "fewer"])
@@ -47,7 +48,7 @@ def test_the_cache_of_something_else_is_not_used(tmp_path: Path, change: str) ->
 @pytest.mark.parametrize(
     "name, text",
     [
-        ("vea", "unknown extractor 'vea'; expected filter, vae"),
+        ("vea", "unknown extractor 'vea'; did you mean 'vae'"),
         ("resnet10_tiny:/nowhere.safetensors", "cannot be used"),
         ("clip:/nowhere", "cannot be used"),
     ],
@@ -55,6 +56,15 @@ def test_the_cache_of_something_else_is_not_used(tmp_path: Path, change: str) ->
 def test_errors(name: str, text: str) -> None:
     with pytest.raises(ConfigurationError, match=text):
         build_extractor(name, 1, 32)
+
+
+def test_features_of_other_weights_in_the_same_file_are_not_taken_from_the_cache(tmp_path: Path) -> None:
+    name, path = f"resnet10_tiny:{tmp_path / 'net.safetensors'}", tmp_path / "real.npy"
+    found = []
+    for _ in range(2):
+        save_file(build_network("resnet10_tiny", 3, 1, 32).state_dict(), tmp_path / "net.safetensors")
+        found.append(extract(name, RECORDS, IMAGES, path))
+    assert not np.allclose(*found, atol=1e-3)
 
 
 class Writes(torch.nn.Module):
@@ -69,6 +79,6 @@ class Writes(torch.nn.Module):
 
 def test_a_torchscript_file_is_not_run(tmp_path: Path) -> None:
     torch.jit.script(Writes(str(tmp_path / "written"))).save(str(tmp_path / "net.pt"))
-    with pytest.raises(ConfigurationError, match="a TorchScript file is a program and is not run; expected filter"):
+    with pytest.raises(ConfigurationError, match="a TorchScript file is a program and is not run; expected an encoder"):
         extract(f"torchscript:{tmp_path / 'net.pt'}", RECORDS, IMAGES)
     assert not (tmp_path / "written").exists()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from meddap_monai.cli.main import main
 from meddap_monai.core.records import read_records, write_records
 from meddap_monai.errors import EmptyClass, ForeignOutput, LeakedRecords, RecordsError
 from meddap_monai.images.provenance import train_hashes
@@ -31,14 +35,20 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(**changes: object) -> SelectConfig:
-    values = {"filter": SMALL, "rules": RuleConfig(use=("conformal",), alpha=0.0), "pictures": False} | changes
+    values = {
+        "filter": SMALL,
+        "rules": RuleConfig(use=("conformal",), alpha=0.0, fallback=None),
+        "pictures": False,
+    } | changes
     return SelectConfig(**values)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, simulated_records: Path, generated: Path) -> Path:
     output = tmp_path_factory.mktemp("select") / "out"
-    rules = RuleConfig(use=tuple(RULES), threshold=0.0, argmax=False, alpha=0.0, agreement=0.0, guard=0.0)
+    rules = RuleConfig(
+        use=tuple(RULES), threshold=0.0, argmax=False, alpha=0.0, agreement=0.0, guard=0.0, fallback=None
+    )
     rules_without_centroid = RuleConfig(**(vars(rules) | {"use": tuple(n for n in RULES if n != "centroid")}))
     select(config(rules=rules_without_centroid, pictures=True), output, records=simulated_records, generated=generated)
     return output
@@ -90,14 +100,16 @@ def test_finished_folder_is_skipped_and_foreign_refused(
 
 
 def test_class_left_empty_is_an_error_with_advice(tmp_path: Path, simulated_records: Path, generated: Path) -> None:
-    strict = config(rules=RuleConfig(use=("probability",), threshold=1.0), copies=CopyConfig(action="off"))
+    strict = config(
+        rules=RuleConfig(use=("probability",), threshold=1.0, fallback=None), copies=CopyConfig(action="off")
+    )
     with pytest.raises(EmptyClass, match=r"class 'benign': 0 of 6 .* lower select#rules#threshold"):
         select(strict, tmp_path / "out", records=simulated_records, generated=generated)
     assert "benign" in (tmp_path / "out" / "dropped.csv").read_text()
 
 
 def test_quota_takes_the_best_of_each_class(tmp_path: Path, simulated_records: Path, generated: Path) -> None:
-    rules = RuleConfig(use=("probability",), threshold=0.0, argmax=False, quota=2)
+    rules = RuleConfig(use=("probability",), threshold=0.0, argmax=False, quota=2, fallback=None)
     kept = select(
         config(rules=rules, copies=CopyConfig(action="off")),
         tmp_path / "o",
@@ -110,6 +122,47 @@ def test_quota_takes_the_best_of_each_class(tmp_path: Path, simulated_records: P
         ranked = sorted((field["scores"]["probability"], field["kept"]) for field in fields)
         assert [flag for _, flag in ranked] == [False] * 4 + [True] * 2
         assert all(r["selection"]["rule"] == "quota" for r in scored if not r["selection"]["kept"])
+
+
+def test_a_filter_that_cannot_tell_the_classes_keeps_the_best_of_each_and_says_so(
+    tmp_path: Path, make_records: Callable[..., Path], generated: Path
+) -> None:
+    records = make_records({"train": 8, "val": 2})
+    everything = read_records(records, full=True)
+    same = {name: everything[0][name] for name in ("image", "sha256")}
+    train = [record | same for record in everything if record["split"] == "train"]  # labels that tell nothing
+    write_records(records, train)
+    weak = config(rules=RuleConfig(use=("probability",)), copies=CopyConfig(action="off"))
+    with pytest.warns(UserWarning, match=r"cannot tell the classes apart.*the best 50 % of each class were kept"):
+        kept = select(weak, tmp_path / "o", records=records, generated=generated)
+    scored = read_records(kept.parent / "scored.jsonl", full=True)
+    for name in CLASSES:
+        fields = [r["selection"] for r in scored if r["class_name"] == name]
+        ranked = sorted((field["scores"]["probability"], field["kept"]) for field in fields)
+        assert [flag for _, flag in ranked] == [False] * 3 + [True] * 3
+        assert {field["rule"] for field in fields if not field["kept"]} == {"quota"}
+
+
+def test_the_default_filter_says_how_good_it_is(tmp_path: Path, simulated_records: Path, generated: Path) -> None:
+    """The encoder judges; the last line of the command and the stage name accuracy and AUC beside guessing."""
+    words = ["select", "--records", str(simulated_records), "--generated", str(generated), "--output", str(tmp_path)]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert main([*words, "filter#resolution=64", "filter#views=1", "pictures=false", "rules#alpha=0"]) == 0
+    stage, found = (json.loads((tmp_path / name).read_text()) for name in ("stage.json", "selection.json"))
+    measured = found["filter"]
+    assert measured["tells_classes_apart"] and measured["images"] == sum(map(sum, measured["confusion"]))
+    assert measured["chance"] == pytest.approx(1 / 3, abs=1e-6)
+    for name in ("accuracy", "balanced_accuracy", "auc"):
+        low, high = measured[f"{name}_interval"]
+        assert low <= measured[name] <= high and low < high
+    hits = sum(measured["confusion"][place][place] for place in range(3))
+    assert measured["accuracy"] == pytest.approx(hits / measured["images"], abs=1e-6)
+    assert stage["filter"] == {name: value for name, value in measured.items() if name != "confusion"}
+    path, said = out.getvalue().splitlines()[-2:]
+    assert path == str(tmp_path / "kept.jsonl") and said == stage["said"]
+    assert f"AUC {measured['auc']:.2f} [" in said and "(guessing: 0.50)" in said
+    assert np.load(tmp_path / "features" / "filter_real.npy").shape[:2] == (1, measured["images"])
 
 
 def test_a_planted_copy_is_removed_and_named(tmp_path: Path, simulated_records: Path) -> None:

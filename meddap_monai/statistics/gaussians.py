@@ -21,8 +21,9 @@ class ClassGaussians:
 
     def distances(self, features: np.ndarray) -> np.ndarray:
         """Return squared Mahalanobis distances (N, K) float64 of features (N, D) (Lee et al. 2018, equation 2)."""
-        away = features[:, None].astype(np.float64) - self.means
-        return np.einsum("nkd,nkd->nk", away @ self.precision.astype(np.float64), away)
+        features, precision = features.astype(np.float64), self.precision.astype(np.float64)
+        each = (features - mean for mean in self.means)
+        return np.stack([((away @ precision) * away).sum(axis=1) for away in each], axis=1)
 
 
 def fit_gaussians(features: np.ndarray, labels: np.ndarray) -> ClassGaussians:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from monai.transforms import MapTransform
 from torch import nn
 
 from meddap_monai import store
-from meddap_monai.classifier.inference import picture_of, read_frames, source_files
+from meddap_monai.classifier.answers import picture_of
+from meddap_monai.classifier.inference import read_frames, source_files
 from meddap_monai.classifier.inference_config import InferConfig
 from meddap_monai.core.distributed import launched
 from meddap_monai.core.printing import PrintsArguments
 from meddap_monai.core.records import Record, read_records
 from meddap_monai.core.tensors import cpu_state, save_tensors
-from meddap_monai.errors import LeakedRecords
+from meddap_monai.errors import LeakedRecords, UnreadableImage
 from meddap_monai.images.framing import to_square
 from meddap_monai.statistics.metrics import macro_auc
 from meddap_monai.training.finite import check_finite
@@ -46,9 +48,30 @@ def split_records(folder: Path | str, split: str, file: str = "records.jsonl", s
     return rows
 
 
-def folder_items(folder: Path | str) -> list[dict[str, str]]:
-    """Return every file below a folder that is not left out (`source_files`) as ``{"image": path}``, for inference."""
-    return [{"image": str(path)} for path, left_out in source_files(Path(folder)) if not left_out]
+def folder_items(folder: Path | str, **reading: Any) -> list[dict[str, str]]:
+    """Return every file below a folder that can be classified as ``{"image": path}``, for inference.
+
+    One frame of each file is read, so that none stops the run later. Files that are left out (`source_files`), cannot
+    be read, show another modality or are marked as synthetic are counted in a warning, with the first reason.
+
+    Args:
+        folder: is searched through.
+        reading: as `LoadForClassifierd` is told: region, full_frame, modality, synthetic.
+    """
+    config, items, reasons = InferConfig(frames="first", **reading), [], []
+    for path, left_out in source_files(Path(folder)):
+        try:
+            if left_out:
+                raise UnreadableImage(f"{path}: {left_out}")
+            read_frames(path, config)
+        except UnreadableImage as error:
+            reasons.append(str(error))
+        else:
+            items.append({"image": str(path)})
+    if reasons:
+        number = f"{len(reasons)} of {len(items) + len(reasons)} files are left out"
+        warnings.warn(f"classifier bundle: {number}, such as {reasons[0]}", stacklevel=2)
+    return items
 
 
 class LoadForClassifierd(PrintsArguments, MapTransform):
@@ -62,6 +85,8 @@ class LoadForClassifierd(PrintsArguments, MapTransform):
         frames: which frame of a clip; one is taken.
         region: ``b-mode`` or ``full``.
         full_frame: see `InferConfig`.
+        modality: see `InferConfig`.
+        synthetic: see `InferConfig`.
         allow_missing_keys: as in MONAI.
     """
 
@@ -74,18 +99,22 @@ class LoadForClassifierd(PrintsArguments, MapTransform):
         frames: str = "middle",
         region: str = "b-mode",
         full_frame: bool = False,
+        modality: str = "US",
+        synthetic: str = "reject",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.size, self.channels, self.fit = size, channels, fit
-        self.reading = InferConfig(frames=frames, region=region, full_frame=full_frame)
+        self.reading = InferConfig(
+            frames=frames, region=region, full_frame=full_frame, modality=modality, synthetic=synthetic
+        )
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of the item with the image as a tensor and its path under ``<key>_path``."""
         item = dict(data)
         for key in self.key_iterator(item):
             path = Path(item[key])
-            picture = picture_of(read_frames(path, self.reading)[0], self.channels)
+            picture = picture_of(read_frames(path, self.reading).pixels[0], self.channels)
             item[key] = to_square(picture, self.size, self.fit).float() / 255
             item[f"{key}_path"] = str(path)
         return item

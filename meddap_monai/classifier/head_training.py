@@ -11,6 +11,7 @@ from torch import nn
 
 from meddap_monai import store
 from meddap_monai.classifier import scoring
+from meddap_monai.classifier.calibration import fit_abstention
 from meddap_monai.classifier.config import ClassifyConfig, identity
 from meddap_monai.classifier.features import extract
 from meddap_monai.classifier.head_choice import Examples, Fitter, best_head, compare_heads, table_of_heads
@@ -38,7 +39,9 @@ def train_head(config: ClassifyConfig, output: Path, material: Material) -> dict
     logits = scoring.predict_logits(head, scoring.single_pass_loader(material.validation, config), config)
     temperature = scoring.fit_temperature(logits, truth)
     probabilities = scoring.softmax(logits)
-    scoring.write_model(output, config, material.classes, temperature, head=head.parts())
+    abstention = fit_abstention(head, config, material, scoring.softmax(logits / temperature))
+    parts = {"head": head.parts(), "abstention": abstention.parts()}
+    scoring.write_model(output, config, material.classes, temperature, **parts)
     validation = all_metrics(probabilities, truth)
     found = {"head": name, "features_of": describe_extractor(identity(config))}
     results = {

@@ -2,81 +2,170 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
 
 from meddap_monai import store
-from meddap_monai.classifier.data import to_float
+from meddap_monai.classifier.answers import Scores, abstention_of, cells_of, head_of, join, score_frames
 from meddap_monai.classifier.inference_config import InferConfig
-from meddap_monai.classifier.scoring import Classifier, load_classifier, logits_of_views, softmax
+from meddap_monai.classifier.scoring import Classifier, load_classifier
 from meddap_monai.core.progress import progress
-from meddap_monai.errors import ConfigurationError, UnreadableImage
-from meddap_monai.images.framing import to_square
+from meddap_monai.core.records import FILE_GROUP
+from meddap_monai.errors import ConfigurationError, ForeignOutput, UnreadableImage
 from meddap_monai.images.indexing.masks import pair_of
 from meddap_monai.images.indexing.sources import walk
 from meddap_monai.images.reading.dicom import read_ultrasound
-from meddap_monai.images.reading.plain import read_plain, sniff
+from meddap_monai.images.reading.plain import is_marked_synthetic, read_plain, sniff
+from meddap_monai.images.reading.pseudonym import load_key, pseudonym
+
+_SYNTHETIC = "set synthetic to keep to take it as an image"
 
 
-def infer(config: InferConfig, models: Sequence[Path | str], source: Path | str, output: Path | str) -> Path:
+@dataclass(frozen=True)
+class Reading:
+    """What is read of a file.
+
+    Attributes:
+        pixels: ``(F, C, H, W)`` uint8.
+        numbers: of the frames, 0 is the first.
+        patient: pseudonym; empty where the file names none.
+    """
+
+    pixels: np.ndarray
+    numbers: tuple[int, ...]
+    patient: str
+
+
+@dataclass(frozen=True)
+class FileScores:
+    """What classifiers say of a file: its name in the table, the numbers of its frames, whose it is, the scores."""
+
+    name: str
+    numbers: tuple[int, ...]
+    patient: str
+    scores: Scores
+
+
+def infer(
+    config: InferConfig, models: Sequence[Path | str], source: Path | str, output: Path | str, overwrite: bool = False
+) -> Path:
     """Classify every readable file below a folder (or one file) and write a CSV.
 
-    Columns: ``file`` (relative to the folder), ``frames``, ``class``, ``confidence``, ``p_<class>`` for each class, and
-    ``spread``, the largest standard deviation of a class probability between the models (0 for one model). Files that
-    cannot be read stand in ``<output>.rejected.csv`` with the reason. Both are written with mode 600: file names can
-    hold what the files' content was cleared of. Not for diagnosis.
+    Columns: what the row is about (``file``, relative to the folder, with ``frames`` or ``frame``; or ``patient`` with
+    ``files``, ``flagged_files`` and ``frames``), then
+
+    - ``class``, or ``no answer``; ``confidence``, the largest of ``p_<class>``,
+    - ``spread``, the largest standard deviation of a class probability between the models (0 for one model),
+    - ``set``, the classes that cannot be excluded at the stated coverage,
+    - ``out_of_distribution``, above 1 for images unlike the training images; then ``flagged`` is yes. Flagged files
+      are left out of the mean of a patient, unless all are.
+
+    Files that cannot be read, or are not what is asked for, stand in ``<output>.rejected.csv`` with the reason. Both
+    have mode 600: file names can hold what the files' content was cleared of. Not for diagnosis.
 
     Args:
         config: how.
         models: folders of ``classify``; the probabilities of several are averaged (an ensemble of seeds).
         source: folder or file.
         output: the CSV.
+        overwrite: replace tables that are there.
 
     Returns:
         `output`.
 
     Raises:
         ConfigurationError: no model, no such source, no file in it, or models of different classes.
+        ForeignOutput: a table is there already.
+        StageError: a model that cannot tell when it has no answer.
     """
     source, output = Path(source), Path(output)
+    beside = output.with_name(output.name + ".rejected.csv")
+    if there := [path for path in (output, beside) if path.exists() and not overwrite]:
+        raise ForeignOutput(f"infer: {there[0]} exists already; give another output, or --overwrite to replace it")
     ensemble = load_ensemble(models, config.device)
-    classes = ensemble[0].classes
-    found, rejected = [], []
+    _say_few(ensemble, config)
+    found, rejected = _score_files(source, ensemble, config)
+    table = store.csv_text(head_of(config, ensemble[0].classes), list(_rows(found, ensemble, config)))
+    store.write_atomic(beside, store.csv_text(["file", "reason"], rejected), mode=0o600)
+    return store.write_atomic(output, table, mode=0o600)
+
+
+def _score_files(
+    source: Path, ensemble: Sequence[Classifier], config: InferConfig
+) -> tuple[list[FileScores], list[list[str]]]:
+    """Return the scores of the files that can be used, and name and reason of the others."""
+    key = load_key(config.key_file) if config.rows == "patient" else b"not needed"
+    found: list[FileScores] = []
+    rejected: list[list[str]] = []
     files = source_files(source, config.masks, config.follow_links)
     for path, refused in progress(files, desc="infer", unit="file"):
         name = store.name_text(path.relative_to(source) if path != source else path.name)
         try:
             if refused:
                 raise UnreadableImage(f"{path}: {refused}")
-            frames = read_frames(path, config)
+            reading = read_frames(path, config, key)
         except UnreadableImage as error:
             rejected.append([name, str(error).replace(str(path), name)])
             continue
-        each = np.stack([predict_frames(model, frames, config.calibrated).mean(axis=0) for model in ensemble])
-        mean = each.mean(axis=0)
-        best = int(mean.argmax())
-        values = [f"{value:.6f}" for value in (mean[best], *mean, float(each.std(axis=0).max()))]
-        found.append([name, len(frames), classes[best], *values])
-    head = ["file", "frames", "class", "confidence", *[f"p_{name}" for name in classes], "spread"]
-    beside = output.with_name(output.name + ".rejected.csv")
-    store.write_atomic(beside, store.csv_text(["file", "reason"], rejected), mode=0o600)
-    return store.write_atomic(output, store.csv_text(head, found), mode=0o600)
+        scores = score_frames(ensemble, reading.pixels, config.outliers)
+        if config.rows != "frame":
+            scores = scores.mean()
+        patient = reading.patient or FILE_GROUP + pseudonym(name, key, "file")
+        found.append(FileScores(name, reading.numbers, patient, scores))
+    return found, rejected
+
+
+def _rows(found: Sequence[FileScores], ensemble: Sequence[Classifier], config: InferConfig) -> Iterator[list[Any]]:
+    if config.rows == "patient":
+        patients: dict[str, list[FileScores]] = {}
+        for file in found:
+            patients.setdefault(file.patient, []).append(file)
+        for patient, files in sorted(patients.items()):
+            kept = [file.scores for file in files if not file.scores.flagged]
+            scores = join(kept or [file.scores for file in files])
+            about = [patient, len(files), len(files) - len(kept), sum(len(file.numbers) for file in files)]
+            yield [*about, *cells_of(scores, ensemble, config)]
+        return
+    for file in found:
+        each = [(len(file.numbers), file.scores)]
+        if config.rows == "frame":
+            each = [(number, file.scores.frame(place)) for place, number in enumerate(file.numbers)]
+        for number, scores in each:
+            yield [file.name, number, *cells_of(scores, ensemble, config)]
+
+
+def _say_few(ensemble: Sequence[Classifier], config: InferConfig) -> None:
+    """Warn where no set can leave out a class: with G patients, no p-value is below 1 / (G + 1)."""
+    fewest = min(abstention_of(model).known_patients for model in ensemble)
+    needed = math.ceil(1 / (1 - config.coverage) - 1 - 1e-9)
+    if fewest < needed:
+        warnings.warn(
+            f"infer: calibrated on {fewest} validation patient(s); a coverage of {config.coverage:g} needs at least "
+            f"{needed}, so that every set holds all classes"
+            + (" and nothing is answered" if config.answer == "set" else "")
+            + "; train with more validation patients, lower coverage or set answer=always",
+            stacklevel=3,
+        )
 
 
 def load_ensemble(models: Sequence[Path | str], device: str = "cpu") -> list[Classifier]:
-    """Load classifiers that share their classes.
+    """Load classifiers that share their classes and can tell when they have no answer.
 
     Raises:
         ConfigurationError: none is given, or their classes differ.
+        StageError: one is missing, or of an earlier version.
     """
     if not models:
         raise ConfigurationError("infer: got no model, expected at least one folder of classify")
     ensemble = [load_classifier(folder, device) for folder in models]
     for folder, model in zip(models, ensemble, strict=True):
+        abstention_of(model, folder)
         if model.classes != ensemble[0].classes:
             raise ConfigurationError(
                 f"infer: {folder} knows {', '.join(model.classes)}, the first model {', '.join(ensemble[0].classes)}; "
@@ -114,40 +203,35 @@ def source_files(source: Path, masks: str = "reject", follow_links: bool = False
     ]
 
 
-def read_frames(path: Path, config: InferConfig) -> np.ndarray:
-    """Return the wanted frames of a DICOM or image file: ``(F, C, H, W)`` uint8.
+def read_frames(path: Path, config: InferConfig, key: bytes = b"not needed") -> Reading:
+    """Return the wanted frames of a DICOM or image file.
+
+    Args:
+        path: the file.
+        config: how it is read.
+        key: for the patient's pseudonym.
 
     Raises:
-        UnreadableImage: see `meddap_monai.images`.
+        UnreadableImage: see `meddap_monai.images`; another modality, or marked as synthetic, unless that is asked for.
     """
     kind = sniff(path)
-    if kind == "dicom":
-        outside = "crop" if config.region == "b-mode" else "keep"
-        return read_ultrasound(
-            path,
-            frames=config.frames,
-            outside=outside,
-            colour="auto",
-            guess_region=True,  # no picture leaves, so that a name that the guess keeps does not either
-            full_frame=config.full_frame,
-            key=b"not needed",
-        )[0]
     if not kind:
         raise UnreadableImage(f"{path}: is neither DICOM nor a known image format")
-    return read_plain(path, frames=config.frames)[0]
-
-
-def picture_of(pixels: np.ndarray, channels: int) -> Image.Image:
-    """Return pixels ``(C, H, W)`` uint8, grey or colour, as a grey (`channels` 1) or colour picture."""
-    array = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
-    return Image.fromarray(array).convert("L" if channels == 1 else "RGB")
-
-
-@torch.inference_mode()
-def predict_frames(model: Classifier, frames: np.ndarray, calibrated: bool = True) -> np.ndarray:
-    """Return ``(F, K)`` probabilities of frames ``(F, C, H, W)`` uint8."""
-    config = model.config
-    pictures = [picture_of(pixels, config.channels) for pixels in frames]
-    images = torch.stack([to_square(picture, config.resolution, config.fit) for picture in pictures]).to(config.device)
-    logits = logits_of_views(model.network.eval(), to_float(images), config.views).numpy()
-    return softmax(logits / (model.temperature if calibrated else 1.0))
+    if kind != "dicom":
+        if config.synthetic == "reject" and is_marked_synthetic(path):
+            raise UnreadableImage(f"{path}: is marked as synthetic; {_SYNTHETIC}")
+        pixels, _, numbers, _ = read_plain(path, frames=config.frames)
+        return Reading(pixels, numbers, "")
+    pixels, info = read_ultrasound(
+        path,
+        frames=config.frames,
+        outside="crop" if config.region == "b-mode" else "keep",
+        colour="auto",
+        modality=config.modality,
+        guess_region=True,  # no picture leaves, so that a name that the guess keeps does not either
+        full_frame=config.full_frame,
+        key=key,
+    )
+    if config.synthetic == "reject" and info.synthetic:
+        raise UnreadableImage(f"{path}: is marked as synthetic (0008,001C); {_SYNTHETIC}")
+    return Reading(pixels, info.chosen_frames, info.patient)

@@ -15,6 +15,7 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 
 from meddap_monai import store
+from meddap_monai.classifier.abstention import Abstention, restore_abstention
 from meddap_monai.classifier.config import ClassifyConfig, identity
 from meddap_monai.classifier.data import in_order, make_dataset, make_loader, to_float
 from meddap_monai.classifier.heads import empty_network, restore_head
@@ -38,12 +39,14 @@ class Classifier:
         classes: names in the order of its probabilities.
         temperature: divisor of the logits that calibrates them on the validation images (Guo et al. 2017).
         network: maps images in 0..1 ``(B, C, H, W)`` to logits; for a classical head, to its log probabilities.
+        abstention: tells when it has no answer; None where it was trained by an earlier version.
     """
 
     config: ClassifyConfig
     classes: list[str]
     temperature: float
     network: nn.Module
+    abstention: Abstention | None = None
 
     def logits(self, rows: Sequence[Record], batch: int = 64) -> np.ndarray:
         """Return ``(N, K)`` float64 logits of records, in their order."""
@@ -171,6 +174,8 @@ def load_classifier(folder: Path | str, device: str = "cpu") -> Classifier:
         else:
             network = empty_network(config, len(classes))
             network.load_state_dict(document["network"])
+        parts = document.get("abstention")
+        abstention = None if parts is None else restore_abstention(parts, len(classes))
         check_finite(network.state_dict(), path, StageError)
     except StageError:
         raise
@@ -179,7 +184,7 @@ def load_classifier(folder: Path | str, device: str = "cpu") -> Classifier:
             f"{path}: no classifier of this package ({type(error).__name__}: {error}); run classify again"
         ) from error
     network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Classifier(config, classes, temperature, network)
+    return Classifier(config, classes, temperature, network, abstention)
 
 
 def checked_card(classes: Any, temperature: Any) -> tuple[list[str], float]:

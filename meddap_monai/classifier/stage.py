@@ -14,6 +14,7 @@ from torch import nn
 
 from meddap_monai import store
 from meddap_monai.classifier import scoring
+from meddap_monai.classifier.calibration import fit_abstention
 from meddap_monai.classifier.config import ClassifyConfig, identity
 from meddap_monai.classifier.data import in_order, make_dataset, make_loader, plan_batches
 from meddap_monai.classifier.engine import (
@@ -145,7 +146,9 @@ def _finish(
     logits = scoring.predict_logits(network, scoring.single_pass_loader(material.validation, config), config)
     labels = np.array([row["label"] for row in material.validation])
     temperature = scoring.fit_temperature(logits, labels)
-    scoring.write_model(output, config, material.classes, temperature, network=cpu_state(network))
+    abstention = fit_abstention(network, config, material, scoring.softmax(logits / temperature))
+    parts = {"network": cpu_state(network), "abstention": abstention.parts()}
+    scoring.write_model(output, config, material.classes, temperature, **parts)
     probabilities = scoring.softmax(logits)
     results = {
         "step": reached if config.keep == "last" else validation.best_step,

@@ -23,12 +23,27 @@ def index_counts(records: Path) -> str:
     return "\n".join([head, *_why(folder / "rejects.csv"), str(records)])
 
 
-def infer_counts(table: Path) -> str:
-    """Return the counts of an inference, its reasons for rejecting, and its table as the last line."""
+def infer_counts(table: Path, rows: str) -> str:
+    """Return the counts of an inference, its reasons for rejecting, its answers, and its table as the last line.
+
+    Args:
+        table: its CSV.
+        rows: frame, file or patient.
+    """
     rejects = table.with_name(table.name + ".rejected.csv")
-    answered, rejected = len(_rows(table)), len(_rows(rejects))
-    head = f"read {answered + rejected} files: {answered} accepted, {rejected} rejected"
-    return "\n".join([head, *_why(rejects), str(table)])
+    head, *found = [cells for _, cells in read_csv(table)]
+    column = {name: [cells[place] for cells in found] for place, name in enumerate(head)}
+    accepted = sum(map(int, column["files"])) if rows == "patient" else len(set(column["file"]))
+    rejected, without, odd = len(_rows(rejects)), column["class"].count("no answer"), column["flagged"].count("yes")
+    answers = f"{len(found)} {rows}s: {len(found) - without} answered, {without} no answer"
+    return "\n".join(
+        [
+            f"read {accepted + rejected} files: {accepted} accepted, {rejected} rejected",
+            *_why(rejects),
+            f"{answers}; {odd} flagged as out of distribution",
+            str(table),
+        ]
+    )
 
 
 def _why(rejects: Path) -> list[str]:

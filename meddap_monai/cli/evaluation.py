@@ -22,6 +22,7 @@ def add_evaluation_commands(commands: Any) -> None:
     parser.add_argument("--models", nargs="+", required=True, help="classifier folders; several: their mean")
     parser.add_argument("--source", type=Path, required=True, help="folder or file")
     parser.add_argument("--output", type=Path, default=Path("runs/infer.csv"), help="default: %(default)s")
+    parser.add_argument("--overwrite", action="store_true", help="replace tables that are there")
     parser.add_argument("overrides", nargs="*", metavar="ID=VALUE", help="e.g. frames=middle, region=full, device=cuda")
     parser.set_defaults(run=_infer)
     parser.configuration = _infer_config
@@ -79,7 +80,8 @@ def _infer(options: argparse.Namespace) -> str:
     config: Any = read_keys(options.overrides, _infer_config())
     from meddap_monai.classifier.inference import infer
 
-    return infer_counts(infer(config, options.models, options.source, options.output))
+    table = infer(config, options.models, options.source, options.output, options.overwrite)
+    return infer_counts(table, config.rows)
 
 
 def _grid(options: argparse.Namespace) -> str:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
@@ -15,6 +16,7 @@ from PIL import Image
 from meddap_monai.bundle.classifier import split_records
 from meddap_monai.core import resources
 from meddap_monai.errors import NonFiniteLoss
+from meddap_monai.phantom.simulation import write_phantom_study
 
 BUNDLE = resources.find("bundles/ultrasound_classifier")
 CONFIGS = BUNDLE / "configs"
@@ -65,14 +67,22 @@ def test_train_and_evaluate_write_a_model_and_a_table(trained: Path) -> None:
     )
 
 
-def test_inference_reads_a_folder_of_files(trained: Path, tmp_path: Path) -> None:
+def test_inference_reads_a_folder_and_says_what_it_leaves_out(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     for number in range(3):
         Image.new("L", (50, 40), 60 * number).save(tmp_path / "files" / f"{number}.png")
+    (tmp_path / "files" / "notes.txt").write_text("no image")
+    write_phantom_study(tmp_path / "study", patients_per_class=1, images_per_patient=1, seed=3)
+    dataset = pydicom.dcmread(next((tmp_path / "study").rglob("IM*")))
+    for name, modality, synthetic in (("a", "US", "NO"), ("b", "MR", "NO"), ("c", "US", "YES")):
+        dataset.Modality, dataset.SyntheticData = modality, synthetic
+        dataset.save_as(tmp_path / "files" / f"{name}.dcm")
     values = {key: value for key, value in SMALL.items() if key not in ("batch", "epochs")}
     places = {"dataset_dir": str(tmp_path / "files"), "output_dir": str(tmp_path), "ckpt_dir": str(trained / "models")}
-    run(workflow("infer", ["inference.yaml"], **places, **values))
-    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 4
+    with pytest.warns(UserWarning, match="3 of 7 files are left out, such as .*not US; set modality"):
+        run(workflow("infer", ["inference.yaml"], **places, **values))
+    _, *lines = (tmp_path / "predictions.csv").read_text().splitlines()
+    assert [Path(line.split(",")[0]).name for line in lines] == ["0.png", "1.png", "2.png", "a.dcm"]
 
 
 def test_processes_of_torchrun_get_equal_shares(records: Path, monkeypatch: pytest.MonkeyPatch) -> None:

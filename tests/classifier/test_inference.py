@@ -118,7 +118,7 @@ def test_masks_and_links_out_are_rejects_unless_asked_for(models: list[Path], tm
     rejected = {row["file"]: row["reason"] for row in table(tmp_path / "table.csv.rejected.csv")}
     assert set(rejected) == {"a/1_mask.png", "inside/1_mask.png", "nothing.png", "out"}
     assert "is a mask" in rejected["a/1_mask.png"] and "set follow_links" in rejected["out"]
-    infer(InferConfig(masks="keep", follow_links=True), models[:1], source, output)
+    infer(InferConfig(masks="keep", follow_links=True), models[:1], source, output, overwrite=True)
     assert {row["file"] for row in table(output)} > {"a/1_mask.png", "out/2.png"}
     assert [row["file"] for row in table(tmp_path / "table.csv.rejected.csv")] == ["nothing.png"]
 
@@ -126,7 +126,10 @@ def test_masks_and_links_out_are_rejects_unless_asked_for(models: list[Path], tm
 def test_an_ensemble_is_the_mean_of_its_members(models: list[Path], tmp_path: Path) -> None:
     Image.fromarray(np.arange(1600, dtype=np.uint8).reshape(40, 40)).save(tmp_path / "one.png")
     both = table(infer(InferConfig(), models, tmp_path / "one.png", tmp_path / "both.csv"))[0]
-    each = [table(infer(InferConfig(), [model], tmp_path / "one.png", tmp_path / "each.csv"))[0] for model in models]
+    each = [
+        table(infer(InferConfig(), [model], tmp_path / "one.png", tmp_path / f"{model.name}.csv"))[0]
+        for model in models
+    ]
     assert [row["spread"] for row in each] == ["0.000000"] * 2
     for name in ("p_benign", "p_malignant", "p_normal"):
         assert float(both[name]) == pytest.approx(np.mean([float(row[name]) for row in each]), abs=2e-6)
@@ -135,8 +138,8 @@ def test_an_ensemble_is_the_mean_of_its_members(models: list[Path], tmp_path: Pa
 def test_calibration_changes_confidence_and_not_the_class(models: list[Path], tmp_path: Path) -> None:
     Image.fromarray(np.arange(1600, dtype=np.uint8).reshape(40, 40)).save(tmp_path / "one.png")
     raw, calibrated = (
-        table(infer(InferConfig(calibrated=choice), models[:1], tmp_path / "one.png", tmp_path / f"{choice}.csv"))[0]
-        for choice in (False, True)
+        table(infer(config, models[:1], tmp_path / "one.png", tmp_path / f"{config.calibrated}.csv"))[0]
+        for config in (InferConfig(calibrated=False, answer="always"), InferConfig(answer="always"))
     )
     assert raw["class"] == calibrated["class"]
     assert raw["confidence"] != calibrated["confidence"]

@@ -77,6 +77,7 @@ def test_the_command_line_of_the_first_hour(
         "  2 x is neither DICOM nor a known image format",
         "  1 x has no PixelData (7FE0,0010); expected an image",
         "  each of them: answers.csv.rejected.csv",
+        "9 files: 0 answered, 9 no answer; 1 flagged as out of distribution",
         "answers.csv",
     ]
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from meddap_monai.core.constraints import Choice, Range, Share, here, settings
 from meddap_monai.errors import ConfigurationError
-from meddap_monai.selection.filtering.conformal import cross_conformal
+from meddap_monai.statistics.conformal import cross_conformal
+from meddap_monai.statistics.gaussians import fit_gaussians
 
 if TYPE_CHECKING:
     from meddap_monai.selection.filtering.crossfit import FilterPredictions
@@ -171,13 +172,8 @@ def by_mahalanobis(evidence: Evidence, config: RuleConfig) -> Verdict:
     """
 
     def distances(known: np.ndarray, labels: np.ndarray, asked: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        from sklearn.covariance import ledoit_wolf
-
-        means = {label: known[labels == label].mean(axis=0) for label in np.unique(labels)}
-        centred = np.concatenate([known[labels == label] - mean for label, mean in means.items()])
-        precision = np.linalg.inv(ledoit_wolf(centred)[0] + 1e-9 * np.eye(known.shape[1]))
-        away = asked - np.stack([means[label] for label in targets])
-        return ((away @ precision) * away).sum(axis=1)
+        found = fit_gaussians(known, labels).distances(asked)
+        return found[np.arange(len(asked)), targets]
 
     return _guard("mahalanobis", distances, evidence, config)
 

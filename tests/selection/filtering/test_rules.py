@@ -7,9 +7,9 @@ import pytest
 
 from meddap_monai.classifier.folds import assign_folds
 from meddap_monai.errors import ConfigurationError, RecordsError
-from meddap_monai.selection.filtering.conformal import cross_conformal
 from meddap_monai.selection.filtering.crossfit import FilterPredictions
 from meddap_monai.selection.filtering.rules import RULES, Evidence, RuleConfig, within_quota
+from meddap_monai.statistics.conformal import cross_conformal
 
 
 def evidence(count: int = 60, real: int = 90, classes: int = 3, wrong: int = 10, seed: int = 0) -> Evidence:

@@ -1,7 +1,5 @@
 """Material for the tests of adapters: short trainings, adapters made without training, full-size models on meta."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path

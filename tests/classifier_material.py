@@ -1,7 +1,5 @@
 """Material for the tests of classifiers: a training of a second."""
 
-from __future__ import annotations
-
 from meddap_monai.classifier.config import ClassifyConfig
 
 TINY = ClassifyConfig(

@@ -1,7 +1,5 @@
 """Fixtures shared by all tests: one thread, no network, a tiny untrained base, simulated records."""
 
-from __future__ import annotations
-
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")

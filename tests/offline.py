@@ -1,7 +1,5 @@
 """R23: whoever asks for a connection beyond this machine, or for the address of another one, fails at once."""
 
-from __future__ import annotations
-
 import socket
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Material for the tests of pre-training: a configuration of seconds, and the hashes of what it made."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from meddap_monai import store

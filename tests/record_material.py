@@ -1,7 +1,5 @@
 """Records that a test makes itself: of pictures it draws, and of synthetic images that borrow real ones."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterable
 from pathlib import Path

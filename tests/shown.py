@@ -1,7 +1,5 @@
 """The commands that the documentation shows, and what becomes of each in the tests."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The benchmarks for the full-size network: their counted work, and that they run from end to end."""
 
-from __future__ import annotations
-
 import importlib
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Four bundles to the model zoo's standard: files, metadata, MONAI's properties, and running them in every way."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import json

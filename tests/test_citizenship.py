@@ -1,7 +1,5 @@
 """A citizen of MONAI: our readers and transforms in pipelines, data sets, loaders and engines that are none of ours."""
 
-from __future__ import annotations
-
 import importlib.util
 import pickle
 import subprocess

@@ -4,8 +4,6 @@ The pages' places (``/data/mine``, ``runs/index``, ...) are there, made of simul
 Commands that need what is not at hand, or whose work another test does, stand in `shown.py` with that reason.
 """
 
-from __future__ import annotations
-
 import csv
 import os
 import re

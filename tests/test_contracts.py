@@ -1,7 +1,5 @@
 """docs/contracts.md, held: every stage is run once, and every document it writes is checked against its schema."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -7,8 +7,6 @@ must compile, and what they import from this package must be there. Nothing is s
 the commands at small scale, and `shown.py` names those that it leaves out, with the reason or the test that runs them.
 """
 
-from __future__ import annotations
-
 import ast
 import importlib
 import re

@@ -1,7 +1,5 @@
 """From DICOM folders to a judged classifier, with real components at smoke scale; killed and started again."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

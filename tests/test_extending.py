@@ -1,7 +1,5 @@
 """The blocks of docs/extending.md, run as a reader would: each adds its own thing, and the stages use it."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The wheel holds what the checkout holds; installed elsewhere, the package finds it and says what is missing."""
 
-from __future__ import annotations
-
 import shutil
 import site
 import subprocess

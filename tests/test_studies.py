@@ -3,8 +3,6 @@
 ``python tests/test_studies.py`` writes the stored configurations again; read the difference before you commit it.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections import Counter

@@ -1,7 +1,5 @@
 """A linter for bundles and overlays: a configuration is code, so what it may say is an allow-list (R22)."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping

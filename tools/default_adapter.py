@@ -5,8 +5,6 @@
 96 training and 24 validation images, whose seeds neither the demo nor the embedded base uses.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -7,8 +7,6 @@ Images are found by the hash of their pixels, so the folders may hold any others
 they are and are counted.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path

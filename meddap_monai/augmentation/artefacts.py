@@ -3,8 +3,6 @@
 Images are ``(B, C, H, W)`` float in 0..1, the probe at the top.
 """
 
-from __future__ import annotations
-
 import torch
 
 from meddap_monai.augmentation.grey import per_image, presence

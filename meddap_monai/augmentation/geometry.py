@@ -1,7 +1,5 @@
 """Where the pixels of an image come from: turn, size, mirror, shift and the field of view, in one resampling."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name torch gives it everywhere
 

@@ -5,8 +5,6 @@ and leaves black background black. Parameters hold one value per image, ``(B,)``
 another, `where` is the `presence` before the first: what an earlier one has pressed to black is tissue still.
 """
 
-from __future__ import annotations
-
 import torch
 
 

@@ -1,7 +1,5 @@
 """Calipers, dotted lines and measured lengths, as examiners burn them into pictures."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,7 +1,5 @@
 """Names of the parts of the ultrasound policy, in the order of their action, and what each does at strength 1."""
 
-from __future__ import annotations
-
 PARTS = {
     "blur": "axial blur to 0.6 and lateral blur to 1.2 px of 128, in 40 % of the images",
     "speckle": "multiplicative, of a deviation up to 0.25 in fine and 0.14 in coarse grain, 0.5 to 1.6 px of 128 wide",

@@ -5,8 +5,6 @@ which a network that starts from ImageNet gained most on images of a scanner it 
 apart: what is drawn depends on the generator only, not on device, image size or which parts are left out.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Collection, Mapping
 

@@ -4,8 +4,6 @@ Images are ``(B, C, H, W)`` float in 0..1, the probe at the top: axial is along 
 deviations in pixels, ``(B,)``.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name torch gives it everywhere
 

@@ -3,8 +3,6 @@
 MONAI accepts a misspelled override in silence, which costs a researcher days; so it is an error here.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

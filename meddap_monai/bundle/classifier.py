@@ -1,7 +1,5 @@
 """Pieces that the classifier bundle's YAML puts together; each is an ordinary MONAI or Ignite component."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The UNet of a base as MONAI's tools call a network: one tensor in, one out."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

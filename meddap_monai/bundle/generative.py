@@ -1,7 +1,5 @@
 """What the generative bundles are made of: the stages `adapt`, `pretrain` and `generate` as MONAI workflows."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """Whether a full id (``train#trainer#max_epochs``) names something that is there, in MONAI's configurations too."""
 
-from __future__ import annotations
-
 import difflib
 import functools
 import inspect

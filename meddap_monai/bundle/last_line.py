@@ -1,7 +1,5 @@
 """The sentence that helps stands last: below MONAI's chain of causes, where the eye is."""
 
-from __future__ import annotations
-
 import sys
 from types import TracebackType
 

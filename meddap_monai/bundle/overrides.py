@@ -1,7 +1,5 @@
 """The check that MONAI does not make: an override that names nothing stops the run, and says what was meant."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections.abc import Container, Iterable, Mapping, Sequence

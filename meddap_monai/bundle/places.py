@@ -1,7 +1,5 @@
 """Where a bundle writes: into its own folder when started there, else into a folder of its own name."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

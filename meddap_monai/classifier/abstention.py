@@ -4,8 +4,6 @@ All is measured on the validation patients, who were left out of training. They 
 temperature, so that coverage is a little below what is stated where they are few.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any

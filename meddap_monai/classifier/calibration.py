@@ -1,7 +1,5 @@
 """What a trained classifier must know to tell when it has no answer, measured on the images it learnt from."""
 
-from __future__ import annotations
-
 import numpy as np
 from torch import nn
 

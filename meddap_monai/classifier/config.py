@@ -1,7 +1,5 @@
 """What a classifier run is asked for: one frozen dataclass, checked on construction."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated

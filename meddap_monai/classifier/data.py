@@ -1,7 +1,5 @@
 """Images for a classifier: decoded once, fitted into a square, and drawn in an order that depends on the seed only."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

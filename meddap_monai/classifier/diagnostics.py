@@ -1,7 +1,5 @@
 """TensorBoard pictures of a trained classifier: its surest errors, curves, calibration, embeddings, Grad-CAM."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The MONAI engines of a classifier: one training step, a supervised trainer and a supervised evaluator."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """A trained classifier as one file for other programs, ONNX or TorchScript: compared with the original, then kept."""
 
-from __future__ import annotations
-
 import importlib
 import io
 import json

@@ -1,7 +1,5 @@
 """Features of records: a frozen extractor runs over a loader once."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

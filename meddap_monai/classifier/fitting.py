@@ -3,8 +3,6 @@
 Published settings are those of the ORT thesis (Repetto and de Leon 2023).
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from typing import Any

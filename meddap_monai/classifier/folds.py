@@ -1,7 +1,5 @@
 """Grouped folds: whole patients are left out, so that nothing is judged by what has seen its patient."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

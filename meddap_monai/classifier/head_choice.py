@@ -1,7 +1,5 @@
 """Which head? Each is judged on patients that its fit has not seen, within the training split only."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Training of a classical head: features once, then a fit; with ``auto``, after a comparison of all heads."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Classical heads on frozen features: an extractor that does not learn, and a fitted scorer behind it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

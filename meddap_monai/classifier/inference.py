@@ -1,7 +1,5 @@
 """From a folder of DICOM or image files to a table of calibrated class probabilities, by one classifier or several."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """How files are read and answered: the configuration of `meddap infer`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """What a classifier learns from: read, and checked before anything is trained."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path

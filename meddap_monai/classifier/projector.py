@@ -1,7 +1,5 @@
 """Embeddings for TensorBoard's projector, each file written whole (TensorBoard's own writer leaves parts behind)."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from pathlib import Path

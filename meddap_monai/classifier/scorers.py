@@ -4,8 +4,6 @@ A scorer holds what scikit-learn learnt, and nothing of scikit-learn: it is stor
 every version of that package, and can be exported like a network. Each is tested equal to the model it came from.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """A trained classifier as it lies in its folder: write it, load it, and turn records into class probabilities."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

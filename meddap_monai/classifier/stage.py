@@ -1,7 +1,5 @@
 """The stage ``classify``: train on split train, choose on real validation images, never look at a test image."""
 
-from __future__ import annotations
-
 import copy
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """``meddap adapter inspect | verify | convert | merge``."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """One command of ``meddap``: its options, and its keys as ``ID=VALUE`` anywhere among them."""
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import os

@@ -1,7 +1,5 @@
 """What a command ends with: how many items were read, accepted and rejected, and why."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable

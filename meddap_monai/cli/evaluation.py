@@ -1,7 +1,5 @@
 """Two commands beside the stages: files to calibrated probabilities; a grid of arms, networks and shares."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

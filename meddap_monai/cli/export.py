@@ -1,7 +1,5 @@
 """The command ``export``: a trained classifier as one file for other programs."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Two commands over generation: a DICOM folder in and one of marked synthetic images out; a shard made again."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

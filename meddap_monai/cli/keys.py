@@ -1,7 +1,5 @@
 """The keys of the commands, for people: ``meddap STAGE --help`` and ``meddap config``; both are read off the fields."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import shlex

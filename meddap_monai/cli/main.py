@@ -1,7 +1,5 @@
 """The console command ``meddap``: thin commands over the functions that the bundles and notebooks call."""
 
-from __future__ import annotations
-
 import argparse
 import functools
 import io

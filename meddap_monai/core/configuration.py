@@ -1,7 +1,5 @@
 """From mappings (YAML, JSON, command line) to frozen dataclasses: a misspelled key or a wrong type is a clear error."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

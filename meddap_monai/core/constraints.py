@@ -1,7 +1,5 @@
 """What a setting may be: said once, on its field, checked on construction; a message names the setting's true id."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import functools

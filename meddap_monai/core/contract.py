@@ -1,7 +1,5 @@
 """What a record must be (``docs/contracts.md``): checked once, where records are read and where they are written."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Where work runs: the one choice of a device, and the one reading of an error that says memory ran out."""
 
-from __future__ import annotations
-
 import os
 
 import torch

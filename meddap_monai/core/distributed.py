@@ -5,8 +5,6 @@ torch's own, because `ignite.distributed` opens one backend only; Ignite's engin
 It is one group for a whole study: a second one under the same ``torchrun`` meets the first one's leftovers.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """How an optional package is installed: by name, since the package itself stands on no index."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import re
 import shlex

@@ -4,8 +4,6 @@ An overlay is YAML as MONAI reads it. A value on the command line is read as its
 what was typed, to the last blank; a number, a switch, a list or a mapping is YAML. Both hold data, never code.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path

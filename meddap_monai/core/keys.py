@@ -4,8 +4,6 @@ All of it comes from the fields: their annotations (`meddap_monai.core.constrain
 ``Attributes:`` or the text below a field.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import dataclasses

@@ -1,7 +1,5 @@
 """How the transforms of this package print: their class and the arguments that they were made with."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable

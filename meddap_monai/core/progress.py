@@ -1,7 +1,5 @@
 """Progress where people see it: a bar in a terminal, a widget in Jupyter, and plain lines in a file or a log."""
 
-from __future__ import annotations
-
 import sys
 import time
 from typing import Any, TextIO

@@ -1,7 +1,5 @@
 """Libraries that say less."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any

@@ -4,8 +4,6 @@ The fields are fixed in ``docs/contracts.md`` and ``schemas/record.json``. On di
 file; everything that reads makes it absolute.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

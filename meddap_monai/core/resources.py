@@ -1,7 +1,5 @@
 """Find what travels with the package: bundles, configurations, prompt tables, the embedded base, schemas."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from meddap_monai.errors import ConfigurationError

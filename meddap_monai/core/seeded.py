@@ -1,7 +1,5 @@
 """A MONAI data set whose random transforms give the same picture whatever the number of workers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any

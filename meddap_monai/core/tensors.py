@@ -1,7 +1,5 @@
 """Tensors on their way into a file, which appears whole or not at all."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any

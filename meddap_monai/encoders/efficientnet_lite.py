@@ -3,8 +3,6 @@
 Stem and head keep their widths in every size (the Lite rule), so only repeats differ between Lite0 and Lite1.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping

@@ -8,8 +8,6 @@
 A TorchScript file is a program that may write files, so none is opened: weights are data, the network stands in code.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Feature vectors of images: what a network hands to its last linear layer, or histograms of oriented gradients."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name torch gives it everywhere

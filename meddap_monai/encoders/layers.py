@@ -1,7 +1,5 @@
 """The layers of an encoder from its input to its output, for learning rates that differ by depth."""
 
-from __future__ import annotations
-
 from torch import nn
 
 WHOLE = 0.8

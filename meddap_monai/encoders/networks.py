@@ -4,8 +4,6 @@ A builder maps (classes, channels, side in pixels) to a network at random weight
 ``(B, channels, side, side)`` into logits ``(B, classes)``. What enters its last linear layer are its features.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable
 from typing import Any

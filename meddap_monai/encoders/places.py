@@ -1,7 +1,5 @@
 """Names of encoders that lie in a local folder or file: ``transformers:<folder>``, ``torchscript:<file>#<sha256>``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from meddap_monai import store

@@ -1,7 +1,5 @@
 """TorchScript files: programs, which run only when the user states the SHA-256 of the very file they trust."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 

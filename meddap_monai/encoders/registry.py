@@ -1,7 +1,5 @@
 """Image encoders by name: how each is built and fed, where its weights come from, under which licence."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

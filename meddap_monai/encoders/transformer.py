@@ -1,7 +1,5 @@
 """Vision transformers of the package transformers: how they are built, pooled and read from a local folder."""
 
-from __future__ import annotations
-
 import inspect
 import json
 from collections.abc import Callable, Mapping

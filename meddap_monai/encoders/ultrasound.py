@@ -6,8 +6,6 @@ Names and settings are those that the authors' code states: USFM github.com/open
 open_clip), USF-MAE github.com/Yusufii9/USF-MAE (``USF-MAE_pretraining.ipynb``; names of facebookresearch/mae).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

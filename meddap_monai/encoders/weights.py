@@ -1,7 +1,5 @@
 """Weights of encoders: of a package beside this one, or the user's local file. Nothing is downloaded."""
 
-from __future__ import annotations
-
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path

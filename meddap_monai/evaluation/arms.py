@@ -1,7 +1,5 @@
 """The arms of an experiment: their names, what they mean, what each is compared with."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 HOG = "hog"

@@ -1,7 +1,5 @@
 """From predictions to numbers: every arm on one test set, with intervals, and every arm against its references."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

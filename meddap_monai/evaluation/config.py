@@ -1,7 +1,5 @@
 """How an evaluation is asked for."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

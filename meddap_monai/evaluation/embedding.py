@@ -4,8 +4,6 @@ A map shows neighbourhoods, no distances, and decides nothing; it lets one see w
 real ones of their class, and where the images of an unseen machine come to lie.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ None of these decides whether synthetic images help a classifier; the arms do. S
 stands beside the same measure between two sets of real images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 

@@ -1,7 +1,5 @@
 """How far two sets of feature vectors lie apart: Frechet and kernel distance, precision, recall, density, coverage."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Predictions of every run on the test images it may be judged on; nothing that any model has seen."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

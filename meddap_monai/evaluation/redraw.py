@@ -1,7 +1,5 @@
 """The report's door: the stage ``evaluate`` and drawing its page again from ``report.json``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from jinja2 import UndefinedError

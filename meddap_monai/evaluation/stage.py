@@ -1,7 +1,5 @@
 """The stage ``evaluate``: all arms and seeds on the own and on the unseen test set, a verdict, and the report."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The test images that classifiers may be judged on: decided for all of them before any is loaded or trained."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Between images of two shapes, and between an image inside a MONAI pipeline and 8-bit grey levels."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -5,8 +5,6 @@
 that were resized, cropped, compressed, padded or mirrored, or whose contrast was changed.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The simulated scanners behind the phantom images: speckle, resolution, loss, compression, probe geometry, marks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -9,8 +9,6 @@ geometry, gain, depth fall-off, contrast and burned-in marks, as two hospitals d
 one B-mode region with its spacing, patient folders, a clip, and some files that no reader can read.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

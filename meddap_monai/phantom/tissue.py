@@ -5,8 +5,6 @@ A phantom is a stand-in for a patient in demos and tests. It follows the descrip
 be told apart but not by a single cue.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

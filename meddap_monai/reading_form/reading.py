@@ -6,8 +6,6 @@ class it shows. All readers get the same images in an order of their own; nothin
 image comes from.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 import json

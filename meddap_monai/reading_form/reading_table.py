@@ -1,7 +1,5 @@
 """The table of a blinded reading: shares with Wilson intervals, and agreement between readers (Cohen's kappa)."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

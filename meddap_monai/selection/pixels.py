@@ -1,7 +1,5 @@
 """Images of records as one small array: what the filter, the copy check and the feature networks look at."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 

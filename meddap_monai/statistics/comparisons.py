@@ -1,7 +1,5 @@
 """Paired comparisons between arms, the correction for comparing many of them, and the verdict."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -10,8 +10,6 @@ groups, not the examples, are exchangeable (Lee, Barber and Willett 2023, "Distr
 data").
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -1,7 +1,5 @@
 """How far features lie from the classes: one Gaussian per class with a shared covariance (Lee et al. 2018)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -11,8 +11,6 @@ analysis of many readers and many cases of Obuchowski and Rockette (1995) with s
 freedom are Satterthwaite's (1946), as Hillis (2007) found necessary for few readers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ A class that is absent from the test set stays in the arg max, where choosing it
 over the classes that are present.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

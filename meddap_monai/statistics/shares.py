@@ -1,7 +1,5 @@
 """Intervals of shares, and agreement between readers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

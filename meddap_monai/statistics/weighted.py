@@ -5,8 +5,6 @@ replicate, metric, arm and seed; here all replicates of a run are one pass. Test
 scikit-learn's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Documents from disk: text in UTF-8 and JSON objects, or one named error with file and line."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any, NoReturn

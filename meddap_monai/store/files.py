@@ -1,7 +1,5 @@
 """Files and shards that appear whole or not at all, what a killed writer leaves behind, and hashes."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import errno

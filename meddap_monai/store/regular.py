@@ -1,7 +1,5 @@
 """What a path must be before it is opened: a regular file, and no link out of the folder that names it."""
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

@@ -1,7 +1,5 @@
 """``stage.json``: what a folder was made of, and whether a run is skipped, goes on, starts or is refused."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import importlib.metadata

@@ -1,7 +1,5 @@
 """CSV tables that are safe to open in a spreadsheet, and read back as they were written."""
 
-from __future__ import annotations
-
 import csv
 import io
 import itertools

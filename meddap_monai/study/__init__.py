@@ -5,8 +5,6 @@ classifier per arm; at the end one evaluation over all seeds on the own test set
 its own folder and decides itself whether it is done, so a killed study goes on where it stopped.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The unseen set of a study is held against all that will train, as soon as both are indexed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

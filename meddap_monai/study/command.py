@@ -1,7 +1,5 @@
 """The command that repeats a study, as its report shows it: without the places of files."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path

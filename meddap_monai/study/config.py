@@ -1,7 +1,5 @@
 """What a study's configuration says: its sections, its variants, and what smoke scale limits."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import re

@@ -1,7 +1,5 @@
 """Short names for the TensorBoard runs of a study: a folder of links, so that a name fits beside its chart."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator

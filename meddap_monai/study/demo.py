@@ -1,7 +1,5 @@
 """The demo: simulated breast ultrasound as real DICOM files, then the whole study on it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What ``--dry-run`` says: the stages that would run, how much each does, and what it takes where that was measured."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import shutil

@@ -5,8 +5,6 @@ number of optimizer steps. The result is one table as CSV and Markdown, one eval
 learning curves.
 """
 
-from __future__ import annotations
-
 import random
 from collections import defaultdict
 from collections.abc import Sequence

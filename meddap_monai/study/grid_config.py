@@ -1,7 +1,5 @@
 """What a grid of experiments crosses with what: the configuration of `meddap grid`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Annotated
 

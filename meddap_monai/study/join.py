@@ -1,7 +1,5 @@
 """Several outputs of `generate` as one, where one adapter per class, or the tasks of a job array, made them apart."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

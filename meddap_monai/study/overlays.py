@@ -1,7 +1,5 @@
 """The study bundle's configuration under its overlays: full ids only, nothing lost, nothing misspelled, no code."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

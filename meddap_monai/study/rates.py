@@ -4,8 +4,6 @@ A rate is measured, never guessed: seconds per unit of work of a finished run of
 that decide speed, on the same base, on this machine.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Run a study: one draw of the small data set per seed, and on each draw every stage for every variant."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Mapping

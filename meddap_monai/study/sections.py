@@ -1,7 +1,5 @@
 """A study's sections: the study bundle's configuration, overlays over it, then ``ID=VALUE`` pairs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Simulated images in place of a data set that is not at hand: the source called ``simulated``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One stage alone, as the commands and the bundles run it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path

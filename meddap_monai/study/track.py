@@ -1,7 +1,5 @@
 """One variant of one seed: from its records to one classifier per arm."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections import Counter

@@ -1,7 +1,5 @@
 """One checkpoint for every training: a file that appears whole, of plain tensors and numbers, exact to the step."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol

@@ -1,7 +1,5 @@
 """The one moving average of weights."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch

@@ -1,7 +1,5 @@
 """A loss that is no number ends a training at once, and says where to look."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch

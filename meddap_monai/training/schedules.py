@@ -1,7 +1,5 @@
 """Learning rates as functions of the step alone, so that there is nothing to resume."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Training counted in optimizer steps: a MONAI trainer whose one epoch is the whole run, and a step within memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

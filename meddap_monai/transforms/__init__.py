@@ -1,7 +1,5 @@
 """MONAI transforms of this package, array and dictionary versions; each module is loaded when first used."""
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

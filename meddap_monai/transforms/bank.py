@@ -1,7 +1,5 @@
 """A bank of synthetic images made before: the fast source of a random transform, safe in any worker."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ The synthetic image comes from a bank made before (fast, safe in every worker) o
 before ``LoadImaged``, with a bank, the file's path is exchanged; placed after it, the pixels are.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Hashable, Mapping
 from pathlib import Path

@@ -6,8 +6,6 @@ between 0 and the image's own maximum and keeps dtype and meta data, and black b
 drawn in `randomize` from ``self.R`` only; applying them is deterministic.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any

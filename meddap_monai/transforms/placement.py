@@ -1,7 +1,5 @@
 """How an image lies at its place in a pipeline: which axis is the width, and which values are black and white."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ Rotation, zoom, shift and mirroring are MONAI's `RandAffine` and `RandFlip`, gai
 `RandAdjustContrast`, blur its `RandGaussianSmooth`; shadows, time gain and speckle stand in `physics`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

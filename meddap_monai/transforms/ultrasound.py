@@ -1,7 +1,5 @@
 """MONAI transforms around the ultrasound region: load, crop to it, blacken what is burned in around it."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Each change of a batch against the value that its formula gives."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

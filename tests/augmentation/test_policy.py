@@ -1,7 +1,5 @@
 """The policy as a whole: names, ranges, seeds, one image and many, the time it takes."""
 
-from __future__ import annotations
-
 import math
 import time
 from pathlib import Path

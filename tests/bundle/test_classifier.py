@@ -1,7 +1,5 @@
 """The classifier bundle trains, evaluates and infers; what all bundles promise stands in tests/test_bundles.py."""
 
-from __future__ import annotations
-
 import csv
 import re
 from pathlib import Path

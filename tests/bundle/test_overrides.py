@@ -1,7 +1,5 @@
 """A misspelled override of a bundle stops the run; a right one does not."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

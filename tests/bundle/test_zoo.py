@@ -5,8 +5,6 @@ network of ``inference.yaml``, and the export as TorchScript. The zoo leaves lat
 one, its own as well (``exclude_verify_torchscript_list``), because such networks cannot be scripted.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """What a classifier remembers to tell when it has no answer: right values, plain tensors, damage is refused."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The augmentations as the engine applies them: classical as ever, ultrasound by strength and parts, seeds."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Images and batches: fitting into a square, the planned order, classical augmentation."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path

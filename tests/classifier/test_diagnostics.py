@@ -1,7 +1,5 @@
 """Grad-CAM of networks that write in place, and of one whose answer is known."""
 
-from __future__ import annotations
-
 import gc
 import weakref
 

@@ -1,7 +1,5 @@
 """What one training step optimises: losses against torch's own, weights of classes and sources, mixup."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from typing import Any

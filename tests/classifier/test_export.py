@@ -1,7 +1,5 @@
 """Classifiers as one file: the answers of the original, its card, no trace of this machine, refusals."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """What a scorer answers is what the scikit-learn model answers that it was made from."""
 
-from __future__ import annotations
-
 import itertools
 import warnings
 from typing import Any

@@ -1,7 +1,5 @@
 """The choice of a head: who is left out, who wins, what is said about it."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from pathlib import Path

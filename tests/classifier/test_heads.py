@@ -1,7 +1,5 @@
 """Classical heads on frozen features, the HOG sanity arm, features of any network."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

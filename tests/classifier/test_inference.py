@@ -1,7 +1,5 @@
 """From a folder of files to a CSV: DICOM and PNG agree, bad files are listed, an ensemble averages."""
 
-from __future__ import annotations
-
 import csv
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Two gloo processes train one classifier: equal weights on both, and those of one process with the whole batch."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Embeddings for TensorBoard: its own plugin finds and reads them; a full disk leaves what was there."""
 
-from __future__ import annotations
-
 import csv
 import errno
 import os

@@ -1,7 +1,5 @@
 """A model that cannot answer is refused by name when it is opened; it never predicts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The stage classify: what it writes and refuses, that it resumes to the same bits, stops on NaN, shares memory."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Words of a command line: what is a key, what is an option, and how soon a misspelled key is told."""
 
-from __future__ import annotations
-
 import argparse
 import subprocess
 import sys

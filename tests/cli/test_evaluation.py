@@ -1,7 +1,5 @@
 """The commands infer and grid: they run what the functions run."""
 
-from __future__ import annotations
-
 import csv
 from dataclasses import replace
 from pathlib import Path

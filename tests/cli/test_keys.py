@@ -1,7 +1,5 @@
 """Every key explains itself: ``meddap STAGE --help`` and ``meddap config`` are read off the fields."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path

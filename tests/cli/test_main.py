@@ -1,7 +1,5 @@
 """The console command: thin, and clear about what is wrong."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Configurations: what is wrong is said with the place and the nearest valid name."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

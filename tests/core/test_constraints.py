@@ -1,7 +1,5 @@
 """Constraints stand on the field; a message names the id at which the section stands."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any

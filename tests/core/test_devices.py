@@ -1,7 +1,5 @@
 """Processes of a bundle under torchrun."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The grammar of ids: what was typed arrives, whatever signs it holds, and data stays data."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

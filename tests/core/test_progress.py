@@ -1,7 +1,5 @@
 """Progress is a bar where somebody looks, and whole lines in a file."""
 
-from __future__ import annotations
-
 import ast
 import fcntl
 import io

@@ -1,7 +1,5 @@
 """Records: reading, writing, drawing."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter, defaultdict
 from pathlib import Path

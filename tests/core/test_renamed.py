@@ -1,7 +1,5 @@
 """Every renamed key: the old one is an error that names the new one, in mappings, overlays and overrides."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from pathlib import Path

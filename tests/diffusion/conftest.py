@@ -1,7 +1,5 @@
 """What several tests of pre-training read: records, and the base that one quiet process makes of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

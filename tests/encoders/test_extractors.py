@@ -1,7 +1,5 @@
 """Extractors by name, whose weights they are, and features of every level."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

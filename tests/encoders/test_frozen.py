@@ -1,7 +1,5 @@
 """A frozen encoder: features that depend on the image alone, computed once."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

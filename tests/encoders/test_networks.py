@@ -1,7 +1,5 @@
 """Networks by name: shapes, grey and colour, local weights, errors that name the nearest."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """TorchScript files run only for who states the SHA-256 of the very file they trust."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Encoders by name: pre-trained weights that are the published ones, normalisation, layers."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Vision models in a folder of transformers: their own features, normalisation, training, refusals."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

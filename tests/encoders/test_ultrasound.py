@@ -3,8 +3,6 @@
 The stand-ins are plain formulas over a state dict of published names with random values.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path

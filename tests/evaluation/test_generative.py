@@ -1,7 +1,5 @@
 """FID, KID, precision and recall, diversity: on sets where the answer is known."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The stage evaluate and its report: numbers, refusals, self-contained page, byte-equal when run again."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The first hour at the command line: help, configurations, dry runs, misspelled words, counts."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

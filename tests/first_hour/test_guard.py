@@ -3,8 +3,6 @@
 Each part stands in functions of its own.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

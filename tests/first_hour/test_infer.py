@@ -1,7 +1,5 @@
 """The first hour with `infer`: what is no ultrasound, is marked as synthetic or unlike the rest gets no answer."""
 
-from __future__ import annotations
-
 import csv
 import shutil
 from pathlib import Path

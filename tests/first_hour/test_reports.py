@@ -1,7 +1,5 @@
 """The first hour of a stranger, walked through on small real components: the words, pages and files it meets."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

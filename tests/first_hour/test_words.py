@@ -1,7 +1,5 @@
 """The first hour of a hospital group, walked as a new user would: folders and words as they come, and what is said."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Screens without a declared region, with a name where a search for the scan could take it for a part of it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Framing: what each cropper keeps of an image, for every pair of shapes."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image

@@ -1,7 +1,5 @@
 """Fingerprints: an edited image is recognised, another one is not, and nothing but 16 x 16 coarse cells is kept."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 

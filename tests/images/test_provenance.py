@@ -1,7 +1,5 @@
 """The provenance guard: what was trained on, or was edited from it, is not judged on."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The phantom: deterministic, different between classes and scanners, stored as DICOM that a plain reader opens."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Drive Debian's chromium over its DevTools pipe (file descriptors 3 and 4); no further package is needed."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

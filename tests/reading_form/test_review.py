@@ -1,7 +1,5 @@
 """The blinded reading form: over HTTP, and in a real browser."""
 
-from __future__ import annotations
-
 import http.client
 import io
 import json

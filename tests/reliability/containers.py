@@ -1,7 +1,5 @@
 """The same two pictures, grey and colour, in every container and encoding: what the table of R29 writes."""
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib

@@ -1,7 +1,5 @@
 """R3: what reading a file costs, measured in a process of its own."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

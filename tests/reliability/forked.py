@@ -1,7 +1,5 @@
 """Run a piece of work in a forked process: fast, because torch is loaded already, and safe to kill."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -1,7 +1,5 @@
 """What this process holds at present, as R28 counts it. Linux only: read from /proc."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

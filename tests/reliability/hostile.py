@@ -1,7 +1,5 @@
 """Variants of documents for R31: what each does to a file, and which commands read it."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

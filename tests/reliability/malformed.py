@@ -1,7 +1,5 @@
 """The 60 malformed files of R1: each a name, what may come of it, and a function that puts it at a path."""
 
-from __future__ import annotations
-
 import os
 import socket
 import struct

@@ -1,7 +1,5 @@
 """Seeded mutants of good DICOM files, and the process that reads them (R2)."""
 
-from __future__ import annotations
-
 import json
 import signal
 import sys

@@ -1,7 +1,5 @@
 """DICOM files byte by byte, so that tests can write what no library would."""
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Mapping

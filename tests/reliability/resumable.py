@@ -1,7 +1,5 @@
 """The stages that go on after a kill: a small run of each, what it must end in, and how its progress is seen."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """R1: of 60 malformed files each ends in `UnreadableImage` with a reason, within 2 s and 512 MB."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

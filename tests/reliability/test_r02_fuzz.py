@@ -3,8 +3,6 @@
 Each new failure becomes a permanent case in `FOUND`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

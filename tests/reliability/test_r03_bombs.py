@@ -1,7 +1,5 @@
 """R3: ceilings are checked before memory is taken: each bomb is refused within 1 s and 100 MB."""
 
-from __future__ import annotations
-
 import os
 import struct
 from pathlib import Path

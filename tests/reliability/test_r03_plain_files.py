@@ -1,7 +1,5 @@
 """R3 for files that are not DICOM: what a small file may cost, and that no count it claims is believed."""
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib

@@ -1,7 +1,5 @@
 """R4: 24 golden cases: what a display would show, whatever the storage."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """R5: every common transfer syntax decodes, or the error names the pip package to install."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """R6: nonsense in slope, intercept, spacing, PhysicalDelta and window is refused or counts as missing; 0 bad pixels."""
 
-from __future__ import annotations
-
 import struct
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """R7: three patients, equal names, duplicate UIDs, another modality, mixed sizes: nothing merged, nobody split."""
 
-from __future__ import annotations
-
 import csv
 from collections import defaultdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """R8: hostile values in UIDs, patient ids, labels and prompts never write outside of the output root."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

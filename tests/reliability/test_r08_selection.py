@@ -1,7 +1,5 @@
 """R8: hostile class names and reader names write nothing outside the output folder."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

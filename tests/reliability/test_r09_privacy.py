@@ -1,7 +1,5 @@
 """R9: 40 canaries in tags, private tags, overlays and pixels: 0 hits in what reader, index and writer put out."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import io

@@ -1,7 +1,5 @@
 """R10: every synthetic image says so in its PNG text, its DICOM and its NIfTI, and never becomes a real record."""
 
-from __future__ import annotations
-
 import io
 import json
 import shutil

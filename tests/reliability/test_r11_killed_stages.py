@@ -1,7 +1,5 @@
 """R11, R12, R14, R15, R26, R27 for every stage that trains or generates: the bytes are those of one quiet run."""
 
-from __future__ import annotations
-
 import errno
 import os
 import random

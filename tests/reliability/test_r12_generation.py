@@ -1,7 +1,5 @@
 """R12, R16 for generation: nothing partial is ever seen, and divided among processes the bytes are those of one."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """R13: a killed selection, clustering or mix gives byte-equal records when it is run again."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path

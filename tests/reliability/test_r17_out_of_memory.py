@@ -1,7 +1,5 @@
 """R17 and R14 for generation: memory or disk runs out, and the run ends well or says what is needed."""
 
-from __future__ import annotations
-
 import errno
 import os
 from pathlib import Path

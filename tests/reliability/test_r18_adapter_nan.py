@@ -1,7 +1,5 @@
 """R18: a loss that is not finite stops the training within one step and names step, rate and images."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

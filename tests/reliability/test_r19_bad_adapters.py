@@ -1,7 +1,5 @@
 """R19: twenty-five kinds of bad adapter files are refused, no payload runs, and the base is bit for bit what it was."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -1,7 +1,5 @@
 """R19: hostile configurations and cards, kinds that cannot be loaded and factors that do not fit are refused."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """R20: an adapter that loads changes the output, and unloading restores the base bit for bit."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

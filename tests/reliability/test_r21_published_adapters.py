@@ -1,7 +1,5 @@
 """R21: the published files load exactly: MEDDAP's attention processors (256 tensors, 797,184 values) and kohya-ss."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """R24: copies of training images are found, and honest images of other patients are left alone."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """R25: wrong labels are removed, right ones are kept, and nothing but training images decides."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """R26: the same configuration twice gives byte-equal outputs of selection, whatever ran before."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """R26: two runs of `synthesize` on one folder write the same bytes, interrupted or not; only the cost may differ."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

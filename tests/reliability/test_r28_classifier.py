@@ -1,7 +1,5 @@
 """R28 for the classifier: memory and open files do not grow with the steps of a long run over many images."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

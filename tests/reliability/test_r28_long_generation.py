@@ -1,7 +1,5 @@
 """R28 for generation: memory and open files do not grow with the number of images, nor with the rows of a plan."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 

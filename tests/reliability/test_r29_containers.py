@@ -1,7 +1,5 @@
 """R29: one picture, one tensor: equal pixels in every container and encoding, or a refusal by name."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable
 from pathlib import Path

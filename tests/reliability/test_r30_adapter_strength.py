@@ -1,7 +1,5 @@
 """R30: every published way to say a scale gives the weight change of peft and diffusers within 1e-5, or is refused."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """R31: hostile documents, put into every command that reads them, end in one named error within 2 seconds."""
 
-from __future__ import annotations
-
 import itertools
 import shutil
 import time

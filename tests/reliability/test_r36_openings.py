@@ -1,7 +1,5 @@
 """R36: nothing but images is opened as an image: formats by name, no program, no link out, no pipe or device."""
 
-from __future__ import annotations
-
 import ast
 import os
 import socket

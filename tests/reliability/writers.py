@@ -1,7 +1,5 @@
 """R15 for every stage: two processes that write one folder, and one that dies holding it."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable

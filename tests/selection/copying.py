@@ -1,7 +1,5 @@
 """Ways in which a generator repeats a training image, planted on purpose."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Stand-ins for generated images: simulated ones under the name of a synthetic record."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

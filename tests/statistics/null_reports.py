@@ -6,8 +6,6 @@ by draws of these effects only, so the true difference is zero: an interval shou
 "no evidence" is false.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Paired tests, Holm's correction and the verdict by the stated rule."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Conformal p-values of grouped examples: right by hand, and the promised coverage over many simulated draws."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

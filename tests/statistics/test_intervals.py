@@ -1,7 +1,5 @@
 """Intervals over seeds that share patients: equal to the textbook where there is one, and honest where there is not."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy import stats

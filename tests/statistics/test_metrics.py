@@ -1,7 +1,5 @@
 """Classification metrics under the project's rules, by hand and by scikit-learn."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

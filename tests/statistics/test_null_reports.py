@@ -1,7 +1,5 @@
 """R35: where no arm is better, the intervals hold zero as often as they say and a report seldom says "helps"."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.statistics.null_reports import Setting, Tally, tally

@@ -1,7 +1,5 @@
 """The vectorised metrics of the bootstrap equal scikit-learn's on the resampled images, one by one."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

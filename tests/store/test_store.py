@@ -1,7 +1,5 @@
 """The store: atomic files, one writer, skip / resume / refuse, shards."""
 
-from __future__ import annotations
-
 import csv
 import errno
 import fcntl

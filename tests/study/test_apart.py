@@ -1,7 +1,5 @@
 """A study's unseen set is held against all that trains, as soon as both are indexed."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """--dry-run tells what would run, and times only by what this machine has measured."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The grid: cells of arms x networks x shares x seeds, nested shares, resumable, one table."""
 
-from __future__ import annotations
-
 import csv
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """R22: what a bundle's configuration may say is an allow-list."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The embedded base from folders: what is gathered, how it is split, and that its configuration is complete."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

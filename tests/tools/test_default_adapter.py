@@ -1,7 +1,5 @@
 """The default adapter's command, at smallest size."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

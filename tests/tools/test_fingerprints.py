@@ -1,7 +1,5 @@
 """The tool that gives a shipped ``train_sha256.txt`` its fingerprints."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The embedded base again by one command, without a network: stopped, resumed, and opened by diffusers."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

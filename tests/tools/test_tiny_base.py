@@ -1,7 +1,5 @@
 """The untrained folder opens in diffusers, knows the tables' words, and is the same bytes for the same seed."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 

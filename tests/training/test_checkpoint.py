@@ -1,7 +1,5 @@
 """Checkpoints: whole or not at all, exact, finite, and only of the training that reads them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Every handler on a plain Ignite engine of somebody else, as its docstring shows it."""
 
-from __future__ import annotations
-
 import os
 import signal
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Learning rates and the moving average, by their formulas."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Synthetic images inside MONAI pipelines: same label, same draw whatever the workers, one override in a bundle."""
 
-from __future__ import annotations
-
 import inspect
 import multiprocessing
 import pickle

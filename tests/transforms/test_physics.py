@@ -1,7 +1,5 @@
 """The physics transforms by MONAI's conventions, and that each does what its name says."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Every transform of the package prints its class and the arguments that it was made with."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import pickle

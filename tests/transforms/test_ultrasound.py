@@ -1,7 +1,5 @@
 """Loading, cropping and masking by MONAI's conventions."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -5,8 +5,6 @@ be one complete known target set with fitting shapes, and is recorded as ``base:
 change the base's output. Taking it out gives the base back bit for bit.
 """
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping

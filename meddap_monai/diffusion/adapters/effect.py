@@ -1,7 +1,5 @@
 """Prove that an adapter changes what its model computes: run a fixed small input with and without it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ Sources: LoRA (arXiv 2106.09685), LoHa, LoKr and the Tucker form (LyCORIS, arXiv
 2402.09353, equation 5). What is no product of two matrices becomes its dense matrix times the identity.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Adapters on disk: opened as from a stranger - limits, structure, values; no code is run - and written."""
 
-from __future__ import annotations
-
 import stat
 import struct
 from collections.abc import Mapping

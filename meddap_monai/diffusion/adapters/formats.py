@@ -5,8 +5,6 @@ not exist in the base is an error and never skipped. diffusers 0.42 loads MEDDAP
 an effect; here it loads exactly.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

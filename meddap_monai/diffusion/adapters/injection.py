@@ -3,8 +3,6 @@
 ``W' = W + weight * alpha / rank * up @ down`` (Hu et al. 2021, arXiv 2106.09685, section 4.1); peft computes it.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 A key is looked up in the module tree of the pipeline, so a name that the base does not have is an error, never skipped.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

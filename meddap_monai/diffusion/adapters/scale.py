@@ -5,8 +5,6 @@ patterns give single modules another rank or alpha. What else a configuration sa
 weight change alone, so nothing is ignored that a newer peft may come to mean.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import time

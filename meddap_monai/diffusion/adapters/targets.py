@@ -6,8 +6,6 @@ embedded base alike. On the Stable Diffusion 1.x architecture they give the publ
 `TEXT` 72 modules. kohya-ss's `conv_dim` and LyCORIS add `CONVOLUTIONS` and `EVERYTHING`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from torch import nn

@@ -1,7 +1,5 @@
 """New words for a text encoder (textual inversion, Gal et al. 2022, arXiv 2208.01618): put in and taken out exactly."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from typing import Any

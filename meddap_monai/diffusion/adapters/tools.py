@@ -1,7 +1,5 @@
 """Look at adapters, check them, convert them and melt them into a base: what ``meddap adapter`` does."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from pathlib import Path

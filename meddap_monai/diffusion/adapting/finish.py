@@ -1,7 +1,5 @@
 """The last act of a training: choose the weights, write the adapter folder, prove that it loads and acts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ per view (flip, crop); a training step only draws ``z = mean + deviation * eps``
 everything that decides its content, so a cache may be shared between runs and is never stale.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The images with drawn marks, counted and shown in TensorBoard with what does not count in the loss in red."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch.nn import functional

@@ -1,7 +1,5 @@
 """From records and a base to what a training needs: latents, prompts, trainable layers; heavy parts freed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

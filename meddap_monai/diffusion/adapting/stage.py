@@ -4,8 +4,6 @@ Images are encoded once, prompts too while the text encoder is frozen; then only
 same configuration gives the same bytes, also after a kill and a resume.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from pathlib import Path

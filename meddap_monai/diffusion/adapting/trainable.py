@@ -1,7 +1,5 @@
 """What a method trains: named parameters, their learning rates, and how they become an adapter."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any

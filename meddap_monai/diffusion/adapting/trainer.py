@@ -1,7 +1,5 @@
 """The training loop of adapters: one optimizer step on cached latents; everything else is a handler."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

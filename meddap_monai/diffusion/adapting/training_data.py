@@ -1,7 +1,5 @@
 """Which records a training learns from, and their latents."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from meddap_monai import store

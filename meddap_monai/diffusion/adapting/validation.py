@@ -1,7 +1,5 @@
 """A validation loss that can be compared between steps and runs: held-out images, fixed noise, fixed time steps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

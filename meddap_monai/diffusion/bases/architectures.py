@@ -1,7 +1,5 @@
 """The full-size architectures, built from their published configurations on the meta device: shapes without weights."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What went wrong with a hub id, in one sentence: the libraries say it in a page, and only in part."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 

@@ -4,8 +4,6 @@ A label finds its class whatever its case, its separators, its plural or one wro
 "malignent", "cancer". What no table knows gets the plain sentence ``an ultrasound image of {class}``.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import sys

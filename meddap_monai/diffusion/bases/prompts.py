@@ -6,8 +6,6 @@ of the class for normal images, and places an adjective in front; FU-LoRA (arXiv
 "a photo of fetal {class}".
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field
 from difflib import get_close_matches

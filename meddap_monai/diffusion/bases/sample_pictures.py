@@ -1,7 +1,5 @@
 """Sample pictures beside the training: fixed seeds, few steps, marked as synthetic."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Iterator, Sequence

@@ -4,8 +4,6 @@ Seven names cover the published studies; any other diffusers scheduler that is c
 reached by its class name.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from meddap_monai.core.constraints import unknown

@@ -1,7 +1,5 @@
 """What a base's tokenizer makes of prompts: words it does not know, sentences it cuts, classes it confuses."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Iterable, Mapping

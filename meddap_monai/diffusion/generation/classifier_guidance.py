@@ -4,8 +4,6 @@ HistoDiffusion (Ye et al., MICCAI 2023), after Dhariwal and Nichol (2021, alg. 2
 ``eps' = eps - scale * sqrt(1 - alpha_bar_t) * grad_x log p(y | x_t)``. Other predictions are converted to eps and back.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What to generate and how: the configuration of the stage ``generate``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated

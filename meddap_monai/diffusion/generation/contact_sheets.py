@@ -1,7 +1,5 @@
 """Contact sheets: per class the real images, the synthetic ones of each adjective, and the nearest real ones."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

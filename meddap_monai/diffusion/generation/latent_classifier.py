@@ -4,8 +4,6 @@ HistoDiffusion (Ye et al., MICCAI 2023): the encoder half of a UNet with attenti
 clean latents (time 0, as published), or on noisy latents with the time as an input (Dhariwal and Nichol 2021, sec. 4).
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

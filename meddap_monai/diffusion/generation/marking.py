@@ -1,7 +1,5 @@
 """A synthetic image says so, and says how it was made: in its record and in the text of its PNG file."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ where it comes as near to a training image as that image's own edited copies do.
 embedded base: see ``docs/generation.md``.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -5,8 +5,6 @@ together, because images of one batch share sampler, steps, guidance and strengt
 alone, so that they do not depend on how many processes work.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass

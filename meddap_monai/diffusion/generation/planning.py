@@ -1,7 +1,5 @@
 """From what is wanted to the rows of a plan: how many of each class and adjective, with which words and sources."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections import Counter, defaultdict

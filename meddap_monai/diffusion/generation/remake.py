@@ -4,8 +4,6 @@ On the CPU in float32 with the recorded versions and threads they are equal byte
 difference is measured and reported.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,8 +7,6 @@ batch needs is little: starting latents, the network on both guidance halves at 
 encoding, network, autoencoder and schedulers remain diffusers' own.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Sequence

@@ -5,8 +5,6 @@ bytes, an image says that it is synthetic in its record and in its file, and non
 the validation, test or unseen images.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """From a folder of ultrasound files to a folder of synthetic DICOM images that say what they are."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

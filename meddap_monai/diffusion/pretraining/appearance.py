@@ -4,8 +4,6 @@ Every function takes and returns an image of (H, W) float32 in [0, 1]. The names
 2403.16335) and the clinical words of the tables. "colorful" is missing on purpose: the embedded base is grey.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

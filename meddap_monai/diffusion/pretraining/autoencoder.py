@@ -5,8 +5,6 @@ components of 8 x 8 patches, softly whitened, written into the ordinary layers o
 no training, so latents are final before the first step, and the decoder can train beside the denoiser.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

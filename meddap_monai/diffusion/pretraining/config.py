@@ -1,7 +1,5 @@
 """Every setting of pre-training, checked when it is made."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Annotated
 

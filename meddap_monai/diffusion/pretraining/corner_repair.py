@@ -5,8 +5,6 @@ of the whole picture), which shows as a dot in every picture. Its last block lea
 corner it follows the real picture, everywhere else the decoder as it was, so that the texture stays.
 """
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Writing a trained base: fp16 weights, ``base.json``, the hashes of what it saw, a card and its pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The settings of what a base is made of: its pictures, its autoencoder, its text encoder and its UNet."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Annotated
 

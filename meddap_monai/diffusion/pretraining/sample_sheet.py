@@ -1,7 +1,5 @@
 """What a base draws, one row of pictures per class: in TensorBoard while it trains, on its card in the end."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

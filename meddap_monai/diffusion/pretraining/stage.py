@@ -5,8 +5,6 @@ later with little. Phases, each with its own checkpoint: text encoder, autoencod
 once more, on what the UNet draws.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from meddap_monai.core.devices import choose_device

@@ -4,8 +4,6 @@ Byte-pair encoding as in CLIP (Sennrich et al. 2016; Radford et al. 2021): merge
 each is one token, so the tokenizer is an ordinary `CLIPTokenizer` that any diffusers pipeline opens.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """The curves of a pre-training as one picture, and how long its phases took; both are read from the event files."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

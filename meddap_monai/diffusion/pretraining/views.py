@@ -1,7 +1,5 @@
 """Training pictures of a base: square crops of the records' images, changed as their captions say."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Single cases of a report: the surest errors and right answers, and where the network looked (Grad-CAM)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a report says, as plain JSON values: numbers of all arms, verdicts, curves, other stages' words, costs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Curves of a test set: ROC and precision-recall, averaged over classes and seeds with intervals; calibration."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Figures of the report as SVG text, equal for equal numbers (no dates, no random ids)."""
 
-from __future__ import annotations
-
 import io
 import re
 import textwrap

@@ -1,7 +1,5 @@
 """What the other stages left behind, gathered for the report: counts, reasons, pictures, seconds."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

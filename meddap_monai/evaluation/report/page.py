@@ -1,7 +1,5 @@
 """The report as one HTML page that needs nothing else: styles, figures and pictures are inside it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

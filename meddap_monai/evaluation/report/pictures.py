@@ -1,7 +1,5 @@
 """Pictures of a report as ``data:`` addresses: real beside synthetic, what was dropped, the closest pairs."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Mapping

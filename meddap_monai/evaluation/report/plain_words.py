@@ -1,7 +1,5 @@
 """A report for somebody who reads no statistics: what was asked, what was found, how sure, what it does not show."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The same metric for parts of a test set: by device, by centre, wherever the records say so."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

@@ -3,8 +3,6 @@
 Runs inside a worker process, so that a codec that crashes or hangs takes nothing else with it.
 """
 
-from __future__ import annotations
-
 import base64
 import re
 import unicodedata

@@ -1,7 +1,5 @@
 """What to index and how: the configuration of the stage ``index``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

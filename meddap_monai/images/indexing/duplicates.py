@@ -1,7 +1,5 @@
 """Equal and almost equal pictures: the former are dropped, the latter keep their patients in one split."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np

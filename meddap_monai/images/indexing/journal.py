@@ -1,7 +1,5 @@
 """What an index run has already read, so that an interrupted run or a grown folder only reads what is new."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import dataclasses

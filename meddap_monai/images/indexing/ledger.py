@@ -3,8 +3,6 @@
 Everything lies in temporary tables beside the journal's, so that memory does not grow with the number of images.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping

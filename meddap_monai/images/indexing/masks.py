@@ -3,8 +3,6 @@
 Only names that pair are taken for masks; a lone file is an image, whatever it is called.
 """
 
-from __future__ import annotations
-
 import re
 
 _WORD = r"(?:masks?|segs?|segmentations?|seg[ _-]?masks?|labels?|annotations?|annots?|contours?|gt|ground[ _-]?truths?)"

@@ -1,7 +1,5 @@
 """What to index: a walk through a folder tree, or the rows of a table, each with its label."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import os

@@ -1,7 +1,5 @@
 """The stage `index`: from a folder of image files to records, de-identified images and a list of what was left out."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

@@ -4,8 +4,6 @@ Started as ``python -m meddap_monai.images.indexing.worker``; the first line hol
 ``{"how": fields of Acceptance, "memory": MB per file}``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

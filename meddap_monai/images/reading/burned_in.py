@@ -5,8 +5,6 @@ follow one another closely, share an upper or a lower edge, and are drawn in one
 three: on simulated and on real scans without text hardly ever more than three patches line up.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import ndimage
 

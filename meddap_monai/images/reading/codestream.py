@@ -1,7 +1,5 @@
 """What a compressed frame says about itself, read before any decoder allocates or works for it."""
 
-from __future__ import annotations
-
 import struct
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Colour as it is stored: YBR to RGB, and grey that was stored as colour, returned as one channel where wanted."""
 
-from __future__ import annotations
-
 import numpy as np
 
 COLOURS = ("keep", "auto", "grey")

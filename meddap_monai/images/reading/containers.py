@@ -3,8 +3,6 @@
 Counts that a file claims bound nothing: here they are compared with what the file holds and with the ceilings.
 """
 
-from __future__ import annotations
-
 import re
 import struct
 from collections import Counter

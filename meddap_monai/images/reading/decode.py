@@ -1,7 +1,5 @@
 """Frames out of PixelData: one at a time, the others untouched where the transfer syntax allows it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

@@ -3,8 +3,6 @@
 Nothing else of the file leaves this module: see `UltrasoundInfo`, which is the allow-list.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

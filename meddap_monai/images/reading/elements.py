@@ -4,8 +4,6 @@ pydicom builds what it reads; a small file can make that take minutes. Here only
 each within a ceiling, and nothing is built.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass, field

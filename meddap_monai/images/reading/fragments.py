@@ -1,7 +1,5 @@
 """Where the frames of encapsulated pixel data lie (PS3.5 A.4): fragments are trusted, offset tables are checked."""
 
-from __future__ import annotations
-
 import struct
 from itertools import pairwise
 from typing import BinaryIO

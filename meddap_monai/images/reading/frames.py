@@ -1,7 +1,5 @@
 """Which frames of a clip become samples."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 

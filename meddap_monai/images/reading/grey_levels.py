@@ -1,7 +1,5 @@
 """From stored values to what a display shows: modality and VOI look-up, inversion, colour, 8 bits."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

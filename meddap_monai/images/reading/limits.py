@@ -1,7 +1,5 @@
 """Ceilings that are checked before memory is taken, and the one way in which image files are opened."""
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

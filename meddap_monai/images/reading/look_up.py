@@ -1,7 +1,5 @@
 """Look-up tables as DICOM stores them: a descriptor and entries, whatever their width, byte order and VR."""
 
-from __future__ import annotations
-
 import struct
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Whether a file that is not DICOM says that its image is synthetic, whichever tool wrote the words anew."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator
 from pathlib import Path

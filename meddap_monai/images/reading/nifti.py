@@ -4,8 +4,6 @@ A slice is shown as DICOM shows it: columns run to the patient's left (or back),
 NIfTI's axes, which point to the right, the front and the head, all of these are negative directions.
 """
 
-from __future__ import annotations
-
 import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass

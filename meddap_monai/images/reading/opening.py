@@ -3,8 +3,6 @@
 Pillow knows dozens of formats and hands some of them to other programs; only those of `FORMATS` are ever tried.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path

@@ -4,8 +4,6 @@ A small detector for what should teach nothing, not for what names a person: it 
 others (dotted lines, arrows, grey marks in bright tissue). De-identification does not rest on it.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import ndimage
 

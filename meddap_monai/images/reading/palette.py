@@ -1,7 +1,5 @@
 """Palettes: look-up tables from stored values to colour, whatever the width, byte order and VR they are stored in."""
 
-from __future__ import annotations
-
 import struct
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 They carry no region and no patient, so they are taken whole; `index` counts them as not de-identified.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

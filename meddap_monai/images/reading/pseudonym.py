@@ -1,7 +1,5 @@
 """Keyed pseudonyms: the same patient always gets the same name, and nobody without the key can tell whose it is."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import hmac

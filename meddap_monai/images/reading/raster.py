@@ -3,8 +3,6 @@
 Pillow decodes; what it leaves to its callers is done here: orientation, WhiteIsZero of 16 bits, transparency.
 """
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator

@@ -4,8 +4,6 @@ DICOM goes through `read_ultrasound`, PNG and the like and NIfTI through `read_p
 tensor whatever its file, and it does not matter which other readers are installed.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -4,8 +4,6 @@ A record carries the SHA-256 of its pixels. It is compared wherever the image is
 was exchanged after indexing (a test image by a training image, say) is never used under the old record.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from typing import Any

@@ -3,8 +3,6 @@
 Everything outside of the chosen region can hold burned-in names, dates and settings.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -8,8 +8,6 @@ UIDs are UUID-derived, below the root ``2.25`` (PS3.5 B.2), and computed from ru
 writing again gives the same UIDs.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """`SyntheticDicomWriter`: synthetic DICOM through MONAI's ``SaveImage(d)``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Clusters of feature vectors, class by class: k-means (Repetto and de Leon 2023), coreset, random choice."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """How real training images are chosen: the configuration of the stage ``cluster``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Annotated
 

@@ -4,8 +4,6 @@ Per class: k-means on features, the images nearest to each centroid, clusters ra
 Farthest-first coreset (Sener and Savarese 2018) and random choice are the baselines.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Close comparison of pairs of images: the crop of the training image that fits the query best, then two distances."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How copies are found and what happens to them: the settings `select#copies`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

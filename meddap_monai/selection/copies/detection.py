@@ -9,8 +9,6 @@ Sources: nearest-neighbour search by pixel correlation and tile-wise L2 with mem
 al. 2023 (arXiv 2301.13188, section 4.2: the largest of the tiles' distances, so that equal backgrounds do not count).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

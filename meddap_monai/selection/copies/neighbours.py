@@ -1,7 +1,5 @@
 """Blocked matrix products that find the nearest of many images without ever holding all pairs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """How synthetic images are judged: the configuration of the stage ``select``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Annotated
 

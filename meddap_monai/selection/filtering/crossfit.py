@@ -5,8 +5,6 @@ predictions are the calibration data of every rule; no validation, test or unsee
 augmentation and training step are those of `meddap_monai.classifier`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

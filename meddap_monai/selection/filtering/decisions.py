@@ -1,7 +1,5 @@
 """From evidence to a decision per image: all rules, then copies, then quotas; every reason is kept."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How the filter judges: the settings `select#filter` and `cluster#filter`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """The fitted filter: K networks or heads, who was left out of which, a temperature; a kill costs at most one fold."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

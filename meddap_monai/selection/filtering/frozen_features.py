@@ -4,8 +4,6 @@ Clustering, the probe of the filter, the guards, the copy check and TensorBoard'
 extractors are those of `meddap_monai.encoders.extractors`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What `select` leaves behind: kept and all records, ``dropped.csv`` and the figures of ``selection.json``."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A filter that learns in seconds: one frozen encoder for all folds, and a linear head for each."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the rules and the clusters look at: the filter's own features, or those of another extractor."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ A classifier trained on the real training images only, by grouped K-fold, says h
 its intended class; a copy check removes what repeats a training image. Dropped images stay on record with their reason.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections import Counter
 from collections.abc import Sequence

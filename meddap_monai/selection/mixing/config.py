@@ -1,7 +1,5 @@
 """How many synthetic images join the real ones: the configuration of the stage ``mix``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Annotated
 

@@ -6,8 +6,6 @@ amount within one standard error of the best (Breiman et al. 1984, the one-stand
 images per class the best mean alone is mostly luck, and the intervals say so.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

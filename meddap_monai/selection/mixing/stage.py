@@ -4,8 +4,6 @@ The arms of a study are made here too: real only, real and synthetic, synthetic 
 images repeated to the same count; synthetic images with shuffled labels), so that a gain cannot come from mere numbers.
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """LoCon, LoHa, LoKr and DoRA against their definitions, written out element by element where no library is at hand."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

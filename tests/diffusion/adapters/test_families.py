@@ -1,7 +1,5 @@
 """Stable Diffusion XL and 2.x, small and built from their configuration, through the real stages."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

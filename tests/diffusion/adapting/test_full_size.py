@@ -1,7 +1,5 @@
 """One real step of USLoRA on the full Stable Diffusion 1.x architecture (random weights, 5 GB of memory)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Marks that are drawn over images do not count in the loss, and are counted and shown."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

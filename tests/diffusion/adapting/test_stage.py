@@ -1,7 +1,5 @@
 """Adapter training: what the stage writes, refuses, keeps and frees; batches, validation and checkpoints."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """One door to a base: what opens, what is refused and with which words; the shipped base keeps its promises."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import time

@@ -1,7 +1,5 @@
 """A hub id that does not open says why in one sentence."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A base is opened once: whatever a call does with it, its weights are read for their hash a single time."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Any label works: the package's table that knows the labels by their words, else one made from them; all is shown."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Prompt tables: MEDDAP's and FU-LoRA's sentences, and errors that name the nearest valid word."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

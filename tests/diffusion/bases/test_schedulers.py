@@ -1,7 +1,5 @@
 """Every sampler must recover the image when the network is perfect, whatever the base predicts."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from diffusers import DDIMScheduler

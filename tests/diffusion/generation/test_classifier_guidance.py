@@ -1,7 +1,5 @@
 """Classifier guidance: the published formula in every prediction type, on every scheduler, beside adapters."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

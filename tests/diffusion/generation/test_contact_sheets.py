@@ -1,7 +1,5 @@
 """Contact sheets show what is nearest, whatever the names."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

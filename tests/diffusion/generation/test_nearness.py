@@ -1,7 +1,5 @@
 """Images that come from a patient's image say so; strengths that leave it as it was are refused."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

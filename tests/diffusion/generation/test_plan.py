@@ -1,7 +1,5 @@
 """The plan: how many of what, in which order, streamed, and read back equal."""
 
-from __future__ import annotations
-
 import tracemalloc
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """An image is made again by re-running its shard."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The loop gives what diffusers' own pipelines give, image by image, and keeps its promises about seeds and masks."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The stage generate: what stands in its folder, and what it refuses."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

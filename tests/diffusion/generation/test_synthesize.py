@@ -1,7 +1,5 @@
 """One command: DICOM in, marked synthetic DICOM out; and a shard made again."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pydicom

@@ -1,7 +1,5 @@
 """The decoder's last phase: sharper on what the UNet draws, resumable, and nothing else of the base moves."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import signal

@@ -1,7 +1,5 @@
 """Several processes pre-train one base: the weights of one process, exact resume, and no waiting for a dead one."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import signal

@@ -1,7 +1,5 @@
 """Pre-training: the linear encoder is exact, words stay apart, a small run opens in diffusers and repeats itself."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import signal

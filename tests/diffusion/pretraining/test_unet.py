@@ -1,7 +1,5 @@
 """The UNet's training: classes, captions and the empty prompt, both predictions, the average that is kept."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

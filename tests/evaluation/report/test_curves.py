@@ -1,7 +1,5 @@
 """Curves of the report: equal to scikit-learn's, with intervals that hold what they should."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sklearn import metrics as sk

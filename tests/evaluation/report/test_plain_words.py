@@ -1,7 +1,5 @@
 """What a report says in plain words: every sentence, for each kind of finding."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """What a folder or a table lists: links, folders that cannot be listed, masks, contradictions, and columns of facts."""
 
-from __future__ import annotations
-
 import csv
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """The stage `index`: labels, splits, what is left out, going on after a kill, growing folders, crashing codecs."""
 
-from __future__ import annotations
-
 import csv
 import errno
 import json

@@ -1,7 +1,5 @@
 """`read_ultrasound`: its arguments, and what it says about a file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Which frames of a clip are chosen, and that only these are decoded."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Which bytes are which frame: lengths of native pixels, offset tables and fragments of compressed ones."""
 
-from __future__ import annotations
-
 import struct
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Window, rescale and spacing of enhanced multi-frame images: in the header, for all frames, or for each of them."""
 
-from __future__ import annotations
-
 import io
 import time
 from pathlib import Path

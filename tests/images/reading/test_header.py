@@ -1,7 +1,5 @@
 """The walk over a header: encodings that contradict the syntax, odd lengths, and ceilings."""
 
-from __future__ import annotations
-
 import struct
 from pathlib import Path
 

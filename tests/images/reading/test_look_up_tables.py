@@ -1,7 +1,5 @@
 """Modality and VOI look-up tables in every way to store them."""
 
-from __future__ import annotations
-
 import struct
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What is drawn over a scan is found; scans without marks stay whole."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw

@@ -1,7 +1,5 @@
 """Palettes in every way to store them: what is drawn is what the construction says."""
 
-from __future__ import annotations
-
 import struct
 from itertools import product
 from pathlib import Path

@@ -1,7 +1,5 @@
 """PNG, JPEG, TIFF, BMP and NIfTI: row first, 8 bits, by content."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import nibabel

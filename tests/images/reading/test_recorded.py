@@ -1,7 +1,5 @@
 """An image of a record is opened only as an image, and used only when its pixels are those of the record."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Regions: declared ones told apart and checked, and the tight box found in pixels."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont

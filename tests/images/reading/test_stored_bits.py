@@ -1,7 +1,5 @@
 """HighBit and BitsStored count for every codec as for native pixels; what contradicts the codestream is refused."""
 
-from __future__ import annotations
-
 import struct
 from pathlib import Path
 

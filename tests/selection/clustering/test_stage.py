@@ -1,7 +1,5 @@
 """Choosing real images: clusters, their ranking, and the baselines."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

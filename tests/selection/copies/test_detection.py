@@ -1,7 +1,5 @@
 """The copy check: exact on small sets, calibrated by patients, blind to what it is told to skip."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """The filter's networks: features before the last layer, views, folds of any classifier."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Extractors by name and their cache."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

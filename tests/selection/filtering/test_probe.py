@@ -1,7 +1,5 @@
 """The probe: one frozen encoder for all folds, a linear head for each."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The rules on evidence made by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

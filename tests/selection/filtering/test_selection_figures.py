@@ -1,7 +1,5 @@
 """Scalars of a selection: they hold its numbers, and a class name is never a path."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

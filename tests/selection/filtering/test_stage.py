@@ -1,7 +1,5 @@
 """The stage `select` end to end on small simulated sets."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import io

@@ -1,7 +1,5 @@
 """The search for how much synthetic, judged on val."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How many synthetic images join the real ones, and the arms of a study."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The methods by name: `adapt#method` takes one of these."""
 
-from __future__ import annotations
-
 from meddap_monai.diffusion.adapting.methods.dreambooth import DreamBooth
 from meddap_monai.diffusion.adapting.methods.fulora import FULoRA
 from meddap_monai.diffusion.adapting.methods.inversion import TextualInversion

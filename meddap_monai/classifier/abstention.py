@@ -87,7 +87,7 @@ def restore_abstention(parts: Mapping[str, Any], classes: int) -> Abstention:
     values = {name: parts[name].numpy() for name in Abstention.__dataclass_fields__}
     found = Abstention(**values)
     width, count = found.means.shape[1], len(found.patients)
-    expected = {"means": (classes, width), "precision": (width, width)}
+    expected: dict[str, tuple[int, ...]] = {"means": (classes, width), "precision": (width, width)}
     expected |= dict.fromkeys(("distances", "scores", "patients"), (count,))
     wrong = [name for name, value in values.items() if value.shape != expected[name] or not np.isfinite(value).all()]
     if wrong or not count:

@@ -28,8 +28,8 @@ from meddap_monai.classifier.scoring import Classifier, load_classifier
 from meddap_monai.core.configuration import build, field_types
 from meddap_monai.core.constraints import check_choice
 from meddap_monai.core.ids import nest, read_pairs
-from meddap_monai.core.records import Record, class_names, draw_split, iter_records, write_records
-from meddap_monai.evaluation.predictions import test_rows
+from meddap_monai.core.records import Record, class_names, draw_split, iter_records, read_records, write_records
+from meddap_monai.evaluation.test_sets import test_rows
 from meddap_monai.statistics.metrics import macro_auc, masked
 
 WHOLE = "ultrasound"
@@ -64,9 +64,9 @@ def measure(options: argparse.Namespace, config: ClassifyConfig) -> dict[str, di
     found: dict[str, dict[str, list[float]]] = {}
     for seed in range(options.seeds):
         records = draw(options.records, options.output / f"seed_{seed}" / "draw", options, seed)
-        sets = {"own": test_rows(records, "test")}
+        sets = {"own": test_rows(records, read_records(records, full=True), "test")}
         if options.unseen:
-            sets["unseen"] = test_rows(options.unseen, "unseen")
+            sets["unseen"] = test_rows(options.unseen, read_records(options.unseen, full=True), "unseen")
         for arm, chosen in arms(dataclasses.replace(config, seed=seed), options.parts).items():
             folder = options.output / f"seed_{seed}" / arm.replace(" ", "_")
             model = load_classifier(classify(chosen, folder, records=records), chosen.device)

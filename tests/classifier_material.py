@@ -11,5 +11,6 @@ TINY = ClassifyConfig(
     validation_every=8,
     checkpoint_every=4,
     augmentation="classical",
+    views=1,
     pictures=False,
 )

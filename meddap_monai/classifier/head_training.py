@@ -10,7 +10,7 @@ from torch import nn
 from meddap_monai import store
 from meddap_monai.classifier import scoring
 from meddap_monai.classifier.calibration import fit_abstention
-from meddap_monai.classifier.config import ClassifyConfig, identity
+from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.features import extract
 from meddap_monai.classifier.head_choice import Examples, Fitter, best_head, compare_heads, table_of_heads
 from meddap_monai.classifier.heads import Head, build_extractor, describe_extractor
@@ -41,7 +41,7 @@ def train_head(config: ClassifyConfig, output: Path, material: Material) -> dict
     parts = {"head": head.parts(), "abstention": abstention.parts()}
     scoring.write_model(output, config, material.classes, temperature, **parts)
     validation = all_metrics(probabilities, truth)
-    found = {"head": name, "features_of": describe_extractor(identity(config))}
+    found = {"head": name, "features_of": describe_extractor(config)}
     results = {
         "validation": validation,
         "confusion": confusion(probabilities, truth).tolist(),

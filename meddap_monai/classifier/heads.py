@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from meddap_monai.classifier.config import ClassifyConfig
+from meddap_monai.classifier.config import ClassifyConfig, identity
 from meddap_monai.classifier.scorers import SCORERS, Scorer, restore_scorer
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.encoders.frozen import FrozenEncoder
@@ -62,13 +62,13 @@ def build_extractor(config: ClassifyConfig, classes: int) -> nn.Module:
 
 
 def describe_extractor(config: ClassifyConfig) -> str:
-    """Return in words which weights the features of a head come from; a user's file by its name."""
-    own = find_encoder(config.encoder).weights
-    if config.weights is not None:
-        return f"{config.encoder} with the weights {config.weights.name}"
+    """Return in words which weights the features of a head come from; a user's file by its content."""
+    own, shown = find_encoder(config.encoder).weights, identity(config)
+    if shown.weights is not None:
+        return f"{shown.encoder} with the weights {shown.weights.name}"
     if own is not None:
-        return f"{config.encoder} with its own weights, {own.sha256[:12]}"
-    return f"{config.encoder} (has no weights)"
+        return f"{shown.encoder} with its own weights, {own.sha256[:12]}"
+    return f"{shown.encoder} (has no weights)"
 
 
 def restore_head(config: ClassifyConfig, classes: int, parts: dict[str, Any]) -> Head:

@@ -23,13 +23,19 @@ class Standardised(nn.Module):
         deviation: of ``constant``, as many.
     """
 
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
     def __init__(self, network: nn.Module, how: str = "image", mean: Grey = 0.5, deviation: Grey = 0.5) -> None:
         super().__init__()
-        self.network, self.how, self.mean, self.deviation = network, how, mean, deviation
+        self.network, self.how = network, how
+        self.told = f"{how}, {mean}, {deviation}" if how == "constant" else how
+        self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor(deviation).reshape(-1, 1, 1), persistent=False)
 
     def extra_repr(self) -> str:
         """Say how, as it is part of what the network answers but not of its tensors."""
-        return f"{self.how}, {self.mean}, {self.deviation}" if self.how == "constant" else self.how
+        return self.told
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits ``(B, K)`` of images ``(B, C, H, W)`` float in 0..1."""
@@ -39,11 +45,7 @@ class Standardised(nn.Module):
             return self.network((images - mean) / deviation.clamp_min(1e-3))
         if self.how == "range":
             return self.network(images * 2 - 1)
-        return self.network((images - _channels(self.mean, images)) / _channels(self.deviation, images))
-
-
-def _channels(value: Grey, images: torch.Tensor) -> float | torch.Tensor:
-    return images.new_tensor(value)[:, None, None] if isinstance(value, tuple) else value
+        return self.network((images - self.mean) / self.deviation)
 
 
 class Penultimate(nn.Module):

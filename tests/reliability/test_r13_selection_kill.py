@@ -91,7 +91,7 @@ def test_a_finished_fold_is_not_trained_again(tmp_path: Path, simulated_records:
 
 @pytest.mark.parametrize("seconds", [0.2, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_cluster_killed_after(tmp_path: Path, simulated_records: Path, seconds: float) -> None:
-    config = ClusterConfig(k=2, nearest=3, filter=SMALL)
+    config = ClusterConfig(k=2, nearest=3, features="filter", filter=SMALL)
     folders = [tmp_path / "killed", tmp_path / "whole"]
     process = start(lambda: cluster(config, folders[0], records=simulated_records), tmp_path / "log")
     begun = time.monotonic()

@@ -69,7 +69,7 @@ def material(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, make_rec
     hybrid = made.run("mix", root / "mix", records=records, kept=kept)
     made.run("classify", root / "classify", records=hybrid)
     Reading(root / "reading", "one", ReadingConfig(4), records, generated).answer(
-        0, dict.fromkeys(("real", "person", "malformed", "finding"), "yes")
+        0, dict.fromkeys(("real", "person", "malformed", "finding"), "yes") | {"reader_class": "unsure"}
     )
     return made
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,8 +77,8 @@ def write_scalars(board: Path, summary: Mapping[str, Any]) -> None:
         if "copies" in summary:
             writer.add_scalar("select/copy_rate", summary["copies"]["rate"], 0)
     for rule, curve in summary["acceptance"].items():
-        for name in curve.keys() - {"threshold"}:  # a run per class: one chart per rule
-            with SummaryWriter(str(board / (re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:40] or "class"))) as writer:
+        for number, name in enumerate(name for name in summary["classes"] if name in curve):
+            with SummaryWriter(str(board / f"class_{number}")) as writer:  # a run per class: one chart per rule
                 for place, share in enumerate(curve[name]):
                     writer.add_scalar(f"select/accepted_share_{rule}", share, place)
 

@@ -29,7 +29,7 @@ def test_scalars_are_those_of_the_summary_and_stay_inside(tmp_path: Path) -> Non
         "select/kept_share": [0.25],
         "select/copy_rate": [0.125],
     }
-    assert scalars(board / "_a") == {"select/accepted_share_p": [1.0, 0.5]}
-    assert scalars(board / "b") == {"select/accepted_share_p": [1.0, 0.0]}
+    assert scalars(board / "class_0") == {"select/accepted_share_p": [1.0, 0.5]}
+    assert scalars(board / "class_1") == {"select/accepted_share_p": [1.0, 0.0]}
     outside = [path for path in tmp_path.rglob("events*") if board not in path.parents]
     assert outside == []

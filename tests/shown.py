@@ -24,6 +24,7 @@ ELSEWHERE = {
     r"^make wheel$": "tests/test_packaging.py",
     r"^meddap demo": "tests/test_packaging.py",
     r"^meddap study --config \w+ --config smoke": "tests/test_studies.py",
+    r"runs/index source=data$|mine\.yaml --output runs/first|runs/answers\.csv": "tests/first_hour/test_quickstart.py",
     r"^meddap config": "tests/cli/test_keys.py",
     r"^meddap review": "tests/reading_form/test_review.py",
     r"^meddap grid": "tests/cli/test_evaluation.py",

@@ -40,7 +40,8 @@ from PIL import Image
 
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.data import make_dataset, make_loader, plan_batches
-from meddap_monai.classifier.engine import Criterion, TrainingStep, build_optimizer, build_trainer
+from meddap_monai.classifier.engine import Criterion, TrainingStep, build_trainer
+from meddap_monai.classifier.optimization import build_optimizer
 from meddap_monai.classifier.stage import initial_network
 from meddap_monai.phantom.simulation import simulate_image
 from meddap_monai.phantom.tissue import CLASSES

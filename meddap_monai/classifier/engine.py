@@ -16,13 +16,12 @@ from torch import nn
 from meddap_monai.classifier.augment import augment
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.data import to_float
+from meddap_monai.classifier.optimization import train_mode
 from meddap_monai.core.devices import PRECISIONS
 from meddap_monai.core.distributed import SINGLE_PROCESS, Ranks
 from meddap_monai.core.seeds import derive_seed
-from meddap_monai.encoders.layers import layers
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.statistics.metrics import macro_auc
-from meddap_monai.training.ema import update_average
 from meddap_monai.training.finite import check_finite
 from meddap_monai.training.schedules import schedule, set_rate
 from meddap_monai.training.step_trainer import within_memory
@@ -57,59 +56,6 @@ def balanced_weights(labels: Sequence[int], classes: int) -> torch.Tensor:
     """Return ``(classes,)`` weights inverse to the class frequency, mean 1 over the images (scikit-learn's rule)."""
     counts = np.bincount(labels, minlength=classes).clip(min=1)
     return torch.tensor(len(labels) / (classes * counts), dtype=torch.float32)
-
-
-def build_optimizer(config: ClassifyConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimizer of a configuration, and freeze the network's first layers where it asks for it.
-
-    A parameter group per layer carries the ``factor`` on the learning rate (Howard and Ruder 2018).
-    """
-    found = layers(network)
-    groups: list[dict[str, Any]] = []
-    for depth, parameters in enumerate(found):
-        before = len(found) - 2 - depth
-        factor = 1.0 if before < 0 else config.encoder_rate * config.layer_decay**before
-        if depth < config.freeze and before >= 0:
-            for parameter in parameters:
-                parameter.requires_grad_(False)
-        else:
-            groups.append({"params": parameters, "factor": factor})
-    options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=0.9, **options)
-    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, **options)
-
-
-def train_mode(network: nn.Module) -> None:
-    """Set a network to training, but for the batch statistics of its frozen layers."""
-    network.train()
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine and not module.weight.requires_grad:
-            module.eval()
-
-
-class MovingAverage:
-    """Handler: after every step, pull a copy of a network towards it (`update_average`); it is what is judged and kept.
-
-    Args:
-        network: that is trained.
-        average: its copy; batch statistics are copied as they are.
-        decay: of the average.
-    """
-
-    def __init__(self, network: nn.Module, average: nn.Module, decay: float) -> None:
-        self.network, self.average, self.decay = network, average, decay
-
-    def attach(self, engine: Any) -> None:
-        """Attach to a trainer, before what validates."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._pull)
-
-    def _pull(self, engine: Any) -> None:
-        step = engine.state.iteration - 1
-        update_average(self.average.parameters(), self.network.parameters(), self.decay, step)
-        for mean, value in zip(self.average.buffers(), self.network.buffers(), strict=True):
-            mean.copy_(value)
 
 
 class TrainingStep:
@@ -276,7 +222,7 @@ def build_trainer(
     """Return MONAI's trainer, set to go on after `first_step` steps; one Ignite epoch is the whole run."""
     device = torch.device(config.device)
     if config.precision == "fp16" and device.type == "cpu":
-        raise ConfigurationError("classify#precision: fp16 needs a GPU; use bf16 or fp32")
+        raise ConfigurationError("precision: fp16 needs a GPU; use bf16 or fp32")
     trainer = SupervisedTrainer(
         device=device,
         max_epochs=1,

@@ -17,13 +17,11 @@ from meddap_monai.classifier.config import ClassifyConfig, identity
 from meddap_monai.classifier.data import in_order, make_dataset, make_loader, plan_batches
 from meddap_monai.classifier.engine import (
     Criterion,
-    MovingAverage,
     ScalerState,
     TrainingStep,
     auc_then_loss,
     balanced_weights,
     build_evaluator,
-    build_optimizer,
     build_trainer,
     distribute_network,
     measure,
@@ -31,6 +29,7 @@ from meddap_monai.classifier.engine import (
 from meddap_monai.classifier.head_training import train_head
 from meddap_monai.classifier.heads import initial_network
 from meddap_monai.classifier.material import Material, read_material
+from meddap_monai.classifier.optimization import MovingAverage, build_optimizer
 from meddap_monai.core.devices import choose_device
 from meddap_monai.core.distributed import Ranks, join_ranks, open_stage
 from meddap_monai.core.records import Record, read_records

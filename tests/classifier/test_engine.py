@@ -12,13 +12,11 @@ from torch import nn
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.engine import (
     Criterion,
-    MovingAverage,
     TrainingStep,
     balanced_weights,
-    build_optimizer,
     build_trainer,
-    train_mode,
 )
+from meddap_monai.classifier.optimization import MovingAverage, build_optimizer, train_mode
 from meddap_monai.classifier.stage import initial_network
 from meddap_monai.encoders.layers import layers
 

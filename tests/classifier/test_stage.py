@@ -194,7 +194,8 @@ def test_smaller_chunks_give_the_same_gradient() -> None:
 
 
 def _one_step(config: ClassifyConfig, batch: dict[str, Any], chunk: int) -> list[torch.Tensor]:
-    from meddap_monai.classifier.engine import Criterion, build_optimizer, build_trainer
+    from meddap_monai.classifier.engine import Criterion, build_trainer
+    from meddap_monai.classifier.optimization import build_optimizer
 
     network = initial_network(config, 3)
     step = TrainingStep(config, Criterion(config), 3)

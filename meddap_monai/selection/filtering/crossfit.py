@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from meddap_monai.classifier.data import plan_batches, to_float
-from meddap_monai.classifier.engine import Criterion, TrainingStep, build_optimizer, build_trainer
+from meddap_monai.classifier.engine import Criterion, TrainingStep, build_trainer
 from meddap_monai.classifier.heads import initial_network
+from meddap_monai.classifier.optimization import build_optimizer
 from meddap_monai.classifier.scoring import views_of
 from meddap_monai.core.progress import progress
 from meddap_monai.core.records import Record
@@ -162,7 +163,7 @@ def with_features(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tenso
     logits, features = with_penultimate(network, images)
     if features is None:
         raise ConfigurationError(
-            f"select#filter#encoder: {type(network).__name__} ends in no linear layer, so it has no penultimate "
+            f"the filter's encoder: {type(network).__name__} ends in no linear layer, so it has no penultimate "
             "features; choose a ResNet, DenseNet, EfficientNet or ViT"
         )
     return logits, features

@@ -13,7 +13,7 @@ NEEDED = {
     r"^pip (install|download)": "a package index or a folder of wheels",
     r"^make (demo|test)$": "a fresh environment, which make fills from a package index",
     r"python -m tools\.corpus": "BUS-BRA and the fetal planes",
-    r"--config configs/busi\.yaml": "BUSI and BUS-BRA",
+    r"--config configs/busi\.yaml|data/busi|augmentation_ablation": "BUSI and BUS-BRA",
     r"--config configs/fetal\.yaml": "the fetal planes of Spain and Africa",
     r"--config (meddap_busi|fulora_fetal|histodiffusion|ort_dreambooth)\b(?!.*smoke)": "the study's images, and a GPU",
     r"configs/meddap_busi\.yaml'\]": "the study's images, and a GPU",

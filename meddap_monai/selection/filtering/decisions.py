@@ -73,7 +73,7 @@ def decide(
     if copies is not None and action == "drop":
         failed[COPY] = copies.copied
     kept = ~np.logical_or.reduce([*failed.values(), np.zeros(count, bool)])
-    share = 1.0 if by_thresholds or rules.fallback is None else rules.fallback
+    share = 1.0 if by_thresholds or rules.fallback is None or rules.quota is not None else rules.fallback
     if rules.quota is not None or share < 1:
         order = next(iter(verdicts.values())).order if verdicts else np.zeros(count)
         chosen = within_quota(order, kept, evidence.labels, rules.quota, share)

@@ -138,6 +138,8 @@ def _run(config: SelectConfig, output: Path, data: _Inputs, stage: store.Stage) 
 def _without_thresholds(rules: RuleConfig) -> str:
     if rules.fallback is None:
         return "its thresholds decided all the same (select#rules#fallback is null)"
+    if rules.quota is not None:
+        return f"in place of its thresholds the quota of {rules.quota} of each class decided"
     return (
         f"in place of its thresholds the best {100 * rules.fallback:.0f} % of each class were kept "
         "(select#rules#fallback); give more real images, or another select#filter#encoder"

@@ -5,7 +5,7 @@
 - ``vae`` or ``vae:<base folder>``: latents of a base's autoencoder, averaged to 4 x 4;
 - ``clip:<folder>``: a CLIP vision tower saved by transformers.
 
-A TorchScript file is a program that may write files, so none is opened: weights are data, the network stands in code.
+A TorchScript file is a program that may write files: it runs only as ``torchscript:<file>#<sha256>``, its hash stated.
 """
 
 from collections.abc import Callable, Sequence

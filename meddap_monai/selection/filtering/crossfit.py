@@ -116,11 +116,6 @@ class Networks:
     members: Sequence[nn.Module]
     config: FilterConfig
 
-    @property
-    def folds(self) -> int:
-        """Number of networks."""
-        return len(self.members)
-
     def predict(self, _records: Sequence[Record], images: np.ndarray, _path: Path | None = None) -> FilterPredictions:
         """Judge (N, C, H, W) uint8 images; nothing is cached, for each network sees them in its own way."""
         return predict(self.members, images, self.config)

@@ -40,44 +40,51 @@ class FittedFilter:
         fold: (M,) int, the network that left each real training image out.
         predicted: what all networks say about the M real training images.
         temperature: divisor of the logits that calibrates the out-of-fold predictions (Guo et al. 2017).
+        measured: how good it is, see `_measure`.
     """
 
     judge: Networks | Probe
     fold: np.ndarray
     predicted: FilterPredictions
     temperature: float
+    measured: dict[str, Any]
 
-    def measure(self, training: Sequence[Record], seed: int) -> dict[str, Any]:
-        """Return how good the filter is, out of fold, for ``selection.json`` and ``filter.json``.
 
-        Accuracy, balanced accuracy and AUC have 95 % intervals over draws of patients; `guessed` is the accuracy of
-        always naming the commonest class, `chance` what balanced accuracy has by guessing (an AUC has 0.5), and
-        `tells_classes_apart` whether the balanced accuracy is surely above it (`beyond_guessing`).
+def _measure(
+    predicted: FilterPredictions, fold: np.ndarray, temperature: float, training: Sequence[Record], seed: int
+) -> dict[str, Any]:
+    """Return how good a filter is, out of fold, for ``selection.json`` and ``filter.json``.
 
-        Args:
-            training: M real training records.
-            seed: of the draws.
-        """
-        labels = np.array([record["label"] for record in training])
-        logits = self.predicted.out_of_fold(self.fold).astype(np.float64)
-        probabilities = softmax(logits / self.temperature)
-        patients = [record["patient"] for record in training]
-        values = weighted_metrics(probabilities, labels, PatientDraws(patients, DRAWS, seed).weights(patients))
-        counts = confusion(probabilities, labels)
-        beside = beyond_guessing(counts)
-        found: dict[str, Any] = {
-            "images": len(labels),
-            "folds": self.judge.folds,
-            "temperature": round(self.temperature, 6),
-            "confusion": counts.tolist(),
-            "guessed": round(beside.guessed, 6),
-            "chance": round(beside.chance, 6),
-            "tells_classes_apart": beside.better,
-        }
-        for name in ("accuracy", "balanced_accuracy", "auc"):
-            found[name] = round(float(values[name][0]), 6)
-            found[f"{name}_interval"] = _interval(values[name][1:])
-        return found
+    Accuracy, balanced accuracy and AUC have 95 % intervals over draws of patients; `guessed` is the accuracy of
+    always naming the commonest class, `chance` what balanced accuracy has by guessing (an AUC has 0.5), and
+    `tells_classes_apart` whether the balanced accuracy is surely above it (`beyond_guessing`).
+
+    Args:
+        predicted: what all networks say about the M real training images.
+        fold: (M,) int, the network that left each out.
+        temperature: divisor of the logits.
+        training: M real training records.
+        seed: of the draws.
+    """
+    labels = np.array([record["label"] for record in training])
+    probabilities = softmax(predicted.out_of_fold(fold).astype(np.float64) / temperature)
+    patients = [record["patient"] for record in training]
+    values = weighted_metrics(probabilities, labels, PatientDraws(patients, DRAWS, seed).weights(patients))
+    counts = confusion(probabilities, labels)
+    beside = beyond_guessing(counts)
+    found: dict[str, Any] = {
+        "images": len(labels),
+        "folds": len(predicted.logits),
+        "temperature": round(temperature, 6),
+        "confusion": counts.tolist(),
+        "guessed": round(beside.guessed, 6),
+        "chance": round(beside.chance, 6),
+        "tells_classes_apart": beside.better,
+    }
+    for name in ("accuracy", "balanced_accuracy", "auc"):
+        found[name] = round(float(values[name][0]), 6)
+        found[f"{name}_interval"] = _interval(values[name][1:])
+    return found
 
 
 def _interval(drawn: np.ndarray) -> list[float]:
@@ -121,14 +128,14 @@ def fit_filter(
     predicted = judge.predict(training, images, cache)
     labels = np.array([record["label"] for record in training])
     temperature = fit_temperature(predicted.out_of_fold(fold).astype(np.float64), labels)
-    fitted = FittedFilter(judge, fold, predicted, temperature)
+    measured = _measure(predicted, fold, temperature, training, seed)
     document = {
         "configuration": config,
         "classes": list(classes),
         "folds": {record["id"]: int(number) for record, number in zip(training, fold, strict=True)},
     }
-    store.write_json(place / "filter.json", document | {"out_of_fold": fitted.measure(training, seed)})
-    return fitted
+    store.write_json(place / "filter.json", document | {"out_of_fold": measured})
+    return FittedFilter(judge, fold, predicted, temperature, measured)
 
 
 def fit_judge(

@@ -57,11 +57,6 @@ class Probe:
     mean: np.ndarray
     deviation: np.ndarray
 
-    @property
-    def folds(self) -> int:
-        """Number of heads."""
-        return len(self.heads)
-
     def predict(self, records: Sequence[Record], images: np.ndarray, path: Path | None = None) -> FilterPredictions:
         """Judge N images.
 

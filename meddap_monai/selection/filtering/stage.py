@@ -99,7 +99,6 @@ def _run(config: SelectConfig, output: Path, data: _Inputs, stage: store.Stage) 
         fitted = fit_filter(
             config.filter, data.training, real_images[0], data.everything, data.classes, output, config.seed, board
         )
-        measured = fitted.measure(data.training, config.seed)
         bar.update()
         cache, name, device = output / "features", config.features, config.filter.device
         predicted = fitted.judge.predict(data.synthetic, images[0], cache / "filter_synthetic.npy")
@@ -111,10 +110,10 @@ def _run(config: SelectConfig, output: Path, data: _Inputs, stage: store.Stage) 
         )  # fmt: skip
         bar.update()
         copies = _check_copies(config, data, images, real_images, cache)
-        decision = decide(evidence, config.rules, copies, config.copies.action, measured["tells_classes_apart"])
+        decision = decide(evidence, config.rules, copies, config.copies.action, fitted.measured["tells_classes_apart"])
         scored = write_outcome(output, data.synthetic, decision, config.rules, config.copies)
         summary = summarise(scored, decision, data.classes)
-        summary["filter"] = measured
+        summary["filter"] = measured = fitted.measured
         store.write_json(output / "selection.json", summary)
         bar.update()
         if board:

@@ -1,21 +1,24 @@
-"""The embedded base again, from folders, by one command: gather pictures, then pre-train with ``configs/base.yaml``.
+"""An embedded base again, from folders, by one command: gather pictures, then pre-train.
 
     python -m tools.corpus --busbra FOLDER --fetal FOLDER --output runs/base
+    python -m tools.corpus --busbra ... --fetal ... --fetal-head ... --muscle ... --lung ... --config configs/base3.yaml
     python -m tools.corpus ... --sharpen embedded      # only train the decoder of that base on
     torchrun --nproc-per-node 2 -m tools.corpus ...    # two processes divide the UNet's batches
 
-The folders hold an ``index.csv`` each: BUS-BRA (rows of role ``pretrain`` are taken) and the Spanish fetal planes. A
-fifth of the patients is held out as split val and never trained on. Simulated images give the class ``normal``.
+The folders hold an ``index.csv`` each, see `SOURCES`. A fifth of the patients of each is held out as split val and
+never trained on. Simulated images give the class ``normal``: BUS-BRA has no such image and no boxes, and what lies
+beside the lesions that `lesion_boxes` finds is deep tissue and shadow, which would make ``normal`` a word for depth.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 from PIL import Image
 
 from meddap_monai import store
@@ -25,31 +28,100 @@ from meddap_monai.core.constraints import Range, settings
 from meddap_monai.core.distributed import launched
 from meddap_monai.core.ids import read_yaml
 from meddap_monai.core.records import Record, pixel_hash, read_records, write_records
+from meddap_monai.core.seeds import derive_seed
 from meddap_monai.diffusion.bases.base import Base, load_base, open_base
 from meddap_monai.diffusion.pretraining.export import export_base
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.images.indexing.config import IndexConfig
 from meddap_monai.images.indexing.stage import index
+from meddap_monai.images.reading.recorded import open_recorded
 from meddap_monai.phantom.scanner import SCANNERS
 from meddap_monai.phantom.simulation import simulate_image
+from tools.lesion_boxes import lesion_box
 
 if TYPE_CHECKING:
     from meddap_monai.diffusion.pretraining.config import PretrainConfig
 
 SIMULATED = ("benign", "malignant", "normal")
-SOURCES = (
-    "BUS-BRA, GE Logiq 5 part, rows of role `pretrain`: 312 of 390 images, the rest held out by patient. W. "
-    "Gomez-Flores, M. J. Gregorio-Calas, W. C. de Albuquerque Pereira, BUS-BRA: A Breast Ultrasound Dataset "
-    "for Assessing Computer-aided Diagnosis Systems, Medical Physics, 2023. Used, modified and distributed "
-    "under its licence; the notice stands in LICENSE-BUS-BRA.txt.",
-    "Fetal Planes DB, the FU-LoRA fine-tuning subset: 80 of 100 images, the rest held out by patient. X. P. "
-    "Burgos-Artizzu et al., Evaluation of deep convolutional neural networks for automatic classification "
-    "of common maternal fetal ultrasound planes, Scientific Reports 10, 2020. CC BY 4.0; images were "
-    "cropped, resized, mirrored and changed in brightness, contrast and shape.",
-    "Simulated breast ultrasound of this package (`meddap_monai.phantom`, scanner `own` only): 114 of 144 "
-    "images, the only source of the class `normal`.",
+SIMULATED_LINE = (
+    "Simulated breast ultrasound of this package (`meddap_monai.phantom`, scanner `own` only), the only source of the "
+    "class `normal`."
 )
-"""What the card of a base from these folders says of its data."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder of pictures.
+
+    Attributes:
+        line: what the card says of it: data, licence, citation.
+        where: columns and the values that rows must have.
+        classes: only these.
+        columns: its columns that become facts.
+        facts: what holds for every picture of it, from its publication.
+        devices: what its column "device" holds -> name without settings.
+        few_patients: a class on a device may have a single patient.
+        lesions: put a guessed box around the lesion of each picture (`lesion_boxes`).
+    """
+
+    line: str
+    where: dict[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    facts: dict[str, str] = field(default_factory=dict)
+    devices: dict[str, str] = field(default_factory=dict)
+    few_patients: bool = False
+    lesions: bool = False
+
+
+SOURCES = {
+    "busbra": Source(
+        "BUS-BRA, GE Logiq 5 part, rows of role `pretrain`. W. Gomez-Flores, M. J. Gregorio-Calas, W. C. de "
+        "Albuquerque Pereira, BUS-BRA: A Breast Ultrasound Dataset for Assessing Computer-aided Diagnosis Systems, "
+        "Medical Physics, 2023. Used, modified and distributed under its licence; the notice stands in "
+        "LICENSE-BUS-BRA.txt.",
+        where={"role": "pretrain"},
+        columns=("birads",),
+        facts={"device": "GE Logiq 5", "probe": "linear"},
+        lesions=True,
+    ),
+    "fetal": Source(
+        "Fetal Planes DB, the FU-LoRA fine-tuning subset. X. P. Burgos-Artizzu et al., Evaluation of deep "
+        "convolutional neural networks for automatic classification of common maternal fetal ultrasound planes, "
+        "Scientific Reports 10, 2020. CC BY 4.0; images were cropped, resized, mirrored and changed in brightness, "
+        "contrast and shape.",
+        facts={"probe": "convex"},
+    ),
+    "fetal_head": Source(
+        "HC18. T. L. A. van den Heuvel, D. de Bruijn, C. L. de Korte, B. van Ginneken, Automated measurement of fetal "
+        "head circumference using 2D ultrasound images, PLoS ONE 13(8), 2018. CC BY 4.0; changed likewise. One "
+        "hospital and one plane: its class is its source.",
+        facts={"probe": "convex"},
+    ),
+    "muscle": Source(
+        "Leg muscles on four machines. T. J. van der Zee, A. D. Kuo, TimTrack: A drift-free algorithm for estimating "
+        "geometric muscle features from ultrasound images, PLoS ONE 17(3), 2022, and the data sets it gathers. CC0 1.0 "
+        "or CC BY 4.0; changed likewise. Muscle and device go together: vastus lateralis and gastrocnemius lateralis "
+        "were seen by the GE Logiq E9 only, gastrocnemius medialis by the three others.",
+        facts={"probe": "linear"},
+        devices={
+            "GE Logiq E9": "GE Logiq E9",
+            "Philips HD11XE": "Philips HD11XE",
+            "Telemed SmartUs LV7.5/60/128Z-2": "Telemed SmartUs",
+            "Telemed LogicScan 128 LV7.5/60/96Z": "Telemed LogicScan 128",
+        },
+        few_patients=True,
+    ),
+    "lung": Source(
+        "POCUS data set, its CC BY 4.0 rows. J. Born et al., Accelerating Detection of Lung Pathologies with "
+        "Explainable Ultrasound Image Analysis, Applied Sciences 11(2), 2021. CC BY 4.0; changed likewise. Class and "
+        "source go together: nearly all `regular` images are one author's, the `covid` ones come from publications.",
+        classes=("covid", "regular"),
+        facts={"probe": "convex"},
+        few_patients=True,
+    ),
+}
+"""Folders by the name of their option, with what is known of their pictures."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +130,22 @@ class CorpusConfig:
     """Where the pictures of a base come from.
 
     Attributes:
-        folders: name -> folder with an ``index.csv``.
-        where: name -> columns and the values that rows must have.
+        folders: name of `SOURCES` -> folder with an ``index.csv``.
         simulated: simulated images per class, scanner "own".
         first_seed: of the simulated images; far from the demo's, so that no demo image is a training image.
         held_out: share of the patients that becomes split val.
         seed: of the split.
+        split_of: a base whose split is kept: of a folder of which it has seen something, what it has seen trains and
+            the rest is held out, so that both bases are judged on the same patients; empty: none.
         workers: reading processes, see `IndexConfig`.
     """
 
     folders: dict[str, Path]
-    where: dict[str, dict[str, str]]
     simulated: Annotated[int, Range(0, 1_000_000)] = 48
     first_seed: int = 7_000_000
     held_out: Annotated[float, Range(0.0, 0.9)] = 0.2
     seed: int = 0
+    split_of: str = ""
     workers: int = 1
 
 
@@ -88,6 +161,7 @@ def gather(config: CorpusConfig, output: Path, overwrite: bool = False) -> Path:
         ``output/records.jsonl``.
     """
     output = Path(output)
+    seen = open_base(config.split_of).train_hashes if config.split_of else frozenset()
     with store.open_stage(output, "index", config, overwrite=overwrite) as stage:
         if stage.done:
             return output / "records.jsonl"
@@ -95,7 +169,12 @@ def gather(config: CorpusConfig, output: Path, overwrite: bool = False) -> Path:
         records: list[Record] = []
         for name, folder in config.folders.items():
             part = read_records(_index(config, name, folder, output, shares), full=True)
-            records += [record | {"patient": f"{name}-{record['patient']}"} for record in part]
+            found = [record | {"patient": f"{name}-{record['patient']}"} for record in part]
+            if any(record["sha256"] in seen for record in found):
+                found = [_as_seen(record, seen) for record in found]
+            elif SOURCES[name].few_patients:
+                found = _hold_out(found, config)
+            records += [_with_facts(record, SOURCES[name]) for record in found]
         records += _simulate(config, output / "simulated")
         classes = sorted({record["class_name"] for record in records})
         rows = [record | {"label": classes.index(record["class_name"])} for record in records]
@@ -105,15 +184,54 @@ def gather(config: CorpusConfig, output: Path, overwrite: bool = False) -> Path:
 
 
 def _index(config: CorpusConfig, name: str, folder: Path, output: Path, shares: Mapping[str, float]) -> Path:
+    source, table = SOURCES[name], output / "parts" / f"{name}.csv"
+    head, *rows = (
+        cells for _, cells in store.read_csv(folder / "index.csv", ConfigurationError, "give another folder")
+    )
+    if source.devices:
+        place = head.index("device")
+        rows = [[*row[:place], source.devices[row[place]], *row[place + 1 :]] for row in rows]
+    with store.atomic_path(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        store.write_rows(stream, head, rows)
     settings = IndexConfig(
         source=folder,
         labels="csv",
-        where=config.where.get(name, {}),
+        table=table.resolve(),
+        where=source.where,
+        classes=source.classes,
+        device_column="device" if source.devices else None,
+        columns=source.columns,
         fractions=shares,
+        split="train" if source.few_patients else "",
         seed=config.seed,
         workers=config.workers,
     )
     return index(settings, output / "parts" / name)
+
+
+def _hold_out(records: list[Record], config: CorpusConfig) -> list[Record]:
+    """Hold patients out of each class on each device; one who alone shows it stays, or nobody would have shown it."""
+    patients: dict[tuple[str, str], set[str]] = {}
+    for record in records:
+        patients.setdefault(_shows(record), set()).add(record["patient"])
+    held: set[str] = set()
+    for _, own in sorted(patients.items()):
+        order = sorted(own, key=lambda name: derive_seed(config.seed, "corpus/held_out", name))
+        held |= set(order[: int(config.held_out * len(own) + 0.5)])
+    return [record | {"split": "val" if record["patient"] in held else "train"} for record in records]
+
+
+def _shows(record: Record) -> tuple[str, str]:
+    return record["class_name"], str((record.get("meta") or {}).get("device", ""))
+
+
+def _with_facts(record: Record, source: Source) -> Record:
+    """Return a record whose ``meta`` says all that is known of its picture."""
+    meta = {**(record.get("meta") or {}), **source.facts}
+    if source.lesions:
+        box = lesion_box(np.asarray(open_recorded(record).convert("L")))
+        meta["lesion_box"] = [round(float(edge), 1) for edge in box]
+    return record | {"meta": meta}
 
 
 def _simulate(config: CorpusConfig, folder: Path) -> list[Record]:
@@ -212,20 +330,23 @@ def main() -> None:
     from meddap_monai.diffusion.pretraining.stage import pretrain
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--busbra", type=Path, required=True, help="folder of the BUS-BRA images with index.csv")
-    parser.add_argument("--fetal", type=Path, required=True, help="folder of the fetal planes with index.csv")
+    for name in SOURCES:
+        option, needed = f"--{name.replace('_', '-')}", name in ("busbra", "fetal")
+        parser.add_argument(option, type=Path, required=needed, help="folder of these images with index.csv")
     parser.add_argument("--output", type=Path, default=Path("runs/base"))
     parser.add_argument("--config", type=Path, help="with another `pretrain` section than configs/base.yaml")
     parser.add_argument("--sharpen", metavar="BASE", help="only train this base's decoder on")
+    parser.add_argument("--split-of", metavar="BASE", default="", help="hold out the patients that this base did")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     given = parser.parse_args()
-    folders = {"busbra": given.busbra, "fetal": given.fetal}
+    folders = {name: getattr(given, name) for name in SOURCES if getattr(given, name)}
     records = given.output / "corpus" / "records.jsonl"
     first = launched().rank == 0
     if first:  # the others wait in `pretrain` until the first one has opened its folder
-        gather(CorpusConfig(folders, {"busbra": {"role": "pretrain"}}), records.parent)
+        gather(CorpusConfig(folders, split_of=given.split_of), records.parent)
     settings = read_yaml(given.config or resources.find("configs/base.yaml"))["pretrain"]
-    config = build(PretrainConfig, {"sources": SOURCES} | settings | {"device": given.device}, "pretrain")
+    lines = (*(SOURCES[name].line for name in folders), SIMULATED_LINE)
+    config = build(PretrainConfig, {"sources": lines} | settings | {"device": given.device}, "pretrain")
     if given.sharpen:
         if first:  # the decoder is one process's work
             print(sharpen(config, given.sharpen, given.output / "sharpen", records=records))

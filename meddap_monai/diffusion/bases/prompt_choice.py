@@ -52,10 +52,12 @@ def table_for(prompts: str | Path, labels: Iterable[str]) -> PromptTable:
 
 
 def fitting_tables(labels: Sequence[str]) -> list[PromptTable]:
-    """Return the package's tables that know every label, the preferred one first."""
-    names = sorted(table_names(), key=lambda name: (name != _PREFERRED, name))
-    tables = [load_prompt_table(name) for name in names]
-    return [table for table in tables if len(found_classes(table, labels)) == len(labels)]
+    """Return the package's tables that know every label: the preferred one first, then those that name them so."""
+    tables = [load_prompt_table(name) for name in table_names()]
+    fitting = [table for table in tables if len(found_classes(table, labels)) == len(labels)]
+    return sorted(
+        fitting, key=lambda table: (table.name != _PREFERRED, not set(labels) <= table.classes.keys(), table.name)
+    )
 
 
 def renamed(table: PromptTable, labels: Sequence[str]) -> PromptTable:
@@ -85,7 +87,12 @@ def tables_for(prompts: Sequence[str], labels: Iterable[str]) -> list[PromptTabl
         labels: class names of the records.
     """
     names = sorted(set(labels))
-    tables = [renamed(load_prompt_table(name), names) for name in prompts]
+    given = [load_prompt_table(name) for name in prompts]
+    own = [{name for name in names if name in table.classes} for table in given]
+    tables = []
+    for number, table in enumerate(given):  # "normal" of one table does not keep another's from being "regular"
+        others = set().union(*own[:number], *own[number + 1 :])
+        tables.append(renamed(table, [name for name in names if name not in others]))
     unknown = [name for name in names if not any(name in table.classes for table in tables)]
     return [*tables, generated_table(unknown)] if unknown else tables
 

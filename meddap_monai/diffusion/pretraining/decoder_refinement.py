@@ -2,8 +2,8 @@
 
 Latents drawn by a UNet are smoother than encoded ones, and a decoder trained on encoded latents alone hands that on as
 missing speckle. Here it trains on with both: encoded latents keep their pixel target; drawn ones, which have none, are
-judged by the patch discriminator beside pictures of the same caption, and by the power of their spectrum against the
-mean of that caption's pictures. The moving average of the weights is kept. Encoder, latents and UNet stay as they are.
+judged by the patch discriminator beside pictures of the same sentence, and by the power of their spectrum against the
+mean of that sentence's pictures. The moving average of the weights is kept. Encoder, latents and UNet stay as they are.
 """
 
 from __future__ import annotations
@@ -129,9 +129,9 @@ class RefinementTraining:
         self.vae, self.pixels, self.ids = vae.to(self.device), views.pixels, views.ids
         self.latents, self.drawn = latents, drawn
         self.factor = views.pixels.shape[-1] // latents.shape[-1]
-        self.words = [views.captions[row] for row in rows]
+        self.words = [views.looks[row] for row in rows]
         self.rows_of_caption: dict[str, list[int]] = defaultdict(list)
-        for row, caption in enumerate(views.captions):
+        for row, caption in enumerate(views.looks):
             self.rows_of_caption[caption].append(row)
         self.power = {word: self._mean_power(self.rows_of_caption[word]) for word in sorted(set(self.words))}
         self._make_networks()

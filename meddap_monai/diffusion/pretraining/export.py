@@ -74,6 +74,7 @@ def describe(job: PretrainJob, pipeline: Any) -> dict[str, Any]:
         },
         "prediction_type": config.unet.prediction,
         "images": len(job.training),
+        **({"words": job.words} if job.words else {}),
         "configuration": config,
     }
 

@@ -16,6 +16,7 @@ from meddap_monai.core.distributed import SINGLE_PROCESS, Ranks
 from meddap_monai.core.records import Record, read_records
 from meddap_monai.diffusion.bases.prompt_choice import tables_for, write_table
 from meddap_monai.diffusion.bases.prompts import PromptTable, load_prompt_table, table_names
+from meddap_monai.diffusion.bases.words import Words
 from meddap_monai.diffusion.pretraining.autoencoder import PatchPCA, build_autoencoder, fit_patch_pca
 from meddap_monai.diffusion.pretraining.autoencoder_training import AutoencoderTraining
 from meddap_monai.diffusion.pretraining.config import PretrainConfig
@@ -25,7 +26,7 @@ from meddap_monai.diffusion.pretraining.sample_sheet import sample_sheet
 from meddap_monai.diffusion.pretraining.text_encoder import TextEncoderTraining, build_text_encoder
 from meddap_monai.diffusion.pretraining.tokenizer import vocabulary_words
 from meddap_monai.diffusion.pretraining.unet import Cache, DenoiserTraining, build_denoiser, build_scheduler
-from meddap_monai.diffusion.pretraining.views import Views, cut_views, grey_tensor
+from meddap_monai.diffusion.pretraining.views import Views, cut_views, grey_tensor, words_of
 from meddap_monai.errors import RecordsError
 from meddap_monai.training.checkpoint import load_checkpoint
 from meddap_monai.training.step_trainer import TrainingRun, TrainingTask, train
@@ -49,9 +50,13 @@ class PretrainJob:
         self.tables: list[PromptTable] = tables_for(config.prompts, named)
         if ranks.rank == 0 and len(self.tables) > len(config.prompts):
             write_table(self.tables[-1], output, "pretrain", "")
-        self.views: Views = cut_views(self.training, self.tables, config.resolution, config.views, config.seed)
+        self.words: Words = words_of(self.training, config.views.words)
+        self.views: Views = cut_views(
+            self.training, self.tables, config.resolution, config.views, config.seed, self.words
+        )
         learned = config.autoencoder.encoder == "learned"
-        self.pca: PatchPCA | None = None if learned else fit_patch_pca(self.views.pixels, config.autoencoder)
+        self.even = self.views.even_rows(config.autoencoder.per_group, config.seed)
+        self.pca: PatchPCA | None = None if learned else fit_patch_pca(self.views.pixels[self.even], config.autoencoder)
         self.tokenizer, self.text_encoder = self._new_text_encoder()
         self.vae: Any = self._seeded(build_autoencoder, config.autoencoder, config.resolution, self.pca)
         side = config.resolution // config.autoencoder.factor
@@ -68,14 +73,14 @@ class PretrainJob:
     def train_text_encoder(self) -> None:
         """Phase one: words; then the text encoder is frozen."""
         work = TextEncoderTraining(
-            self.tokenizer, self.text_encoder, self.tables, self.config.text_encoder, self.config.seed
+            self.tokenizer, self.text_encoder, self.tables, self.config.text_encoder, self.config.seed, self.words
         )
         self._run("text", self.config.text_encoder.steps, work)
         self.text_encoder.eval().requires_grad_(False)
 
     def train_autoencoder(self) -> None:
         """Phase two: pictures to latents and back."""
-        views, config = self.views, self.config
+        views, config = self.views.take(self.even), self.config
         work = AutoencoderTraining(
             self.vae, self.pca, views.pixels, views.ids, config.autoencoder, config.seed, config.device
         )
@@ -103,7 +108,7 @@ class PretrainJob:
 
     def finish_decoder(self) -> None:
         """Phase four: a sharper decoder for what the UNet draws, then its corner."""
-        views, config = self.views, self.config
+        views, config = self.views.take(self.even), self.config
         if config.refinement.steps:
             rows = choose_views(views.groups, config.refinement.drawn, config.seed)
             captions = [views.captions[row] for row in rows]
@@ -112,7 +117,8 @@ class PretrainJob:
                 draw_once(place, self.pipeline(self.unet), captions, config, self._stop_between)
             self.ranks.broadcast()
             drawn = load_file(store.regular_file(self.phases / "drawn.safetensors"))["latents"]
-            refinement = RefinementTraining(self.vae, views, self.latents, drawn, rows, config)
+            latents = self.latents[torch.from_numpy(self.even)]
+            refinement = RefinementTraining(self.vae, views, latents, drawn, rows, config)
             self._run("refinement", config.refinement.steps, refinement)
             refinement.finish()
         if config.autoencoder.corner_steps:
@@ -175,7 +181,7 @@ class PretrainJob:
         return pipeline.to(self.config.device)
 
     def _new_text_encoder(self) -> tuple[CLIPTokenizer, CLIPTextModel]:
-        words = vocabulary_words([load_prompt_table(name) for name in table_names()] + self.tables)
+        words = vocabulary_words([load_prompt_table(name) for name in table_names()] + self.tables, self.words)
         shape = self.config.text_encoder
         return self._seeded(build_text_encoder, self.phases, words, shape.width, shape.layers, shape.heads)
 

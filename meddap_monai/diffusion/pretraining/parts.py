@@ -19,6 +19,10 @@ class ViewsConfig:
         flip: chance of a horizontal flip, except in the plain view.
         captions: "prompts" (the tables' sentences) or "none" (the empty prompt: an unconditional base).
         device_template: scanner model in ``meta.device`` -> number of the template its captions use.
+        close: further views around ``meta.lesion_box`` ([x0, y0, x1, y1] in pixels), for records that have one.
+        words: keys of the records' ``meta`` whose values become words of the captions, such as ("device", "birads");
+            "view" is known without one: "close" or "whole" of a record with a lesion box. Each caption draws a share,
+            and leaves each of its words out with this chance, so that the base knows prompts with any of them.
     """
 
     clean: Annotated[int, Range(1, 10_000)] = 8
@@ -27,6 +31,8 @@ class ViewsConfig:
     flip: Share = 0.5
     captions: Annotated[str, Choice(("prompts", "none"))] = "prompts"
     device_template: dict[str, int] = field(default_factory=dict)
+    close: Annotated[int, Range(0, 10_000)] = 0
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class AutoencoderConfig:
         adversarial_from: share of the steps before the discriminator starts.
         kl: weight of the Kullback-Leibler term ("learned" only).
         latent_noise: largest standard deviation of noise added to latents while the decoder trains.
+        per_group: views of a class on a device that the components and the decoder learn from, at most; 0: all.
     """
 
     encoder: Annotated[str, Choice(("patch_pca", "learned"))] = "patch_pca"
@@ -73,6 +80,7 @@ class AutoencoderConfig:
     adversarial_from: Share = 0.4
     kl: float = 1e-6
     latent_noise: float = 0.15
+    per_group: Annotated[int, Range(0, 100_000_000)] = 0
 
     def __post_init__(self) -> None:
         """Check crop and widths."""
@@ -150,6 +158,7 @@ class DenoiserConfig:
             scheduler of diffusers samples from it (PNDM cannot start from exactly none).
         zero_terminal_snr: rescale the betas to exactly none (Lin et al. 2023); PNDM is then out.
         loss: "mse" or "l1" (HistoDiffusion).
+        snr_gamma: min-SNR weighting (Hang et al. 2023, arXiv 2303.09556), usually 5; none weighs all times alike.
         steps: training steps.
         batch: latents per step.
         learning_rate: peak.
@@ -160,6 +169,7 @@ class DenoiserConfig:
         changed_from: share of the steps after which pictures changed by adjectives join.
         changed_share: their share from then on.
         balance: a group of n pictures is drawn in proportion to n ** balance.
+        emphasis: class -> factor of how often its groups are drawn; 1 where none is given.
     """
 
     channels: Annotated[tuple[Annotated[int, Range(1, 65536)], ...], Count(2, 8)] = (96, 160)
@@ -173,6 +183,7 @@ class DenoiserConfig:
     beta_end: float = 0.02
     zero_terminal_snr: bool = False
     loss: Annotated[str, Choice(("mse", "l1"))] = "mse"
+    snr_gamma: Annotated[float, Range(0.01, 1e6)] | None = None
     steps: Annotated[int, Range(0, 100_000_000)] = 7000
     batch: Annotated[int, Range(1, 65536)] = 16
     learning_rate: Annotated[float, Range(0.0, 10.0)] = 5e-4
@@ -183,6 +194,7 @@ class DenoiserConfig:
     changed_from: Share = 0.5
     changed_share: Share = 0.4
     balance: float = 0.4
+    emphasis: dict[str, Annotated[float, Range(0.0, 1000.0)]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that there is an answer for each width."""

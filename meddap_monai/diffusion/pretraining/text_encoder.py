@@ -2,7 +2,9 @@
 
 A randomly initialised CLIP text encoder trained together with the denoiser collapses: padding tokens dominate the
 cross-attention and all prompts give one picture. So every token from the class word on, padding included, must tell
-the class, the adjective and the wording, and the mean embeddings of two classes must not point the same way.
+the class, the adjective and the wording, and the mean embeddings of two classes must not point the same way. Words of
+facts (`bases.words`) follow the sentence, or stand alone; from their end on every token must tell them too, or that
+there is none.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from torch.nn import functional
 
 from meddap_monai.core.seeds import generator
 from meddap_monai.diffusion.bases.prompts import PromptTable
+from meddap_monai.diffusion.bases.words import Words
 from meddap_monai.diffusion.pretraining.parts import TextEncoderConfig
 from meddap_monai.diffusion.pretraining.tokenizer import PROMPT_LENGTH, write_tokenizer
 from meddap_monai.errors import ConfigurationError
@@ -26,6 +29,13 @@ from meddap_monai.training.schedules import FLOOR, schedule, set_rate
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
+
+MEANINGS = 3
+"""Class, adjective and template, which come before the words of facts."""
+SILENT = 0.4
+"""Chance that a caption says nothing of a fact while the text encoder trains."""
+BARE = 0.1
+"""Share of the captions with words that leave the sentence out, so that a word acts without a class."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +91,17 @@ class TextEncoderTraining:
         tables: Sequence[PromptTable],
         config: TextEncoderConfig,
         seed: int,
+        words: Words | None = None,
     ) -> None:
         """Tokenize every caption and make a linear head per meaning.
+
+        Args:
+            tokenizer: knows the tables' words.
+            encoder: with random weights.
+            tables: of the captions.
+            config: of the training.
+            seed: of captions and heads.
+            words: that may follow a caption.
 
         Raises:
             ConfigurationError: a caption has more tokens than the encoder reads.
@@ -90,11 +109,13 @@ class TextEncoderTraining:
         self.encoder, self.config, self.seed = encoder.train(), config, seed
         self.captions, counts = every_caption(tables)
         texts = [caption.text for caption in self.captions]
-        _check_length(tokenizer, texts)
-        self.tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        self.words = [["", *own.values()] for own in (words or {}).values()]
+        _check_length(tokenizer, [" ".join([text, *(own[-1] for own in self.words)]) for text in texts])
+        self.tokenizer, self.texts = tokenizer, texts
         heads = tokenizer([caption.head for caption in self.captions]).input_ids
-        starts = torch.tensor([len(head) - 2 for head in heads])
-        self.tells = torch.arange(self.tokens.shape[1])[None] >= starts[:, None]
+        self.starts = torch.tensor([len(head) - 2 for head in heads])
+        self.ends = torch.tensor([len(text) - 1 for text in tokenizer(texts).input_ids])
+        counts = (*counts, *map(len, self.words))
         self.labels = torch.tensor([caption.labels for caption in self.captions])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -111,14 +132,22 @@ class TextEncoderTraining:
         """Do step `step`: cross-entropy per telling token, cosine of class means at most 0."""
         config = self.config
         draw = generator(self.seed, "pretrain/text", step)
-        chosen = torch.randint(len(self.tokens), (config.batch,), generator=draw)
-        hidden = self.encoder(self.tokens[chosen]).last_hidden_state
-        tells, labels = self.tells[chosen], self.labels[chosen]
+        chosen = torch.randint(len(self.texts), (config.batch,), generator=draw)
+        facts = self._facts(draw)
+        told = (facts > 0).sum(1)  # their words stand between a sentence and the end token
+        bare = (torch.rand(config.batch, generator=draw) < BARE) & (told > 0) if self.words else told > 0
+        tokens = self._tokenize(chosen, facts, bare)
+        hidden = self.encoder(tokens).last_hidden_state
+        labels = torch.cat([self.labels[chosen], facts], dim=1)
+        place = torch.arange(tokens.shape[1])[None]
+        tells = (place >= self.starts[chosen, None]) & ~bare[:, None]
+        after = place >= (torch.where(bare, 1, self.ends[chosen]) + told)[:, None]
         losses = []
         for number, head in enumerate(self.heads):
-            wanted = labels[:, number, None].expand(tells.shape)
-            losses.append(functional.cross_entropy(head(hidden[tells]), wanted[tells]))
-        apart = _class_similarity(hidden.mean(1), labels[:, 0])
+            here = tells if number < MEANINGS else after
+            wanted = labels[:, number, None].expand(here.shape)
+            losses.append(functional.cross_entropy(head(hidden[here]), wanted[here]))
+        apart = _class_similarity(hidden[~bare].mean(1), labels[~bare, 0])
         rate = config.learning_rate * schedule("cosine", step, config.steps, min(50, config.steps), FLOOR)
         names = [self.captions[number].text for number in chosen[:3].tolist()]
         loss = check_finite(torch.as_tensor(sum(losses) + apart), "pretrain#text_encoder", step + 1, rate, names)
@@ -126,8 +155,29 @@ class TextEncoderTraining:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        report = dict(zip(("class", "adjective", "template"), (item.item() for item in losses), strict=True))
+        report = dict(zip(("class", "adjective", "template"), (item.item() for item in losses), strict=False))
+        if self.words:
+            report["words"] = max(item.item() for item in losses[MEANINGS:])
         return report | {"cosine": float(apart.item())}
+
+    def _tokenize(self, chosen: torch.Tensor, facts: torch.Tensor, bare: torch.Tensor) -> torch.Tensor:
+        """Return the tokens (B, T) of captions with the words of their facts, bare ones without their sentence."""
+        texts = []
+        for row, numbers, alone in zip(chosen.tolist(), facts.tolist(), bare.tolist(), strict=True):
+            said = [own[number] for own, number in zip(self.words, numbers, strict=True)]
+            texts.append(" ".join(filter(None, ["" if alone else self.texts[row], *said])))
+        found: torch.Tensor = self.tokenizer(
+            texts, padding="max_length", truncation=True, return_tensors="pt"
+        ).input_ids
+        return found
+
+    def _facts(self, draw: torch.Generator) -> torch.Tensor:
+        """Return for each caption of a batch the number of the word that says each fact (B, F), 0 for none."""
+        if not self.words:
+            return torch.zeros((self.config.batch, 0), dtype=torch.int64)
+        most = torch.tensor([len(own) - 1 for own in self.words])
+        numbers = 1 + (torch.rand((self.config.batch, len(most)), generator=draw) * most).long().clamp(max=most - 1)
+        return torch.where(torch.rand(numbers.shape, generator=draw) < SILENT, 0, numbers)
 
 
 def _class_similarity(pooled: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:

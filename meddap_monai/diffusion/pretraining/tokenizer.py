@@ -11,6 +11,7 @@ from pathlib import Path
 
 from meddap_monai import store
 from meddap_monai.diffusion.bases.prompts import PromptTable
+from meddap_monai.diffusion.bases.words import Words
 
 _END = "</w>"
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
@@ -79,6 +80,7 @@ def _alphabet() -> list[str]:
     return [chr(code) for code in [*printable, *shifted]]
 
 
-def vocabulary_words(tables: Iterable[PromptTable]) -> list[str]:
-    """Return the words of the tables and the few that prompts need beside them."""
-    return sorted({word for table in tables for word in table.words()} | {"a", "sks", "without", "with", "and"})
+def vocabulary_words(tables: Iterable[PromptTable], words: Words | None = None) -> list[str]:
+    """Return the words of the tables, those that say facts, and the few that prompts need beside them."""
+    facts = {word for own in (words or {}).values() for word in own.values()}
+    return sorted({word for table in tables for word in table.words()} | {"a", "sks", "without", "with", "and"} | facts)

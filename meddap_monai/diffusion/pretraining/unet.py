@@ -136,8 +136,8 @@ class DenoiserTraining:
             (text if "attn2" in name or "add_embedding" in name else rest).append(parameter)
         groups = [{"params": rest, "factor": 1.0}, {"params": text, "factor": config.text_factor}]
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, weight_decay=1e-2, fused=True)
-        self.objective = Objective(scheduler.config).to(device)
-        self.chances = {changed: _sampling_weights(cache, config.balance, changed) for changed in (False, True)}
+        self.objective = Objective(scheduler.config, config.snr_gamma).to(device)
+        self.chances = {changed: _sampling_weights(cache, config, changed) for changed in (False, True)}
 
     @property
     def state(self) -> dict[str, Any]:
@@ -176,7 +176,10 @@ class DenoiserTraining:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self.half):
             predicted = self.unet(noisy, times, text).sample
         measure = functional.mse_loss if config.loss == "mse" else functional.l1_loss
-        return measure(predicted.float(), target)
+        if config.snr_gamma is None:
+            return measure(predicted.float(), target)
+        errors = measure(predicted.float(), target, reduction="none").flatten(1).mean(1)
+        return (errors * self.objective.weight(times)).mean()
 
     def _choose(self, step: int, draw: torch.Generator) -> torch.Tensor:
         config = self.config
@@ -188,10 +191,14 @@ class DenoiserTraining:
         return chosen
 
 
-def _sampling_weights(cache: Cache, balance: float, changed: bool) -> torch.Tensor:
+def _sampling_weights(cache: Cache, config: DenoiserConfig, changed: bool) -> torch.Tensor:
     sizes = Counter(group for group, flag in zip(cache.groups, cache.changed, strict=True) if bool(flag) == changed)
+    chances = {
+        group: config.emphasis.get(group.partition("/")[0], 1.0) * size ** (config.balance - 1.0)
+        for group, size in sizes.items()
+    }
     weights = [
-        sizes[group] ** (balance - 1.0) if bool(flag) == changed else 0.0
+        chances[group] if bool(flag) == changed else 0.0
         for group, flag in zip(cache.groups, cache.changed, strict=True)
     ]
     return torch.tensor(weights, dtype=torch.float64)

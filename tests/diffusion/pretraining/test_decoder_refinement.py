@@ -51,7 +51,7 @@ def test_smooth_latents_come_out_sharper() -> None:
     images = torch.from_numpy(pixels).float().div(127.5).sub(1)[:, None]
     latents = pca.encode(images)
     drawn = torch.nn.functional.avg_pool2d(latents, 3, 1, 1)
-    views = Views(pixels, ["a"] * 24, ["benign"] * 24, [str(n) for n in range(24)], np.zeros(24, bool))
+    views = Views(pixels, ["a"] * 24, ["a"] * 24, ["benign"] * 24, [str(n) for n in range(24)], np.zeros(24, bool))
     refinement = RefinementConfig(
         steps=80, drawn=24, batch=4, crop=32, batch_drawn=4, energy=0.3, ema=0.9, learning_rate=2e-3
     )

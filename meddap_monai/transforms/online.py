@@ -163,7 +163,7 @@ class OnlineGenerator(PrintsArguments):
         if not self.has(label):
             raise ConfigurationError(f"generator: label {label!r} is none of {', '.join(self.classes)}")
         name = label if isinstance(label, str) else self.classes[label]
-        wanted = PlanInputs(self.classes, {}, {}, size)
+        wanted = PlanInputs(self.classes, {}, {}, size, words=self.base.words)
         given = {"class_name": name, "seed": seed, "source_id": "" if self.config.mode == "text" else "at hand"}
         return complete_row(0, seed, given, self.config, self.table, wanted)
 

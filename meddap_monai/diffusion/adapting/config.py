@@ -26,7 +26,8 @@ class AdaptConfig:
         alpha: scale numerator; equal to the rank by default.
         prompts: prompt table: "auto" (the package's table that knows all labels, else one made from them), a name or
             a YAML file.
-        columns: keys of the records' ``meta`` that end each image's prompt, such as ("device", "birads").
+        columns: keys of the records' ``meta`` that end each image's prompt, such as ("device", "birads"); empty: those
+            for whose values the base has words, none with a base without such words.
         adjective: of the training prompts.
         template: number of the table's sentence.
         classes: only these class names; empty takes all. One class gives one adapter per class.

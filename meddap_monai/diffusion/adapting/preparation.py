@@ -1,5 +1,6 @@
 """From records and a base to what a training needs: latents, prompts, trainable layers; heavy parts freed."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +23,11 @@ from meddap_monai.diffusion.adapting.training_data import choose_records, encode
 from meddap_monai.diffusion.bases.base import Base, load_base
 from meddap_monai.diffusion.bases.conditioning import Conditioning, cached_prompts, encode_prompts
 from meddap_monai.diffusion.bases.noise import Objective
-from meddap_monai.diffusion.bases.prompt_choice import check_columns, detail, table_for, write_table
+from meddap_monai.diffusion.bases.prompt_choice import check_columns, table_for, write_table
 from meddap_monai.diffusion.bases.prompts import PromptTable
 from meddap_monai.diffusion.bases.sample_pictures import draw_pictures
 from meddap_monai.diffusion.bases.vocabulary import check_words
+from meddap_monai.diffusion.bases.words import Words, ending, facts_of, known_columns
 from meddap_monai.errors import ConfigurationError
 
 
@@ -124,6 +126,8 @@ def prepare(
         name: config.method_.training_prompt(table, name, config.adjective, config.template) for name in classes
     }
     check_columns(config.columns, training, "adapt#columns")
+    if not config.columns:
+        config = dataclasses.replace(config, columns=known_columns(base.words, training))
     if ranks.rank == 0:
         write_table(table, output, "adapt", config.prompts)
     if config.batch % ranks.size:
@@ -132,7 +136,7 @@ def prepare(
     size, factor = picture_size(pipeline, config, base)
     objective = Objective(pipeline.scheduler.config, config.snr_gamma, config.noise_offset)
     cache = Path(config.cache) if config.cache else output / "cache"
-    sentences = _sentences([*training, *held_out], class_prompts, config.columns)
+    sentences = _sentences([*training, *held_out], class_prompts, config.columns, base.words)
     words = ["", *class_prompts.values(), *config.method_.prior_words()]
     words += dict.fromkeys(sentence for sentence in sentences.values() if sentence not in words)
     rows = {name: words.index(sentence) for name, sentence in sentences.items()}
@@ -181,9 +185,14 @@ def _prior(
     return encode_items(cache, drawn, rows, config, size, flag, augment=False, prior=True)
 
 
-def _sentences(records: Sequence[Record], class_prompts: dict[str, str], columns: Sequence[str]) -> dict[str, str]:
+def _sentences(
+    records: Sequence[Record], class_prompts: dict[str, str], columns: Sequence[str], words: Words
+) -> dict[str, str]:
     """Return record id -> its prompt."""
-    return {record["id"]: class_prompts[record["class_name"]] + detail(record, columns) for record in records}
+    return {
+        record["id"]: class_prompts[record["class_name"]] + ending(facts_of(record, columns), words)
+        for record in records
+    }
 
 
 def _checked_clip_skip(config: AdaptConfig, pipeline: Any) -> AdaptConfig:

@@ -14,6 +14,7 @@ from meddap_monai import store
 from meddap_monai.core import resources
 from meddap_monai.core.quiet import quiet
 from meddap_monai.diffusion.bases.hub import hub_sentence, one_sentence, quiet_hub
+from meddap_monai.diffusion.bases.words import Words
 from meddap_monai.errors import BadBase, ConfigurationError
 from meddap_monai.images import provenance
 
@@ -73,6 +74,12 @@ class Base:
         """``base.json``; an empty mapping where there is none."""
         path = Path(self.source) / "base.json"
         return store.read_json(path, BadBase, _AGAIN) if path.is_file() else {}
+
+    @property
+    def words(self) -> Words:
+        """The words that say facts in its prompts, see `bases.words`; empty where it knows none."""
+        found: Words = self.card.get("words") or {}
+        return found
 
     @cached_property
     def training_images(self) -> dict[str, str]:

@@ -180,13 +180,6 @@ def shown_table(table: PromptTable, stage: str, folder: Path, prompts: str = AUT
 
 
 # -------------------------------------------------------------------------------------------------- columns as words
-def detail(record: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """Return what a record's ``meta`` says under these names, as the end of a prompt: ", device logiq, birads 4"."""
-    meta = record.get("meta") or {}
-    told = [(name, meta[name]) for name in columns if meta.get(name) not in (None, "")]
-    return "".join(f", {name} {value}" for name, value in told).replace("_", " ").lower()
-
-
 def check_columns(columns: Sequence[str], records: Iterable[Mapping[str, Any]], key: str) -> None:
     """Raise when no record's ``meta`` holds a column that prompts shall name.
 

@@ -45,49 +45,61 @@ def make_words(values: Mapping[str, Iterable[str]]) -> dict[str, dict[str, str]]
     return words
 
 
-def phrase(words: Words, facts: Mapping[str, str], where: str) -> str:
-    """Return the end of a prompt that says these facts, beginning with a space; empty without any.
+def facts_of(record: Mapping[str, Any], columns: Iterable[str]) -> dict[str, str]:
+    """Return what a record's ``meta`` says in these columns, as column -> value; empty values are left out."""
+    meta = record.get("meta") or {}
+    return {name: str(meta[name]) for name in columns if meta.get(name) not in (None, "")}
 
-    Case, spaces and signs of a value do not matter.
+
+def ending(facts: Mapping[str, str], words: Words) -> str:
+    """Return the end of a prompt that says facts: in the words of a base, others as ", birads 4".
 
     Args:
+        facts: column -> value.
+        words: of the base; case, spaces and signs of a value do not matter.
+    """
+    found = {column: _find(words[column], facts[column]) for column in words if column in facts}
+    said = "".join(f" {word}" for word in found.values() if word)
+    rest = [(name, value) for name, value in facts.items() if not found.get(name)]
+    return said + "".join(f", {name} {value}" for name, value in rest).replace("_", " ").lower()
+
+
+def check_facts(facts: Mapping[str, str], words: Words, where: str) -> None:
+    """Raise unless a base has a word for each fact that is asked for.
+
+    Args:
+        facts: column -> value.
         words: of the base.
-        facts: column -> value; an empty value says nothing.
         where: the configuration key that messages name.
 
     Raises:
-        ConfigurationError: the base knows no such words, not this column, or not this value; near ones are named.
+        ConfigurationError: the base has no such words at all, not this column, or not this value; near ones are named.
     """
-    wanted = {column: str(value) for column, value in facts.items() if str(value)}
-    if wanted and not words:
+    if facts and not words:
         raise ConfigurationError(
-            f"{where}: this base was trained without such words (its card names none); leave `words` out, or take a "
-            "base that `pretrain` made with pretrain#views#words"
+            f"{where}: this base was trained without words of facts (its card names none); leave them out, or take a "
+            "base that was pre-trained with pretrain#views#words"
         )
-    for column in wanted:
+    for column, value in facts.items():
         if column not in words:
-            raise ConfigurationError(f"{where}: {column!r} is no word of this base{_near(column, words)}")
-    return "".join(
-        f" {_word(words[column], wanted[column], f'{where}#{column}')}" for column in words if column in wanted
-    )
+            raise ConfigurationError(f"{where}: the base has no word for {column!r}{_near(column, words)}")
+        if not _find(words[column], value):
+            raise ConfigurationError(f"{where}#{column}: the base does not know {value!r}{_near(value, words[column])}")
 
 
-def told(words: Words, record: Mapping[str, Any]) -> str:
-    """Return the end of a prompt with what a record's ``meta`` says in the words of a base, and nothing else."""
-    meta = record.get("meta") or {}
-    said = ""
-    for column, own in words.items():
-        known = {word_of("", value): word for value, word in own.items()}
-        word = known.get(word_of("", str(meta.get(column) or "")))
-        said += f" {word}" if word else ""
-    return said
+def known_columns(words: Words, records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the columns of which some record's ``meta`` holds a value that a base has a word for."""
+    found: set[str] = set()
+    for record in records:
+        facts = facts_of(record, set(words) - found)
+        found |= {column for column, value in facts.items() if _find(words[column], value)}
+    return tuple(sorted(found))
 
 
-def _word(own: Mapping[str, str], value: str, where: str) -> str:
-    known = {word_of("", name): word for name, word in own.items()}
-    if (word := known.get(word_of("", value))) is None:
-        raise ConfigurationError(f"{where}: the base does not know {value!r}{_near(value, own)}")
-    return word
+def _find(own: Mapping[str, str], value: str) -> str:
+    """Return the word of a value, or nothing."""
+    wanted = word_of("", value)
+    return next((word for name, word in own.items() if word_of("", name) == wanted), "")
 
 
 def _near(text: str, known: Iterable[str]) -> str:

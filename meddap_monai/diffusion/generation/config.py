@@ -92,6 +92,9 @@ class GenerateConfig:
     columns: tuple[str, ...] | None = None
     """Keys of the records' ``meta`` that end the prompts, with the values of the real training images of the class in
     turn; none: as the adapter was trained."""
+    words: dict[str, str] = field(default_factory=dict)
+    """Facts that every prompt says in the words of the base, such as ``{device: GE Logiq E9}``; its card lists them.
+    They win over what `columns` takes from the records; a plan's column ``words`` gives them per row."""
     templates: tuple[int, ...] = ()
     """Sentences of the prompt table, taken in turn; none: the adapter's training prompt, else sentence 0."""
     negative: str | None = None

@@ -84,15 +84,19 @@ def read_plan(path: Path | str) -> Iterator[PlanRow]:
         yield PlanRow(**given)
 
 
-def read_table(path: Path | str) -> Iterator[dict[str, Any]]:
+def read_table(path: Path | str, more: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """Yield the rows of any CSV table with columns of `COLUMNS`, empty numbers as None.
+
+    Args:
+        path: of the table.
+        more: names of further columns of text that it may have.
 
     Raises:
         ConfigurationError: see `read_plan`.
     """
     lines = store.read_csv(path, ConfigurationError, "give generate#plan another table")
     _, head = next(lines, (1, []))
-    check_keys(head, COLUMNS, f"{path}, line 1: columns")
+    check_keys(head, (*COLUMNS, *more), f"{path}, line 1: columns")
     if len(set(head)) != len(head):
         raise ConfigurationError(f"{path}, line 1: a column stands twice in {', '.join(head)}; expected each once")
     for number, (line, cells) in enumerate(lines):
@@ -103,7 +107,7 @@ def read_table(path: Path | str) -> Iterator[dict[str, Any]]:
 
 
 def _cell(name: str, text: str, where: str) -> Any:
-    kind = COLUMNS[name]
+    kind = COLUMNS.get(name, str)
     if text == "" and kind is not str:
         return None
     try:

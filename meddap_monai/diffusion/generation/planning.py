@@ -12,8 +12,8 @@ from meddap_monai.core.configuration import check_keys
 from meddap_monai.core.constraints import check_choice, check_range
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
-from meddap_monai.diffusion.bases.prompt_choice import detail
 from meddap_monai.diffusion.bases.prompts import PromptTable
+from meddap_monai.diffusion.bases.words import Words, check_facts, ending, facts_of
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.plan import PlanRow, read_table
 from meddap_monai.errors import ConfigurationError
@@ -30,6 +30,7 @@ class PlanInputs:
         size: height and width of the base's images in pixels.
         prompts: class -> the sentence an adapter was trained with, used instead of the table's.
         details: class -> what its real training images say in their columns, in the order of `sources`.
+        words: of the base, that say facts.
     """
 
     classes: Sequence[str]
@@ -37,7 +38,8 @@ class PlanInputs:
     sources: Mapping[str, Sequence[str]]
     size: tuple[int, int]
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    details: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    details: Mapping[str, Sequence[Mapping[str, str]]] = dataclasses.field(default_factory=dict)
+    words: Words = dataclasses.field(default_factory=dict)
 
 
 def count_training_images(
@@ -58,14 +60,14 @@ def count_training_images(
     """
     real: Counter[str] = Counter()
     sources: dict[str, list[str]] = defaultdict(list)
-    details: dict[str, dict[str, str]] = defaultdict(dict)
+    details: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
     for record in records:
         if record["split"] == "train" and record["source"] == "real":
             real[record["class_name"]] += 1
             if keep_ids:
                 sources[record["class_name"]].append(record["id"])
             if columns:
-                details[record["class_name"]][record["id"]] = detail(record, columns)
+                details[record["class_name"]][record["id"]] = facts_of(record, columns)
     told = {name: [own[key] for key in sorted(own)] for name, own in details.items()}
     return PlanInputs(list(classes), real, {name: sorted(ids) for name, ids in sources.items()}, size, details=told)
 
@@ -158,9 +160,14 @@ def complete_row(
     name, adjective = given["class_name"], given.get("adjective") or "none"
     check_choice(name, wanted.classes, f"generate, plan row {row}, class_name")
     mode = given.get("mode") or config.mode
-    prompt = (
-        "" if config.unconditional else given.get("prompt") or _prompt(name, adjective, number, config, table, wanted)
-    )
+    asked = {**config.words, **_cell_words(given.get("words") or "")}
+    check_facts(asked, wanted.words, "generate#words")
+    if config.unconditional:
+        prompt = ""
+    elif given.get("prompt"):
+        prompt = given["prompt"] + ending(asked, wanted.words)
+    else:
+        prompt = _prompt(name, adjective, number, asked, config, table, wanted)
     sources = wanted.sources.get(name, ())
     if mode != "text" and not given.get("source_id") and not sources:
         raise ConfigurationError(f"generate#mode: {mode} needs real training images of class {name!r}, got none")
@@ -190,15 +197,32 @@ def complete_row(
 
 
 def _prompt(
-    name: str, adjective: str, number: int, config: GenerateConfig, table: PromptTable, wanted: PlanInputs
+    name: str,
+    adjective: str,
+    number: int,
+    asked: Mapping[str, str],
+    config: GenerateConfig,
+    table: PromptTable,
+    wanted: PlanInputs,
 ) -> str:
-    told = wanted.details.get(name, ("",))
-    end = told[number % len(told)]
+    told = wanted.details.get(name) or ({},)
+    end = ending({**told[number % len(told)], **asked}, wanted.words)
     if name in wanted.prompts:
         check_choice(adjective, table.adjectives, f"prompt table {table.name!r}: adjectives")
         return f"{table.adjectives[adjective]} {wanted.prompts[name]}{end}".strip()
     templates = config.templates or (0,)
     return table.prompt(name, adjective, templates[number % len(templates)]) + end
+
+
+def _cell_words(text: str) -> dict[str, str]:
+    """Return the facts in a cell of a plan: ``device: GE Logiq E9; birads: 4``."""
+    facts = {}
+    for part in filter(str.strip, text.split(";")):
+        column, colon, value = part.partition(":")
+        if not colon or not column.strip() or not value.strip():
+            raise ConfigurationError(f"words is {text!r:.80}, expected such as 'device: GE Logiq E9; birads: 4'")
+        facts[column.strip()] = value.strip()
+    return facts
 
 
 _AS_CONFIGURED = ("mode", "scheduler", "steps", "guidance", "strength", "height", "width")
@@ -208,7 +232,7 @@ _AS_CONFIGURED = ("mode", "scheduler", "steps", "guidance", "strength", "height"
 def _given_plan(path: Path, config: GenerateConfig, table: PromptTable, wanted: PlanInputs) -> Iterator[PlanRow]:
     seen: Counter[tuple[str, str]] = Counter()
     checked: set[tuple[Any, ...]] = set()
-    for row, given in enumerate(read_table(path)):
+    for row, given in enumerate(read_table(path, ("words",))):
         if not given.get("class_name"):
             raise ConfigurationError(f"{path}, row {row}: class_name is empty, expected one of {list(wanted.classes)}")
         cell = (given["class_name"], given.get("adjective") or "none")

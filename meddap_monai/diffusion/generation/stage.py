@@ -156,6 +156,7 @@ def _write_plan(job: Request, sampler: ImageSampler) -> int:
     keep_ids = config.mode != "text" or config.plan is not None
     columns = told["columns"] if config.columns is None else config.columns
     wanted = planning.count_training_images(iter_records(job.records), names, sampler.size, keep_ids, columns)
+    wanted = dataclasses.replace(wanted, words=job.base.words)
     if not config.templates:
         wanted = dataclasses.replace(wanted, prompts=told["class_prompts"])
     table = table_for(config.prompts, names)

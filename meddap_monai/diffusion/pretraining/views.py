@@ -14,7 +14,7 @@ from meddap_monai.core.progress import progress
 from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.diffusion.bases.prompts import PromptTable
-from meddap_monai.diffusion.bases.words import Words, make_words, phrase
+from meddap_monai.diffusion.bases.words import Words, ending, make_words
 from meddap_monai.diffusion.pretraining.appearance import LOOKS, apply_look
 from meddap_monai.diffusion.pretraining.parts import ViewsConfig
 from meddap_monai.diffusion.pretraining.text_encoder import BARE
@@ -180,7 +180,7 @@ def _with_words(look: str, record: Record, view: str, number: int, words: Words 
     if "probe" in look:  # an adjective that makes another probe of it
         facts.pop("probe", None)
     kept = {column: fact for column, fact in facts.items() if draw.random() >= missing}
-    said = phrase(words, kept, "pretrain#views#words")
+    said = ending(kept, words)
     return said.strip() if said and bare < BARE else look + said
 
 

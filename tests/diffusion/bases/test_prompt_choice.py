@@ -8,7 +8,6 @@ from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.diffusion.bases.prompt_choice import (
     FILE,
     check_columns,
-    detail,
     shown_table,
     table_for,
     tables_for,
@@ -16,6 +15,7 @@ from meddap_monai.diffusion.bases.prompt_choice import (
 )  # fmt: skip
 from meddap_monai.diffusion.bases.prompts import PromptTable, load_prompt_table, table_names
 from meddap_monai.diffusion.bases.vocabulary import check_words, unknown_words
+from meddap_monai.diffusion.bases.words import ending, facts_of
 from meddap_monai.errors import ConfigurationError
 
 
@@ -114,7 +114,7 @@ def test_what_was_chosen_is_written_and_shown(tmp_path: Path, capsys: pytest.Cap
     ],
 )
 def test_columns_end_a_prompt(meta: dict | None, end: str) -> None:
-    assert detail({"meta": meta}, ("device", "birads")) == end
+    assert ending(facts_of({"meta": meta}, ("device", "birads")), {}) == end
 
 
 def test_a_column_that_no_record_has_is_named() -> None:

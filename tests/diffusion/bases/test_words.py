@@ -64,7 +64,7 @@ def test_facts_end_a_prompt(facts: dict[str, str], words: dict, end: str) -> Non
 @pytest.mark.parametrize(
     ("facts", "words", "message"),
     [
-        ({"device": "GE Logic E9"}, WORDS, "here#device: the base does not know 'GE Logic E9'; did you mean 'GE Logiq E9'"),
+        ({"device": "GE Logic E9"}, WORDS, "here#device: .* know 'GE Logic E9'; did you mean 'GE Logiq E9'"),
         ({"devise": "GE Logiq E9"}, WORDS, "no word for 'devise'; did you mean 'device'"),
         ({"birads": "9"}, WORDS, r"does not know '9' \(known: 2, 4\)"),
         ({"device": "GE Logiq E9"}, {}, "here: this base was trained without words of facts"),

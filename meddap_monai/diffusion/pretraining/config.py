@@ -67,6 +67,7 @@ class PretrainConfig:
         precision: "fp32", or "bf16": the UNet computes in bfloat16 autocast.
         checkpoint_every: steps between checkpoints.
         pictures_every: steps between pictures in TensorBoard.
+        part_mb: largest file of weights in MB; a part of the base that is larger is saved in several. 0: one file each.
         sources: lines for the card: data, licence, citation.
     """
 
@@ -82,6 +83,7 @@ class PretrainConfig:
     precision: Annotated[str, Choice(("fp32", "bf16"))] = "bf16"
     checkpoint_every: Annotated[int, Range(1, 1_000_000_000)] = 250
     pictures_every: Annotated[int, Range(1, 1_000_000_000)] = 500
+    part_mb: Annotated[int, Range(0, 100_000)] = 0
     sources: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

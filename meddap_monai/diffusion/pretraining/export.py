@@ -31,7 +31,7 @@ def export_base(job: PretrainJob, sharpened: Base | None = None) -> Path:
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.to("cpu", torch.float16)
     with store.disk_full_errors(folder):
-        pipeline.save_pretrained(folder)
+        pipeline.save_pretrained(folder, max_shard_size=f"{job.config.part_mb or 100_000}MB")
     _open_as_float32(folder / "text_encoder" / "config.json")
     write_train_hashes(folder, job.training, job.everything, sharpened.training_images if sharpened else None)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):

@@ -13,6 +13,7 @@ from PIL import Image
 from meddap_monai import store
 from meddap_monai.core.configuration import build
 from meddap_monai.core.records import read_records
+from meddap_monai.diffusion.bases.base import load_base
 from meddap_monai.diffusion.bases.prompts import load_prompt_table
 from meddap_monai.diffusion.pretraining.appearance import LOOKS, apply_look
 from meddap_monai.diffusion.pretraining.autoencoder import build_autoencoder, fit_patch_pca
@@ -346,3 +347,18 @@ def test_crops_and_latents_must_fit_the_patches() -> None:
 def test_resolution_must_halve() -> None:
     with pytest.raises(ConfigurationError, match="resolution is 100, expected a multiple of 16"):
         PretrainConfig(resolution=100)
+
+
+def test_weights_are_saved_in_parts_where_asked(few_records: Path, tmp_path: Path) -> None:
+    short = dataclasses.replace(
+        SMALL,
+        part_mb=1,
+        autoencoder=dataclasses.replace(SMALL.autoencoder, steps=0, corner_steps=0),
+        unet=dataclasses.replace(SMALL.unet, channels=(32, 64), steps=1),
+    )
+    base = pretrain(short, tmp_path / "out", records=few_records)
+    parts = list((base / "unet").glob("*.safetensors"))
+    assert len(parts) > 1 and all(part.stat().st_size < 1_000_000 for part in base.rglob("*.safetensors"))
+    whole = torch.load(tmp_path / "out" / "phases" / "unet.pt", weights_only=True)["state"]["average"]
+    opened = load_base(base).unet.state_dict()
+    assert all(torch.equal(opened[name], tensor.half().float()) for name, tensor in whole.items())

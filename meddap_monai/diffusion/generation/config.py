@@ -92,7 +92,7 @@ class GenerateConfig:
     columns: tuple[str, ...] | None = None
     """Keys of the records' ``meta`` that end the prompts, with the values of the real training images of the class in
     turn; none: as the adapter was trained."""
-    words: dict[str, str] = field(default_factory=dict)
+    words: dict[str, str | int] = field(default_factory=dict)
     """Facts that every prompt says in the words of the base, such as ``{device: GE Logiq E9}``; its card lists them.
     They win over what `columns` takes from the records; a plan's column ``words`` gives them per row."""
     templates: tuple[int, ...] = ()

@@ -160,7 +160,7 @@ def complete_row(
     name, adjective = given["class_name"], given.get("adjective") or "none"
     check_choice(name, wanted.classes, f"generate, plan row {row}, class_name")
     mode = given.get("mode") or config.mode
-    asked = {**config.words, **_cell_words(given.get("words") or "")}
+    asked = {column: str(value) for column, value in config.words.items()} | _cell_words(given.get("words") or "")
     check_facts(asked, wanted.words, "generate#words")
     if config.unconditional:
         prompt = ""

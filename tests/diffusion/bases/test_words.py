@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import CLIPTokenizer
 
 from meddap_monai import store
+from meddap_monai.core.configuration import build
 from meddap_monai.core.records import Record, read_records, write_records
 from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.diffusion.bases.prompts import load_prompt_table
@@ -180,14 +181,14 @@ def test_the_word_of_a_device_acts(told_base: Path, told_records: Path, tmp_path
 
 def test_a_plan_gives_words_per_row(told_base: Path, told_records: Path, tmp_path: Path) -> None:
     plan = tmp_path / "given.csv"
-    plan.write_text(f"class_name,words\nbenign,device: {BRIGHT}; birads: 4\nbenign,\nmalignant,device: {DARK}\n")
-    config = GenerateConfig(plan=plan, words={"view": "whole"}, **FEW)
+    plan.write_text(f"class_name,words\nbenign,device: {BRIGHT}; view: close\nbenign,\nmalignant,device: {DARK}\n")
+    config = build(GenerateConfig, {"plan": str(plan), "words": {"view": "whole", "birads": 4}, **FEW}, "generate")
     rows = read_records(generate(config, tmp_path / "out", records=told_records, base=told_base), full=True)
-    sentence = "an ultrasound photo of {} tumor in breast{} viewwhole"
+    sentence = "an ultrasound photo of {} tumor in breast biradsfour{}"
     assert [row["synthetic"]["prompt"] for row in rows] == [
-        sentence.format("benign", " biradsfour devicealphaone"),
-        sentence.format("benign", ""),
-        sentence.format("malignant", " devicebetatwo"),
+        sentence.format("benign", " devicealphaone viewclose"),
+        sentence.format("benign", " viewwhole"),
+        sentence.format("malignant", " devicebetatwo viewwhole"),
     ]
     plan.write_text("class_name,words\nbenign,device: Alpha\n")
     with pytest.raises(ConfigurationError, match=r"row 0: generate#words#device: .*'Alpha'; did you mean 'Alpha 1'"):

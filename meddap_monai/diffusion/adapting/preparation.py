@@ -93,7 +93,9 @@ class Prepared:
             prompts = words.take(torch.full((count,), number + 1)).to(self.device).to(dtype)
             empty = words.take(torch.tensor([0])).to(self.device).to(dtype)
             seeds = [derive_seed(self.config.seed, "adapt/samples", name, picture) for picture in range(count)]
-            how = self.config.method_.sampling or Sampling(steps=self.config.sample_steps, guidance=self.config.guidance)
+            how = self.config.method_.sampling or Sampling(
+                steps=self.config.sample_steps, guidance=self.config.guidance
+            )
             steps, guidance = how.steps, how.guidance
             drawn = draw_pictures(self.pipeline, prompts, seeds, self.size, steps, guidance, empty, how.scheduler)
             rows.append(list(drawn))

@@ -1,7 +1,7 @@
 """Samplers by name, fitted to a base: its noise schedule, its prediction type, its terminal signal-to-noise ratio.
 
-Seven names cover the published studies, ``lcm`` distilled networks; any other diffusers scheduler that is compatible with the base's own is
-reached by its class name.
+Seven names cover the published studies, ``lcm`` distilled networks; any other diffusers scheduler that is compatible
+with the base's own is reached by its class name.
 """
 
 from dataclasses import dataclass

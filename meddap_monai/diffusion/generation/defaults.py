@@ -1,7 +1,7 @@
 """How images are drawn where the configuration does not say: as an adapter does, as a distilled base does, else usual.
 
-An adapter of the method ``lcm`` says in its card how it is sampled (``sampling``). One that lies beside a base's weights,
-in the folder ``distilled``, is taken without being asked for where it was made for the task.
+An adapter of the method ``lcm`` says in its card how it is sampled (``sampling``). One that lies beside a base's
+weights, in the folder ``distilled``, is taken without being asked for where it was made for the task.
 """
 
 import dataclasses
@@ -30,7 +30,8 @@ def settled(config: GenerateConfig, base: Base, adapters: Sequence[Path | str]) 
     adapters = tuple(adapters)
     if chosen and base.distilled is None:
         raise ConfigurationError(
-            f"generate#distilled: the base {base.name} has no distilled adapter; make one (docs/base.md), or leave it out"
+            f"generate#distilled: the base {base.name} has no distilled adapter; make one (docs/base.md) or leave "
+            "the key out"
         )
     if chosen and base.distilled is not None and str(base.distilled) not in map(str, adapters):
         adapters = (base.distilled, *adapters)
@@ -68,8 +69,8 @@ def _told(config: GenerateConfig, adapters: Sequence[Path | str]) -> Sampling:
     told = {Sampling(**card["sampling"]) for card in cards if card.get("sampling")}
     if len(told) > 1:
         raise ConfigurationError(
-            f"generate: the adapters are sampled in unlike ways, {' and '.join(map(str, told))}; expected one distilled "
-            "adapter at a time"
+            f"generate: the adapters are sampled in unlike ways, {' and '.join(sorted(map(str, told)))}; "
+            "expected one distilled adapter at a time"
         )
     how = next(iter(told), Sampling())
     return how if config.scheduler in (None, how.scheduler) else Sampling()

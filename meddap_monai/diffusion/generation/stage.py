@@ -34,7 +34,7 @@ from meddap_monai.diffusion.generation.nearness import count_derived, derived_te
 from meddap_monai.diffusion.generation.planning import PlanInputs
 from meddap_monai.diffusion.generation.sampler import ImageSampler, LoopSettings
 from meddap_monai.diffusion.generation.shards import PLAN, SHARD_RECORDS, Request, ShardMaker
-from meddap_monai.errors import ConfigurationError, StageError
+from meddap_monai.errors import StageError
 from meddap_monai.images.provenance import check_provenance
 from meddap_monai.images.writing.write import export_dicom
 
@@ -87,7 +87,7 @@ def generate(
 def request_of(
     config: GenerateConfig, output: Path, records: Path, base: Base, adapters: Sequence[Path | str]
 ) -> Request:
-    """Return the call as one object, settled by `defaults.settled`, its inputs identified by the hashes of their contents, never by paths."""
+    """Return the call, settled, as one object; its inputs are identified by hashes of their contents, never by paths."""
     config, adapters = settled(config, base, adapters)
     inputs = {"records": store.sha256_file(records), "base": base.sha256}
     inputs |= {f"adapter_{number}": adapter_hash(path) for number, path in enumerate(adapters)}

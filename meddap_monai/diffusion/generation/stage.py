@@ -87,7 +87,7 @@ def generate(
 def request_of(
     config: GenerateConfig, output: Path, records: Path, base: Base, adapters: Sequence[Path | str]
 ) -> Request:
-    """Return the call, settled, as one object; its inputs are identified by hashes of their contents, never by paths."""
+    """Return the call, settled, as one object; hashes of their contents identify its inputs, never paths."""
     config, adapters = settled(config, base, adapters)
     inputs = {"records": store.sha256_file(records), "base": base.sha256}
     inputs |= {f"adapter_{number}": adapter_hash(path) for number, path in enumerate(adapters)}

@@ -77,7 +77,7 @@ def generate(
     with (
         join_ranks() as ranks,
         store.InterruptFlag() as flag,
-        open_stage(ranks, job.output, "generate", config, dict(job.inputs), overwrite) as stage,
+        open_stage(ranks, job.output, "generate", job.config, dict(job.inputs), overwrite) as stage,
     ):
         if not stage.done:
             _make(job, ranks, flag, stage)

@@ -10,7 +10,10 @@ from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.training.checkpoint import NAME
 from tests.reliability.forked import finish, kill_when, start
 
-DISTIL = quick(method="lcm", rank=2, steps=8, ema=0.9, method_settings={"drawn": 1, "drawing_steps": 2})
+DISTIL = quick(
+    method="lcm", rank=2, steps=8, ema=0.9, validation_images=1, validation_times=1,
+    method_settings={"drawn": 1, "drawing_steps": 2},
+)  # fmt: skip
 
 
 def outcome(folder: Path) -> dict[str, str]:

@@ -145,7 +145,7 @@ class OurLoop:
         prepared = self.prepared
         optimizer = make_optimizer(config, prepared.trainable.groups(config.weight_decay), prepared.device)
         self.trainer = AdapterTrainer(
-            prepared.config, prepared.unet, prepared.trainable, optimizer, prepared.batches, prepared.objective,
+            prepared.config, prepared.unet, prepared.trainable, optimizer, prepared.batches, prepared.loss,
             prepared.prompts, prepared.factor, prepared.device,
         )  # fmt: skip
         self.number, self.batch = 0, config.batch

@@ -23,17 +23,17 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from base_quality import generate, real_sets, table_of
+from drawing import Drawer
 from judging import agreement, distances, energy, joined, usefulness, write_sheet
 from PIL import Image
+from real_images import real_sets, table_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from meddap_monai import store
 from meddap_monai.core import resources
 from meddap_monai.core.configuration import build
-from meddap_monai.diffusion.bases.base import load_base
-from meddap_monai.diffusion.bases.prompts import load_prompt_table
+from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.pretraining.config import PretrainConfig
 from meddap_monai.diffusion.pretraining.stage import pretrain
 from meddap_monai.phantom.scanner import SCANNERS
@@ -95,18 +95,17 @@ def configuration(size: dict[str, Any], given: Namespace) -> PretrainConfig:
 
 def judge(base: Path, config: PretrainConfig, records: Path, output: Path, given: Namespace) -> dict[str, Any]:
     """Return a base's figures."""
-    pipeline: Any = load_base(base)
-    train, held = real_sets(records, SCANNERS["own"].model, config.resolution)
+    drawer = Drawer(str(base), output / "pictures", GenerateConfig(precision="bf16"), given.seed)
+    train, held, _ = real_sets(records, [drawer.base], config.resolution, SCANNERS["own"].model)
     classes = sorted(str(name) for name in set(train["class"]))
-    tables = [load_prompt_table(name) for name in config.prompts]
-    drawing = Namespace(output=output, seed=given.seed, half=True, steps=15, guidance=2.5)
     made = [
-        generate(pipeline, table_of(name, tables).prompt(name), given.per_class, number, drawing)
+        drawer.pictures(table_of(name, drawer.base).prompt(name), given.per_class, number)
         for number, name in enumerate(classes)
     ]
+    drawer.close()
     synthetic = {"pixels": np.concatenate(made), "class": np.repeat(classes, given.per_class)}
     write_sheet(output / "samples.png", (_resized(part[:8]) for part in made))
-    whole_train, whole_held = real_sets(records, SCANNERS["own"].model, SHOWN)
+    whole_train, whole_held, _ = real_sets(records, [drawer.base], SHOWN, SCANNERS["own"].model)
     shown = synthetic | {"pixels": _resized(synthetic["pixels"])}
     return {
         "agreement": agreement(joined(train, held), synthetic, classes)["balanced"],

@@ -88,7 +88,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=0, help="images per loop for KID and FID, 1,000 or more; 0: none")
     parser.add_argument("--rounds", type=int, default=5, help="of the speed; 0: none")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--guidance", type=float, default=GenerateConfig().guidance, help="of our loop")
+    parser.add_argument("--guidance", type=float, default=GenerateConfig().guidance_, help="of our loop")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=("cpu", "wall"), default="wall")
     parser.add_argument("--only", default="", help="only these of our variants, separated by ;")

@@ -6,7 +6,7 @@ are known, ``group (N,)`` names of patients.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,13 @@ from meddap_monai.selection.copies.detection import Images, calibrate, find_near
 from meddap_monai.selection.pixels import to_thumbnails
 from meddap_monai.statistics.shares import wilson
 
+Describe = Callable[[np.ndarray], np.ndarray]
+"""Pictures (N, side, side) uint8 -> features (N, D); HOG where nothing else is said."""
 EXTRACTOR = "HOG, 64 px, 8 px cells, 9 orientations, 2 x 2 blocks (1764 numbers), 64 principal components of real train"
 
 
 def read_set(records: Sequence[Record], side: int) -> dict[str, Any]:
-    """Return the pictures of records, cut square, with class and group names."""
+    """Return the pictures of records, cut square, with names of class, group and device."""
     pixels = []
     for record in records:
         with Image.open(record["image"]) as image:
@@ -41,7 +43,16 @@ def read_set(records: Sequence[Record], side: int) -> dict[str, Any]:
         "pixels": np.stack(pixels),
         "class": np.array([record["class_name"] for record in records]),
         "group": np.array([record["patient"] for record in records]),
+        "device": np.array([str((record.get("meta") or {}).get("device") or "") for record in records]),
     }
+
+
+def to_side(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Return pictures (N, H, H) uint8 as (N, side, side): area means where they are larger."""
+    if pixels.shape[-1] == side:
+        return pixels
+    resized = [Image.fromarray(one).resize((side, side), Image.Resampling.BOX) for one in pixels]
+    return np.stack([np.asarray(one) for one in resized])
 
 
 def write_sheet(path: Path, rows: Iterable[np.ndarray]) -> None:
@@ -62,13 +73,13 @@ def classifier() -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000, class_weight="balanced"))
 
 
-def fit(data: Any) -> Any:
+def fit(data: Any, describe: Describe = features) -> Any:
     """Return the classifier fitted on a set and its mirror images."""
-    return _fit(*_both_sides(data), data["class"])
+    return _fit(*_both_sides(data, describe), data["class"])
 
 
-def _both_sides(data: Any) -> tuple[np.ndarray, np.ndarray]:
-    return features(data["pixels"]), features(data["pixels"][:, :, ::-1])
+def _both_sides(data: Any, describe: Describe = features) -> tuple[np.ndarray, np.ndarray]:
+    return describe(data["pixels"]), describe(data["pixels"][:, :, ::-1])
 
 
 def _fit(plain: np.ndarray, mirrored: np.ndarray, classes: np.ndarray) -> Any:
@@ -117,12 +128,15 @@ def agreement(real: Any, synthetic: Any, classes: list[str]) -> dict[str, Any]:
     return {"per_class": found, "balanced": means}
 
 
-def usefulness(train: Any, held: Any, synthetic: Any, classes: list[str]) -> dict[str, Any]:
+def usefulness(
+    train: Any, held: Any, synthetic: Any, classes: list[str], describe: Describe = features
+) -> dict[str, Any]:
     """Return balanced accuracy on held-out real images: trained on real, and on synthetic only."""
     found = {}
     for task, names in _tasks(classes):
         scores = {
-            source: _accuracy(data, held, names) for source, data in {"real": train, "synthetic": synthetic}.items()
+            source: _accuracy(data, held, names, describe)
+            for source, data in {"real": train, "synthetic": synthetic}.items()
         }
         found[task] = scores | {"difference": scores["synthetic"] - scores["real"]}
     return found
@@ -146,10 +160,10 @@ def _tasks(classes: list[str]) -> Iterator[tuple[str, list[str]]]:
         yield "benign or malignant", ["benign", "malignant"]
 
 
-def _accuracy(known: Any, asked: Any, names: list[str]) -> float:
+def _accuracy(known: Any, asked: Any, names: list[str], describe: Describe = features) -> float:
     """Return the balanced accuracy on `asked` of a classifier of `known`, both cut down to some classes."""
     asked = of_classes(asked, names)
-    said = fit(of_classes(known, names)).predict(features(asked["pixels"]))
+    said = fit(of_classes(known, names), describe).predict(describe(asked["pixels"]))
     return float(balanced_accuracy_score(asked["class"], said))
 
 
@@ -222,13 +236,27 @@ def _like(data: Any, held: Any) -> np.ndarray:
     return np.concatenate(chosen)
 
 
-def copies(train: Any, held: Any, synthetic: Any, classes: list[str]) -> dict[str, Any]:
+def copies(
+    train: Any, held: Any, synthetic: Any, classes: list[str], describe: Describe | None = None
+) -> dict[str, Any]:
     """Return how many pictures lie nearer to a training image than 99 % of the real images of other patients do.
 
     Distances, alignment (mirrored and cropped views too) and thresholds are those of the stage ``select``.
+
+    Args:
+        train: what the base saw.
+        held: of other patients.
+        synthetic: drawn.
+        classes: of them.
+        describe: features of unit length for the third distance; none: correlation and tiles alone.
     """
     config = CopyConfig()
-    bank = Images(to_thumbnails(train["pixels"][:, None]), None, [str(name) for name in train["group"]])
+
+    def images(data: Any, groups: list[str]) -> Images:
+        vectors = None if describe is None else describe(data["pixels"])
+        return Images(to_thumbnails(data["pixels"][:, None]), vectors, groups)
+
+    bank = images(train, [str(name) for name in train["group"]])
     limits = calibrate(bank, config)
     found: dict[str, Any] = {
         "thresholds": limits.values,
@@ -237,7 +265,7 @@ def copies(train: Any, held: Any, synthetic: Any, classes: list[str]) -> dict[st
     sets = {"synthetic": synthetic, "real held out": held}
     sets |= {f"synthetic {name}": of_classes(synthetic, [name]) for name in classes}
     for name, data in sets.items():
-        asked = Images(to_thumbnails(data["pixels"][:, None]), None, [""] * len(data["pixels"]))
+        asked = images(data, [""] * len(data["pixels"]))
         distances = find_nearest(asked, bank, config).distances
         hits, count = int(flag(distances, limits.values).sum()), len(data["pixels"])
         found[name] = {"flagged": hits, "of": count, "share": hits / count, "interval": list(wilson(hits, count))}
@@ -246,8 +274,10 @@ def copies(train: Any, held: Any, synthetic: Any, classes: list[str]) -> dict[st
     return found
 
 
-def real_or_synthetic(train: Any, held: Any, synthetic: Any, classes: list[str]) -> dict[str, float]:
-    """Return, per class with enough images, the AUC of telling real from synthetic by HOG."""
+def real_or_synthetic(
+    train: Any, held: Any, synthetic: Any, classes: list[str], describe: Describe = features
+) -> dict[str, float]:
+    """Return, per class, the AUC of telling real from synthetic by logistic regression."""
     real = joined(held, train)
     found = {}
     for name in classes:
@@ -256,6 +286,6 @@ def real_or_synthetic(train: Any, held: Any, synthetic: Any, classes: list[str])
         stack = np.concatenate([theirs[:count], ours[:count]])
         labels = np.repeat([0, 1], count)
         folds = StratifiedKFold(5, shuffle=True, random_state=0)
-        chance = cross_val_predict(classifier(), features(stack), labels, cv=folds, method="predict_proba")[:, 1]
+        chance = cross_val_predict(classifier(), describe(stack), labels, cv=folds, method="predict_proba")[:, 1]
         found[name] = float(roc_auc_score(labels, chance))
     return found

@@ -29,7 +29,8 @@ ELSEWHERE = {
     r"^meddap review": "tests/reading_form/test_review.py",
     r"^meddap grid": "tests/cli/test_evaluation.py",
     r"--config_file configs/train.yaml +--train#": "tests/transforms/test_diffusion.py",
-    r"^python benchmarks/adapter_training\.py": "tests/test_benchmarks.py",
+    r"^python benchmarks/(adapter_training|base_quality|few_steps)\.py": "tests/test_benchmarks.py",
+    r"^python -m tools\.distilled_adapter": "tests/tools/test_distilled_adapter.py",
 }
 """Commands whose work another test does. Pattern -> that test. All others are run by `test_commands.py`."""
 

@@ -1,16 +1,22 @@
 """The benchmarks for the full-size network: their counted work, and that they run from end to end."""
 
+import csv
 import importlib
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from adapter_material import write_adapter
 
 from meddap_monai import ClassifyConfig
 from meddap_monai.augmentation.parts import PARTS
+from meddap_monai.core.records import read_records, write_records
+from meddap_monai.store import write_json
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +123,90 @@ def test_an_ablation_leaves_one_part_out_at_a_time(
     difference = np.mean(found["none"]["own"]) - np.mean(found["ultrasound"]["own"])
     assert f"{difference:+.3f}" in capsys.readouterr().out
     assert ablation.main([*paths, *size, *quick]) == found, "what is done is not done again"
+
+
+@pytest.fixture(scope="module")
+def two_bases(tiny_base: Path, pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The tiny base with a card, and beside it the same one whose card knows words for two devices."""
+    folder = tmp_path_factory.mktemp("bases")
+    for name, words in (("old", {}), ("new", {"device": {"A": "devicea", "B": "deviceb"}})):
+        shutil.copytree(tiny_base, folder / name)
+        write_json(folder / name / "base.json", {"resolution": 32, "prompts": ["breast"], "words": words})
+    write_adapter(folder / "few", pipeline, seed=3)
+    return folder / "old", folder / "new"
+
+
+@pytest.fixture(scope="module")
+def judged(simulated_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records that name one of two devices each, most of them held out."""
+    folder = tmp_path_factory.mktemp("judged")
+    rows = read_records(simulated_records, full=True)
+    for number, row in enumerate(rows):
+        row |= {"meta": {"device": "AB"[number % 2]}, "split": row["split"].replace("test", "val")}
+    write_records(folder / "records.jsonl", rows)
+    return folder / "records.jsonl"
+
+
+def test_two_bases_are_judged_on_the_same_patients(
+    judged: Path, two_bases: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    quality = importlib.import_module("base_quality")
+    old, new = map(str, two_bases)
+    small = ["--output", str(tmp_path), "--per-class", "8", "--steps", "1", "--simulated-device", ""]
+    found = quality.main(["--records", str(judged), "--base", old, "--base", new, *small])
+    assert found["classes"] == ["benign", "malignant", "normal"]
+    assert list(found["bases"]) == [old, new]
+    ours, theirs = found["bases"][new], found["bases"][old]
+    assert ours["distance by encoder"] == theirs["distance by encoder"], "the same network draws the same pictures"
+    assert set(ours["distance by encoder"]) == {"breast", "all"}
+    assert ours["distance by encoder"]["breast"]["synthetic"]["kid"] > 10 * abs(
+        ours["distance by encoder"]["breast"]["real train"]["kid"]
+    )
+    assert np.mean(list(ours["real_or_synthetic_auc by encoder"].values())) > 0.9
+    assert theirs["device agreement"] == {} and set(ours["device agreement"]["benign"]) == {"A", "B"}
+    verdicts = {one["what"]: one["passed"] for one in found["acceptance"]}
+    assert (verdicts["KID, breast"], verdicts["real or synthetic by HOG: AUC, mean over classes"]) == (False, False)
+    assert "| KID, breast |" in capsys.readouterr().out
+    sheets = sorted(path.name for path in tmp_path.glob("*new*/blinded/*.png"))
+    assert sheets == ["benign.png", "malignant.png", "normal.png"]
+    (listed,) = tmp_path.glob("*new*/blinded_answers.csv")
+    rows = list(csv.DictReader(listed.open()))
+    assert [sum(row["is"] == kind for row in rows) for kind in ("real", "synthetic")] == [24, 24]
+
+
+def test_few_steps_are_compared_with_the_usual_path(judged: Path, two_bases: tuple[Path, Path], tmp_path: Path) -> None:
+    """The same adapter at weight 0 would tie; this random one is seen to be other pictures from as many images."""
+    few = importlib.import_module("few_steps")
+    adapter = two_bases[0].parent / "few"
+    given = ["--records", str(judged), "--base", str(two_bases[0]), "--adapter", str(adapter), "--images", "24"]
+    found = few.main([*given, "--output", str(tmp_path), "--precision", "fp32"])
+    assert found["usual"] | {"drawn": 24} == found["usual"]
+    assert found["kid"]["usual"]["kid_difference_low"] == found["kid"]["usual"]["kid_difference_high"] == 0
+    assert found["kid"]["distilled"]["kid"] != found["kid"]["usual"]["kid"]
+    assert found["diversity"]["low"] < found["diversity"]["ratio"] < found["diversity"]["high"]
+    assert json.loads((tmp_path / "few_steps.json").read_text()) == found
+
+
+def test_acceptance_passes_what_is_better_and_misses_what_is_not() -> None:
+    acceptance = importlib.import_module("acceptance")
+
+    def figures(probe: float, kid: float, auc: float, energy: float, hits: float, device: float) -> dict[str, Any]:
+        shares = {"synthetic": hits, "real held out": 0.04}
+        return {
+            "usefulness by encoder": {"all": {"real": 0.63, "synthetic": probe}},
+            "distance by encoder": {"breast": {"synthetic": {"kid": kid}}, "all": {"synthetic": {"kid": kid}}},
+            "real_or_synthetic_auc": {"benign": auc, "malignant": auc},
+            "energy": {"benign": {"high frequency of tissue": energy}},
+            "copies": {name: {"share": share, "interval": [0.0, 1.0]} for name, share in shares.items()},
+            "device agreement": {"benign": {"A": {"real": 0.9, "synthetic": device}}},
+        }
+
+    old = figures(0.5, 0.1, 0.9, 0.9, 0.0, 0.0)
+    good = acceptance.check(figures(0.55, 0.069, 0.75, 1.2, 0.04, 0.6), old)
+    assert [one["passed"] for one in good] == [True] * 6
+    bad = acceptance.check(figures(0.54, 0.071, 0.76, 0.79, 0.05, 0.59), old)
+    assert [one["passed"] for one in bad] == [False] * 6
+    alone = acceptance.check(figures(0.54, 0.071, 0.7, 1.0, 0.0, 0.7), None)
+    assert [one["passed"] for one in alone] == [None, None, True, True, True, True]
+    assert acceptance.check(figures(0.63, 0.2, 0.7, 1.0, 0.0, 0.7), old)[0]["passed"], "as good as real is enough"
+    assert acceptance.table(bad).count("MISS") == 6

@@ -127,6 +127,8 @@ def check_module(module: str, words: list[str], page: str) -> None:
         check_bundle(words, page)
     elif module == "tools.corpus":
         assert {"--busbra", "--fetal", "--output"} <= set(words)
+    elif module == "tools.distilled_adapter":
+        assert {"--base", "--records", "--output"} <= set(words)
     elif module == "pytest":
         assert all((ROOT / word).exists() for word in words if word.startswith("tests"))
     else:

@@ -12,6 +12,7 @@ from meddap_monai import store
 from meddap_monai.core.records import class_names, iter_records
 from meddap_monai.diffusion.bases.base import EMBEDDED, open_base
 from meddap_monai.diffusion.generation.config import GenerateConfig
+from meddap_monai.diffusion.generation.defaults import settled
 from meddap_monai.diffusion.generation.planning import PlanInputs, count_training_images, counts_per_cell
 from meddap_monai.errors import ConfigurationError, StageError
 from meddap_monai.evaluation.arms import TRAINED_ARMS
@@ -59,6 +60,8 @@ def dry_stage(stage: str, config: Any, output: Path, inputs: Mapping[str, Any]) 
                 f"{value}: does not exist, but {stage} needs it ({name}); run the stage that makes it first"
             )
     base = inputs.get("base") or (EMBEDDED if stage in ("adapt", "generate") else None)
+    if stage == "generate":
+        config, _ = settled(config, open_base(base), inputs.get("adapters") or ())
     work = _work(stage, config, _items(stage, config, inputs), base)
     return _told([Step(output, work)], output)
 
@@ -137,7 +140,7 @@ def _of_variant(variant: Variant, folder: Path, classes: list[str]) -> Iterator[
         if study.adapt is not None:
             yield step("adapt", None, base=base)
         made = _drawn(study, classes)
-        yield step("generate", made, base=base)
+        yield step("generate", made, base=base, own=_as_usual(study.generate))
         yield step("select", made)
     kept = above[0]
     for arm in study.arms:
@@ -145,6 +148,17 @@ def _of_variant(variant: Variant, folder: Path, classes: list[str]) -> Iterator[
         above[0] = "" if content == "real" else kept
         yield step("mix", None, content, own=MixConfig() if content == "real" else None)
         yield step("classify", None, arm, own=dataclasses.replace(study.classify, augmentation=augmentation))
+
+
+def _as_usual(config: GenerateConfig) -> GenerateConfig:
+    """Return the configuration as it is drawn where no adapter says otherwise."""
+    return dataclasses.replace(
+        config,
+        scheduler=config.scheduler or config.schedulers[0],
+        steps=config.steps_,
+        guidance=config.guidance_,
+        distilled=bool(config.distilled),
+    )
 
 
 def _classes(study: StudyConfig, output: Path) -> list[str]:

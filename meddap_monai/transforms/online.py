@@ -60,9 +60,12 @@ class OnlineGenerator(PrintsArguments):
         from meddap_monai.diffusion.bases.base import open_base
         from meddap_monai.diffusion.bases.prompt_choice import table_for
         from meddap_monai.diffusion.generation.config import GenerateConfig
+        from meddap_monai.diffusion.generation.defaults import settled
 
-        self.classes, self.base, self.adapters = list(classes), open_base(base), [str(path) for path in adapters]
-        self.config = build(GenerateConfig, settings, "generator")
+        self.classes, self.base = list(classes), open_base(base)
+        given = build(GenerateConfig, settings, "generator")
+        self.config, chosen = settled(given, self.base, adapters)
+        self.adapters = [str(path) for path in chosen]
         check_choice(self.config.mode, ("text", "image"), "generator#mode")
         self.near, self.made = 0, 0
         self._nearness: NearnessCheck | None = None

@@ -98,7 +98,7 @@ def test_a_study_names_every_stage_once(tmp_path: Path) -> None:
     stages = [line.split()[0] for line in said.splitlines() if line.startswith("  ")]
     synthetic = ["generate", "select", "mix", "classify"]
     assert sorted(stages) == sorted(["index", "adapt", "mix", "classify", *synthetic, *synthetic, "evaluate"])
-    assert f"generate/two: {2 * 4 * 2 * study.generate.steps} images x steps" in said
+    assert f"generate/two: {2 * 4 * 2 * study.generate.steps_} images x steps" in said
     assert "evaluate: 3 classifiers" in said
     assert "no rate measured on this machine yet for index, adapt, generate, select, mix, classify, evaluate" in said
     assert not list(tmp_path.iterdir())

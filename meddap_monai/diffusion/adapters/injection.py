@@ -3,6 +3,7 @@
 ``W' = W + weight * alpha / rank * up @ down`` (Hu et al. 2021, arXiv 2106.09685, section 4.1); peft computes it.
 """
 
+import contextlib
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -114,6 +115,19 @@ def enable(component: Any, on: bool) -> None:
     for layer in layers(component).values():
         layer.enable_adapters(on)
         layer.requires_grad_(False)
+
+
+@contextlib.contextmanager
+def switched_off(component: Any) -> Iterator[None]:
+    """Run a part as its base is, also one under training: what learns keeps its gradients."""
+    learning = [parameter for parameter in component.parameters() if parameter.requires_grad]
+    enable(component, False)
+    try:
+        yield
+    finally:
+        enable(component, True)
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def remove(component: Any, name: str) -> None:

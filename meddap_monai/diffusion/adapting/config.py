@@ -21,7 +21,7 @@ class AdaptConfig:
     """Settings of ``adapt``; the defaults of a method fill what is None.
 
     Attributes:
-        method: "uslora", "fulora", "dreambooth", "textual_inversion", or another name in ``methods.registry``.
+        method: "uslora", "fulora", "dreambooth", "textual_inversion", "lcm", or another name in ``methods.registry``.
         rank: inner width of the low-rank layers; default by method.
         alpha: scale numerator; equal to the rank by default.
         prompts: prompt table: "auto" (the package's table that knows all labels, else one made from them), a name or
@@ -52,7 +52,8 @@ class AdaptConfig:
         mask_marks: what is drawn over images (coloured marks, text, calipers) does not count in the loss.
         caption_dropout: share of images trained with the empty prompt.
         clip_skip: text-encoder layers left out; default by method.
-        ema: decay of the running mean of the weights that is validated and kept; 0 keeps the weights themselves.
+        ema: decay of the running mean of the weights that is validated and kept; 0 keeps the weights themselves. It is
+            the target of lcm.
         precision: "fp32", "bf16" or "fp16" (GPU only).
         optimizer: "adamw" or "adamw8bit" (GPU with bitsandbytes).
         gradient_checkpointing: recompute the forward pass to save memory.
@@ -67,13 +68,14 @@ class AdaptConfig:
         pictures_every: steps between sample grids in TensorBoard; 0 draws them at the end only.
         samples_per_class: pictures per class in grids and card; 0 draws none.
         sample_steps: sampling steps of those pictures.
-        guidance: their guidance scale.
+        guidance: their guidance scale; lcm draws them in its own way.
         log_every: steps between points of the curves.
         seed: of everything random.
         cache: folder of the latent cache, to share between runs; inside the output (and removed) by default.
         dreambooth: settings of that method.
         inversion: settings of that method.
-        method_settings: settings of a method from outside the package: the fields of its class.
+        method_settings: settings of a method without a section here (lcm, and those from outside the package): the
+            fields of its class.
     """
 
     method: Annotated[str, Choice(METHODS)] = "uslora"

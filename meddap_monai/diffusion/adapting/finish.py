@@ -1,6 +1,6 @@
 """The last act of a training: choose the weights, write the adapter folder, prove that it loads and acts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ def finish_adapter(
     else:
         save_adapter(output, result, card)
         _check_saved(prepared, output)
-    provenance.write_train_hashes(place, prepared.training, records, prepared.base.training_images)
+    seen = prepared.training if config.method_.drawing is None else []
+    provenance.write_train_hashes(place, seen, records, prepared.base.training_images)
     store.write_atomic(place / "card.md", card_text(store_card(place, card), sheet))
     taught = len(prepared.training)
     return {
@@ -61,7 +62,10 @@ def finish_adapter(
 def describe(prepared: Prepared, trainer: AdapterTrainer, best: Validation | None) -> dict[str, Any]:
     """Return ``adapter.json`` without what `save_adapter` adds."""
     config, step = prepared.config, trainer.state.iteration
-    return {
+    sampling, drawing = config.method_.sampling, config.method_.drawing
+    own: dict[str, Any] = {"sampling": store.plain(sampling)} if sampling else {}
+    own |= {"drawn": len(prepared.training) * drawing[0]} if drawing else {}
+    return own | {
         "method": config.method,
         "base": prepared.base.name,
         "base_sha256": prepared.base.sha256,
@@ -139,6 +143,12 @@ def _write_base(prepared: Prepared, folder: Path, card: dict[str, Any]) -> None:
     store.write_json(folder / "base.json", facts)
 
 
+def _material(card: Mapping[str, Any]) -> str:
+    if "drawn" in card:
+        return f"{card['drawn']} latents drawn by the base for the prompts of {card['images']} records, no image"
+    return f"{card['images']} images"
+
+
 def card_text(card: dict[str, Any], pictures: Sequence[str]) -> str:
     """Return ``card.md``: what the adapter is, from what, and for what it must not be used."""
     facts = [
@@ -148,7 +158,7 @@ def card_text(card: dict[str, Any], pictures: Sequence[str]) -> str:
         ("Parameters", f"{card['parameters']:,}" if "parameters" in card else "the whole network"),
         (
             "Trained on",
-            f"{card['images']} images, {card['trained_steps']} steps of {card['batch']}; kept {card['steps']}",
+            f"{_material(card)}, {card['trained_steps']} steps of {card['batch']}; kept {card['steps']}",
         ),
         ("Validation loss", "not measured" if card["validation_loss"] is None else f"{card['validation_loss']:.6f}"),
         ("Resolution", f"{card['resolution']} px"),

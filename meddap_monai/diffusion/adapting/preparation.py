@@ -17,7 +17,9 @@ from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.diffusion.adapting.batches import Batches, Item
 from meddap_monai.diffusion.adapting.config import AdaptConfig
+from meddap_monai.diffusion.adapting.drawn_latents import DrawnLatents
 from meddap_monai.diffusion.adapting.latent_cache import Framing, LatentCache, views
+from meddap_monai.diffusion.adapting.losses import Loss
 from meddap_monai.diffusion.adapting.trainable import Trainable
 from meddap_monai.diffusion.adapting.training_data import choose_records, encode_items
 from meddap_monai.diffusion.bases.base import Base, load_base
@@ -26,6 +28,7 @@ from meddap_monai.diffusion.bases.noise import Objective
 from meddap_monai.diffusion.bases.prompt_choice import check_columns, table_for, write_table
 from meddap_monai.diffusion.bases.prompts import PromptTable
 from meddap_monai.diffusion.bases.sample_pictures import draw_pictures
+from meddap_monai.diffusion.bases.schedulers import Sampling
 from meddap_monai.diffusion.bases.vocabulary import check_words
 from meddap_monai.diffusion.bases.words import Words, ending, facts_of, known_columns
 from meddap_monai.errors import ConfigurationError
@@ -44,6 +47,7 @@ class Prepared:
         class_prompts: class name -> training prompt.
         trainable: what is trained.
         objective: noise, target, weights.
+        loss: what is minimised.
         batches: this process's batches.
         held_out: validation images.
         prompts: closure that gives the encoded prompts of a step.
@@ -62,6 +66,7 @@ class Prepared:
     class_prompts: dict[str, str]
     trainable: Trainable
     objective: Objective
+    loss: Loss
     batches: Batches
     held_out: list[Item]
     prompts: Callable[[], Conditioning]
@@ -90,8 +95,12 @@ class Prepared:
             prompts = words.take(torch.full((count,), number + 1)).to(self.device).to(dtype)
             empty = words.take(torch.tensor([0])).to(self.device).to(dtype)
             seeds = [derive_seed(self.config.seed, "adapt/samples", name, picture) for picture in range(count)]
-            steps, guidance = self.config.sample_steps, self.config.guidance
-            rows.append(list(draw_pictures(self.pipeline, prompts, seeds, self.size, steps, guidance, empty)))
+            how = self.config.method_.sampling or Sampling(
+                steps=self.config.sample_steps, guidance=self.config.guidance
+            )
+            steps, guidance = how.steps, how.guidance
+            drawn = draw_pictures(self.pipeline, prompts, seeds, self.size, steps, guidance, empty, how.scheduler)
+            rows.append(list(drawn))
         if self.device.type != "cpu":
             vae.to("cpu")
         return rows
@@ -141,8 +150,9 @@ def prepare(
     words += dict.fromkeys(sentence for sentence in sentences.values() if sentence not in words)
     rows = {name: words.index(sentence) for name, sentence in sentences.items()}
     latents = LatentCache(cache / "latents", pipeline.vae, base.sha256, device)
-    items = encode_items(latents, training, rows, config, size, flag)
-    validating = encode_items(latents, held_out, rows, config, size, flag, augment=False)
+    drawn = _drawn(pipeline, config, cache / "drawn", base, sentences)
+    items = encode_items(drawn or latents, training, rows, config, size, flag)
+    validating = encode_items(drawn or latents, held_out, rows, config, size, flag, augment=False)
     prior = _prior(pipeline, config, output, latents, size, words, flag)
     trainable = config.method_.prepare(pipeline, config, {name: table.classes.get(name, name) for name in classes})
     config = _checked_clip_skip(config, pipeline)
@@ -152,9 +162,10 @@ def prepare(
         items, config.batch, objective, config.seed, config.caption_dropout,
         prior=(prior, config.method_.prior_weight), rank=ranks.rank, world=ranks.size,
     )  # fmt: skip
+    loss = config.method_.loss(objective.to(device), pipeline.unet)
     prepared = Prepared(
         config, pipeline, base, table, classes, class_prompts,
-        trainable, objective.to(device), batches, validating, prompts, training, size, factor, device,
+        trainable, objective, loss, batches, validating, prompts, training, size, factor, device,
     )  # fmt: skip
     _free_memory(prepared, trainable)
     prepared.real_rows = _real_samples(prepared)
@@ -173,6 +184,15 @@ def picture_size(pipeline: Any, config: AdaptConfig, base: Base) -> tuple[tuple[
     if side % deep and side % 8:
         raise ConfigurationError(f"adapt#resolution: {side}, expected a multiple of {deep} for this base")
     return (side, side), factor
+
+
+def _drawn(
+    pipeline: Any, config: AdaptConfig, folder: Path, base: Base, sentences: dict[str, str]
+) -> DrawnLatents | None:
+    if config.method_.drawing is None:
+        return None
+    count, how = config.method_.drawing
+    return DrawnLatents(folder, pipeline, base.sha256, sentences, how, count, config.seed, config.precision)
 
 
 def _prior(
@@ -246,6 +266,8 @@ def _real_samples(prepared: Prepared) -> list[list[np.ndarray]]:
     """Return a few real training pictures per class, for the sample grids."""
     config, (height, width) = prepared.config, prepared.size
     rows = []
+    if config.method_.drawing is not None:  # no image of the records is opened
+        return [[] for _ in prepared.classes]
     for name in prepared.classes if config.samples_per_class else []:
         chosen = [record for record in prepared.training if record["class_name"] == name][: config.samples_per_class]
         chosen += chosen[:1] * (config.samples_per_class - len(chosen))

@@ -114,7 +114,7 @@ def _train(
     config, path = prepared.config, output / NAME
     optimizer = make_optimizer(config, prepared.trainable.groups(config.weight_decay), prepared.device)
     trainer = AdapterTrainer(
-        config, prepared.unet, prepared.trainable, optimizer, prepared.batches, prepared.objective,
+        config, prepared.unet, prepared.trainable, optimizer, prepared.batches, prepared.loss,
         prepared.prompts, prepared.factor, prepared.device, inferer, ranks,
     )  # fmt: skip
     to_save: dict[str, Stateful] = {"trained": AdapterState(trainer), "optimizer": optimizer}
@@ -152,7 +152,7 @@ def _validation(prepared: Prepared, trainer: AdapterTrainer, ranks: Ranks) -> Va
         return None
     fixed = FixedValidation(
         prepared.held_out,
-        prepared.objective,
+        prepared.objective.steps,
         config.validation_times,
         config.batch,
         config.seed,

@@ -12,9 +12,9 @@ from meddap_monai.core.devices import PRECISIONS
 from meddap_monai.core.distributed import SINGLE_PROCESS, Ranks
 from meddap_monai.diffusion.adapting.batches import Batch, Batches
 from meddap_monai.diffusion.adapting.config import AdaptConfig
+from meddap_monai.diffusion.adapting.losses import Loss
 from meddap_monai.diffusion.adapting.trainable import Trainable
 from meddap_monai.diffusion.bases.conditioning import Conditioning
-from meddap_monai.diffusion.bases.noise import Objective
 from meddap_monai.training.ema import update_average
 from meddap_monai.training.finite import check_finite
 from meddap_monai.training.schedules import schedule, set_rate
@@ -34,7 +34,7 @@ class AdapterTrainer(StepTrainer):
         trainable: what is trained.
         optimizer: over ``trainable.groups``.
         batches: this process's batches.
-        objective: noise, target and weights.
+        loss: what is minimised.
         prompts: gives the encoded prompts of a step; a closure that encodes anew while the text encoder learns.
         factor: pixels per latent.
         device: of the training.
@@ -49,7 +49,7 @@ class AdapterTrainer(StepTrainer):
         trainable: Trainable,
         optimizer: torch.optim.Optimizer,
         batches: Batches,
-        objective: Objective,
+        loss: Loss,
         prompts: Callable[[], Conditioning],
         factor: int,
         device: torch.device,
@@ -58,7 +58,7 @@ class AdapterTrainer(StepTrainer):
     ) -> None:
         super().__init__(self.step, config.steps, device)
         self.config, self.unet, self.trainable, self.optimizer = config, unet, trainable, optimizer
-        self.objective, self.prompts, self.factor = objective, prompts, factor
+        self.loss, self.prompts, self.factor = loss, prompts, factor
         self.batches, self.ranks = batches, ranks
         self.inferer = inferer or SimpleInferer()
         self.micro_batch = 0
@@ -89,10 +89,8 @@ class AdapterTrainer(StepTrainer):
         for start in range(0, len(batch), size):
             part = batch.part(start, start + size)
             with self.cast():
-                noisy, target = self.objective.diffuse(part.clean, part.noise, part.times)
-                prediction = self.predict(noisy, part.times, part.prompts)
-            errors = self.objective.errors(prediction, target, part.weights)
-            loss = (errors * self.objective.weight(part.times) * part.factors).sum() / len(batch)
+                errors = self.loss(self, part)
+            loss = (errors * part.factors).sum() / len(batch)
             (loss if self.fp16 is None else self.fp16.scale(loss)).backward()
             total += loss.detach()
         return total
@@ -105,10 +103,10 @@ class AdapterTrainer(StepTrainer):
         return self.inferer(noisy.to(dtype), self.unet, times, return_dict=False, **arguments)[0]
 
     def cast(self) -> contextlib.AbstractContextManager:
-        """Return the mixed-precision context of the run."""
+        """Return the mixed-precision context of the run; what is cast without gradients is not kept for later."""
         if self.config.precision == "fp32":
             return contextlib.nullcontext()
-        return torch.autocast(self.state.device.type, PRECISIONS[self.config.precision])
+        return torch.autocast(self.state.device.type, PRECISIONS[self.config.precision], cache_enabled=False)
 
     def _update(self) -> float:
         parameters = list(self.trainable.parameters.values())

@@ -9,6 +9,7 @@ from meddap_monai.core.records import Record
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.diffusion.adapting.batches import Item
 from meddap_monai.diffusion.adapting.config import AdaptConfig
+from meddap_monai.diffusion.adapting.drawn_latents import DrawnLatents
 from meddap_monai.diffusion.adapting.latent_cache import Framing, LatentCache, bucket_size, image_size
 from meddap_monai.errors import ConfigurationError, RecordsError
 
@@ -44,7 +45,7 @@ def choose_records(everything: Sequence[Record], config: AdaptConfig) -> tuple[l
 
 
 def encode_items(
-    cache: LatentCache,
+    cache: LatentCache | DrawnLatents,
     records: Sequence[Record],
     rows: dict[str, int],
     config: AdaptConfig,
@@ -56,7 +57,7 @@ def encode_items(
     """Encode records into training items.
 
     Args:
-        cache: of the latents.
+        cache: of the latents, encoded or drawn.
         records: with id, image, sha256, class_name.
         rows: record id -> row of its prompt.
         config: framing.

@@ -92,6 +92,12 @@ class Base:
         return frozenset(self.training_images)
 
     @property
+    def distilled(self) -> Path | None:
+        """The adapter beside its weights with which it draws in few steps; None where there is none."""
+        path = Path(self.source) / "distilled"
+        return path if (path / "adapter.json").is_file() else None
+
+    @property
     def is_xl(self) -> bool:
         """Whether it is Stable Diffusion XL by its ``model_index.json``; a hub id by its name."""
         if self.folder is None:

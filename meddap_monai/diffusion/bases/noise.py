@@ -68,6 +68,16 @@ class Objective:
         noisy = keep * clean + lose * noise
         return noisy, noise if self.prediction == "epsilon" else keep * noise - lose * clean
 
+    def split(
+        self, noisy: torch.Tensor, answer: torch.Tensor, times: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (clean latents, noise) that the network's answer means, both ``(N, C, H, W)``; undoes `diffuse`."""
+        keep = self.alpha_bar[times].sqrt()[:, None, None, None]
+        lose = (1 - self.alpha_bar[times]).sqrt()[:, None, None, None]
+        if self.prediction == "epsilon":
+            return (noisy - lose * answer) / keep, answer
+        return keep * noisy - lose * answer, lose * noisy + keep * answer
+
     def weight(self, times: torch.Tensor) -> torch.Tensor:
         """Return the weight of each time step ``(N,)``: ``min(snr, gamma) / snr``, for velocity ``/ (snr + 1)``."""
         if self.snr_gamma is None:

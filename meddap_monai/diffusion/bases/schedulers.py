@@ -1,9 +1,10 @@
 """Samplers by name, fitted to a base: its noise schedule, its prediction type, its terminal signal-to-noise ratio.
 
-Seven names cover the published studies; any other diffusers scheduler that is compatible with the base's own is
-reached by its class name.
+Seven names cover the published studies, ``lcm`` distilled networks; any other diffusers scheduler that is compatible
+with the base's own is reached by its class name.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from meddap_monai.core.constraints import unknown
@@ -17,10 +18,26 @@ NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "unipc": ("UniPCMultistepScheduler", {}),
     "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
     "heun": ("HeunDiscreteScheduler", {}),
+    "lcm": ("LCMScheduler", {"clip_sample": False, "original_inference_steps": 50}),
 }
 """Name -> diffusers class and the settings under which the papers use it (PNDM without Runge-Kutta warm-up)."""
 
 _SMALLEST_ALPHA_BAR = 2.0**-24
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn where nothing else is said.
+
+    Attributes:
+        scheduler: name of the sampler.
+        steps: sampling steps.
+        guidance: classifier-free guidance scale; 1 leaves the unguided half away.
+    """
+
+    scheduler: str = "dpmsolver++"
+    steps: int = 15
+    guidance: float = 2.5
 
 
 def build_scheduler(name: str, base: Any, timestep_spacing: str | None = None) -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from meddap_monai.core.constraints import Choice, Count, Multiple, Precision, Range, Share, check_range, here, settings
-from meddap_monai.diffusion.bases.schedulers import check_scheduler
+from meddap_monai.diffusion.bases.schedulers import Sampling, check_scheduler
 from meddap_monai.errors import ConfigurationError
 
 MODES = ("text", "image", "inpaint")
@@ -101,12 +101,17 @@ class GenerateConfig:
     """Negative prompt; none: that of the prompt table."""
     unconditional: bool = False
     """Use the empty prompt for every image, as an unconditional base does (with classifier guidance)."""
-    scheduler: str | Annotated[tuple[str, ...], Count()] = "dpmsolver++"
-    """Name of the sampler; with several, the images of a class are divided evenly among them (FU-LoRA)."""
-    steps: Annotated[int, Range(1, 1000)] = 15
-    """Sampling steps."""
-    guidance: Annotated[float, Range(0, 100)] = 2.5
-    """Classifier-free guidance scale w; 1 switches it off. Published systems: 7.5 on Stable Diffusion 1.x."""
+    scheduler: str | Annotated[tuple[str, ...], Count()] | None = None
+    """Name of the sampler; with several, the images of a class are divided evenly among them (FU-LoRA). None: as a
+    distilled adapter says, else "dpmsolver++"."""
+    steps: Annotated[int, Range(1, 1000)] | None = None
+    """Sampling steps; none: as a distilled adapter says, else 15."""
+    guidance: Annotated[float, Range(0, 100)] | None = None
+    """Classifier-free guidance scale w; 1 switches it off; none: as a distilled adapter says, else 2.5. Published
+    systems: 7.5 on Stable Diffusion 1.x."""
+    distilled: bool | None = None
+    """Take the distilled adapter beside the base's weights; none: where there is one, and images are drawn from prompts
+    by the base alone, and neither sampler, steps nor guidance are given."""
     guidance_interval: tuple[Share, Share] = (0.0, 1.0)
     """Part of the sampling in which classifier-free guidance acts (Kynkaanniemi et al. 2024, arXiv 2404.07724)."""
     guidance_rescale: Share = 0.0
@@ -143,7 +148,7 @@ class GenerateConfig:
     compile: bool = False
     """Compile the UNet, once per shape of a batch: minutes on a CPU, so for long runs."""
     adapter_weights: tuple[float, ...] = ()
-    """Weight of each adapter; none: 1 for each."""
+    """Weight of each adapter that is given; none: 1 for each."""
     dicom: bool = False
     """Also write every image as a marked synthetic DICOM file under ``dicom/``."""
     sheet_columns: Annotated[int, Range(1, 64)] = 8
@@ -166,8 +171,19 @@ class GenerateConfig:
 
     @property
     def schedulers(self) -> tuple[str, ...]:
-        """The samplers as a tuple."""
-        return (self.scheduler,) if isinstance(self.scheduler, str) else self.scheduler
+        """The samplers as a tuple, filled in."""
+        names = self.scheduler or Sampling.scheduler
+        return (names,) if isinstance(names, str) else names
+
+    @property
+    def steps_(self) -> int:
+        """Sampling steps, filled in."""
+        return Sampling.steps if self.steps is None else self.steps
+
+    @property
+    def guidance_(self) -> float:
+        """Guidance scale, filled in."""
+        return float(Sampling.guidance if self.guidance is None else self.guidance)
 
     @property
     def strengths(self) -> tuple[float, ...]:

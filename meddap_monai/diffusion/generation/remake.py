@@ -77,7 +77,10 @@ def remake_shard(
         rows for found, rows in plan.shards(plan.read_plan(generated / PLAN), config.shard_size) if found == number
     )
     made = old[0]["synthetic"]
-    with open_sampler(guided_by(config, generated), base, adapters) as sampler, store.InterruptFlag() as flag:
+    with (
+        open_sampler(guided_by(request.config, generated), base, request.adapters) as sampler,
+        store.InterruptFlag() as flag,
+    ):
         ShardMaker(request, sampler, Ranks(), flag, batch=made["batch"], sliced=made["sliced"]).make(number, rows)
     new = iter_records(store.shard_path(destination, number) / SHARD_RECORDS)
     return [_compare(before, after) for before, after in zip(old, new, strict=True)]

@@ -21,6 +21,7 @@ from meddap_monai.diffusion.adapters.file import adapter_path
 from meddap_monai.diffusion.bases.base import Base
 from meddap_monai.diffusion.generation import marking, plan
 from meddap_monai.diffusion.generation.config import GenerateConfig
+from meddap_monai.diffusion.generation.defaults import weights_of
 from meddap_monai.diffusion.generation.nearness import NearnessCheck, refuse_near
 from meddap_monai.diffusion.generation.sampler import ImageSampler
 from meddap_monai.diffusion.generation.source_images import SourceImages
@@ -59,7 +60,7 @@ class Request:
 
     def origin(self) -> dict[str, Any]:
         """Return what every image's record says about base and adapters."""
-        weights = self.config.adapter_weights or (1.0,) * len(self.adapters)
+        weights = weights_of(self.config, self.adapters)
         adapters = [
             {"name": Path(path).name, "sha256": self.inputs[f"adapter_{number}"], "weight": weight}
             for number, (path, weight) in enumerate(zip(self.adapters, weights, strict=True))

@@ -28,12 +28,13 @@ from meddap_monai.diffusion.bases.vocabulary import check_words
 from meddap_monai.diffusion.generation import contact_sheets, plan, planning
 from meddap_monai.diffusion.generation.classifier_guidance import open_guide
 from meddap_monai.diffusion.generation.config import ClassifierGuidance, GenerateConfig
+from meddap_monai.diffusion.generation.defaults import settled, weights_of
 from meddap_monai.diffusion.generation.latent_classifier import default_config, train_latent_classifier
 from meddap_monai.diffusion.generation.nearness import count_derived, derived_text
 from meddap_monai.diffusion.generation.planning import PlanInputs
 from meddap_monai.diffusion.generation.sampler import ImageSampler, LoopSettings
 from meddap_monai.diffusion.generation.shards import PLAN, SHARD_RECORDS, Request, ShardMaker
-from meddap_monai.errors import ConfigurationError, StageError
+from meddap_monai.errors import StageError
 from meddap_monai.images.provenance import check_provenance
 from meddap_monai.images.writing.write import export_dicom
 
@@ -76,7 +77,7 @@ def generate(
     with (
         join_ranks() as ranks,
         store.InterruptFlag() as flag,
-        open_stage(ranks, job.output, "generate", config, dict(job.inputs), overwrite) as stage,
+        open_stage(ranks, job.output, "generate", job.config, dict(job.inputs), overwrite) as stage,
     ):
         if not stage.done:
             _make(job, ranks, flag, stage)
@@ -86,13 +87,14 @@ def generate(
 def request_of(
     config: GenerateConfig, output: Path, records: Path, base: Base, adapters: Sequence[Path | str]
 ) -> Request:
-    """Return the call as one object, its inputs identified by the hashes of their contents, never by paths."""
+    """Return the call, settled, as one object; hashes of their contents identify its inputs, never paths."""
+    config, adapters = settled(config, base, adapters)
     inputs = {"records": store.sha256_file(records), "base": base.sha256}
     inputs |= {f"adapter_{number}": adapter_hash(path) for number, path in enumerate(adapters)}
     guidance = config.classifier_guidance
     if guidance is not None and guidance.classifier is not None:
         inputs["classifier"] = store.sha256_file(guidance.classifier / "classifier.safetensors")
-    return Request(config, output, records, base, tuple(adapters), inputs)
+    return Request(config, output, records, base, adapters, inputs)
 
 
 def _make(job: Request, ranks: Ranks, flag: store.InterruptFlag, stage: store.Stage) -> None:
@@ -177,6 +179,8 @@ def _check_words(sampler: ImageSampler, table: PromptTable, wanted: PlanInputs, 
 def cards(base: Base, adapters: Sequence[Path | str]) -> dict[str, Any]:
     """Return what base and adapters say about their training prompts, later ones over earlier ones.
 
+    A distilled adapter, which says how it is sampled, has no words of its own.
+
     Returns:
         ``class_prompts`` (class -> sentence), ``columns`` (keys of ``meta`` at their end) and ``clip_skip`` (layers of
         the text encoder left out).
@@ -185,9 +189,10 @@ def cards(base: Base, adapters: Sequence[Path | str]) -> dict[str, Any]:
     folders = [adapter_path(path) for path in adapters]
     found += [read_card(folder) for folder in folders if (folder / "adapter.json").is_file()]
     prompts: dict[str, str] = {}
-    for card in found:
+    speaking = [card for card in found if not card.get("sampling")]
+    for card in speaking:
         prompts |= card.get("class_prompts") or {}
-    columns = [tuple(card["columns"]) for card in found if card.get("columns")]
+    columns = [tuple(card["columns"]) for card in speaking if card.get("columns")]
     skip = max(int(card.get("clip_skip") or 0) for card in found)
     return {"class_prompts": prompts, "columns": columns[-1] if columns else (), "clip_skip": skip}
 
@@ -202,19 +207,16 @@ def open_sampler(
     """Open a base with its adapters fused, ready to sample; the base's weights are restored afterwards.
 
     Args:
-        config: device, precision, adapter weights, loop settings, classifier guidance.
+        config: device, precision, adapter weights, loop settings, classifier guidance; see `defaults.settled`.
         base: see ``open_base``.
         adapters: adapter folders or files.
 
     Raises:
         ConfigurationError: another number of weights than adapters, or classifier guidance without a classifier.
     """
-    weights = config.adapter_weights or (1.0,) * len(adapters)
-    if len(weights) != len(adapters):
-        raise ConfigurationError(
-            f"generate#adapter_weights: {len(weights)} weights for {len(adapters)} adapters, expected one for each"
-        )
     base, device = open_base(base), choose_device(config.device, "generate#device")
+    config, adapters = settled(config, base, adapters)
+    weights = weights_of(config, adapters)
     pipeline: Any = load_base(base, PRECISIONS[config.precision], device)
     for path, weight in zip(adapters, weights, strict=True):
         load_adapter(pipeline, path, weight)

@@ -31,6 +31,8 @@ BUILD = {"xl": build_tiny_xl, "v2": build_tiny_v2}
 PARTS = {"xl": {"unet", "text_encoder", "text_encoder_2"}} | dict.fromkeys(("v1", "v2"), {"unet", "text_encoder"})
 FULORA = {"method": "fulora", "rank": 2, "clip_skip": 0, "bucket_step": 16}
 
+DISTIL = {"method": "lcm", "rank": 2, "method_settings": {"drawn": 1, "drawing_steps": 2}}
+
 
 @pytest.fixture(scope="module")
 def bases(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -38,7 +40,9 @@ def bases(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return {"v1": tiny_base} | {name: build(folder / name, tiny_base) for name, build in BUILD.items()}
 
 
-@pytest.mark.parametrize(("family", "settings"), [("xl", {}), ("xl", FULORA), ("v2", {}), ("v2", FULORA)])
+@pytest.mark.parametrize(
+    ("family", "settings"), [("xl", {}), ("xl", FULORA), ("v2", {}), ("v2", FULORA), ("xl", DISTIL), ("v2", DISTIL)]
+)
 def test_an_adapter_is_trained_loaded_and_draws(
     bases: dict[str, Path], records: Path, tiny_base: Path, tmp_path: Path, family: str, settings: dict[str, Any]
 ) -> None:
@@ -48,7 +52,7 @@ def test_an_adapter_is_trained_loaded_and_draws(
     card = json.loads((folder / "adapter.json").read_text())
     assert card["prediction_type"] == ("v_prediction" if family == "v2" else "epsilon")
     loaded = adapters.load_adapter(load_base(bases[family]), folder)
-    assert set(loaded.sets) == (PARTS[family] if settings else {"unet"})
+    assert set(loaded.sets) == (PARTS[family] if settings == FULORA else {"unet"})
     with pytest.raises(BadAdapter, match="own base"):
         adapters.load_adapter(load_base(tiny_base), folder)
 

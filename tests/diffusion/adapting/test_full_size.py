@@ -14,6 +14,7 @@ from meddap_monai.diffusion.adapters import adapter as adapters
 from meddap_monai.diffusion.adapters.file import save_adapter
 from meddap_monai.diffusion.adapting.batches import Batches, Item
 from meddap_monai.diffusion.adapting.latent_cache import Framing, LatentCache
+from meddap_monai.diffusion.adapting.losses import Denoising
 from meddap_monai.diffusion.adapting.methods.uslora import USLoRA
 from meddap_monai.diffusion.adapting.stage import make_optimizer
 from meddap_monai.diffusion.adapting.trainer import AdapterTrainer
@@ -58,7 +59,15 @@ def test_a_real_step_on_the_full_architecture(pipeline: Any, tmp_path: Path) -> 
     optimizer = make_optimizer(config, trainable.groups(config.weight_decay), torch.device("cpu"))
     batches = Batches([Item("a", moments, 1)], 1, objective, seed=0)
     AdapterTrainer(
-        config, pipeline.unet, trainable, optimizer, batches, objective, lambda: words, 8, torch.device("cpu")
+        config,
+        pipeline.unet,
+        trainable,
+        optimizer,
+        batches,
+        Denoising(objective),
+        lambda: words,
+        8,
+        torch.device("cpu"),
     ).run()
     weights = trainable.result(trainable.copy())
     adapters.injection.remove(pipeline.unet, "train")

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from meddap_monai.diffusion.bases.prompts import PromptTable
 
 if TYPE_CHECKING:
+    from meddap_monai.diffusion.adapting.losses import Loss
     from meddap_monai.diffusion.adapting.trainable import Trainable
+    from meddap_monai.diffusion.bases.noise import Objective
+    from meddap_monai.diffusion.bases.schedulers import Sampling
 
 
 class Common(Protocol):
@@ -59,6 +62,27 @@ class Method(ABC):
             common: shared settings, with every default filled in.
             wordings: class name -> its wording in the prompt table.
         """
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How pictures are drawn with the result; None: as with the base."""
+        return None
+
+    @property
+    def drawing(self) -> tuple[int, Sampling] | None:
+        """How many latents the base draws per record in place of encoding its image, and how; None: none."""
+        return None
+
+    def loss(self, objective: Objective, unet: Any) -> Loss:
+        """Return what is minimised; the loss of diffusion where a method has no other.
+
+        Args:
+            objective: noise and target of the base.
+            unet: with what `prepare` put in.
+        """
+        from meddap_monai.diffusion.adapting.losses import Denoising
+
+        return Denoising(objective)
 
     def training_prompt(self, table: PromptTable, class_name: str, adjective: str, template: int) -> str:
         """Return the training prompt of a class."""

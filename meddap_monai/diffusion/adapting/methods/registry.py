@@ -3,6 +3,7 @@
 from meddap_monai.diffusion.adapting.methods.dreambooth import DreamBooth
 from meddap_monai.diffusion.adapting.methods.fulora import FULoRA
 from meddap_monai.diffusion.adapting.methods.inversion import TextualInversion
+from meddap_monai.diffusion.adapting.methods.lcm import LatentConsistency
 from meddap_monai.diffusion.adapting.methods.method import Method
 from meddap_monai.diffusion.adapting.methods.uslora import USLoRA
 
@@ -11,4 +12,5 @@ METHODS: dict[str, type[Method]] = {
     "fulora": FULoRA,
     "dreambooth": DreamBooth,
     "textual_inversion": TextualInversion,
+    "lcm": LatentConsistency,
 }

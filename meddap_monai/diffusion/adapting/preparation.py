@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from meddap_monai import store
@@ -226,11 +227,25 @@ def _free_memory(prepared: Prepared, trainable: Trainable) -> None:
         pipeline.vae.to("cpu")
     if prepared.device.type == "cuda":
         torch.cuda.empty_cache()
+    if prepared.device.type == "cpu" and config.precision == "bf16":
+        _suit_processor(pipeline.unet)
     if config.gradient_checkpointing:
         pipeline.unet.enable_gradient_checkpointing()
         pipeline.unet.train()
     if config.compile:
         prepared.network = torch.compile(pipeline.unet)  # type: ignore[assignment]
+
+
+def _suit_processor(unet: Any) -> None:
+    """Keep what is frozen in bfloat16, as on a GPU, and attend by plain products.
+
+    Autocast would convert frozen weights at every step. torch's fused attention takes 4 times as long as plain products
+    on the way back in bfloat16 on a CPU, for the 64 places of 128 px (torch 2.13).
+    """
+    for parameter in unet.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.bfloat16()
+    unet.set_attn_processor(AttnProcessor())
 
 
 def _real_samples(prepared: Prepared) -> list[list[np.ndarray]]:

@@ -52,7 +52,7 @@ def adapt(
         base: see ``open_base``.
         overwrite: replace an output of another configuration.
         handlers: further ignite or MONAI handlers; they must not change what is trained.
-        inferer: MONAI inferer that calls the UNet; ``SimpleInferer`` by default.
+        inferer: MONAI inferer that calls the UNet; without one it is called directly.
 
     Raises:
         ConfigurationError: settings, classes or prompts do not fit the records or the base.

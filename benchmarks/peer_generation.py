@@ -1,7 +1,8 @@
 """Generation against diffusers' pipeline: images/s in turns, and KID of both against real images.
 
 The peer is ``StableDiffusionPipeline(prompts)`` with the same scheduler, steps, guidance and batch, in float32, and a
-PNG file per image. Ours is `ImageSampler` as the stage ``generate`` uses it, with its PNG files.
+PNG file per image. Ours is `ImageSampler` as the stage ``generate`` uses it, with its PNG files. The published loop
+(MEDDAP) makes one image per call, PNDM with 30 steps, guidance 7.5.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from meddap_monai.encoders.extractors import build_extractor
 from meddap_monai.images.framing import crop_top
 from meddap_monai.images.writing.write import write_synthetic_png
 
-PEER = "diffusers' pipeline"
+PEER, PUBLISHED, EQUAL = "diffusers' pipeline", "published loop", "equal settings"
 CLASSES = ["benign", "malignant"]
 PART, SIDE = 40, 128
 MIDDLE = (0.2, 0.8)
 VARIANTS: dict[str, dict[str, Any]] = {
-    "equal settings": {},
+    EQUAL: {},
     "`precision=bf16`": {"precision": "bf16"},
     "`precision=bf16 steps=10 guidance_interval=[0.2, 0.8]`": {
         "precision": "bf16", "steps": 10, "guidance_interval": MIDDLE,
@@ -45,8 +46,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "`precision=bf16 steps=8 guidance_interval=[0.2, 0.8]`": {
         "precision": "bf16", "steps": 8, "guidance_interval": MIDDLE,
     },
-    "`precision=bf16 steps=6 guidance_interval=[0.2, 0.8]`": {
-        "precision": "bf16", "steps": 6, "guidance_interval": MIDDLE,
+    "`precision=bf16 steps=7 guidance_interval=[0.2, 0.8]`": {
+        "precision": "bf16", "steps": 7, "guidance_interval": MIDDLE,
     },
 }  # fmt: skip
 """Our loops: the keys of ``generate`` that differ from its defaults."""
@@ -64,11 +65,10 @@ def plan_of(count: int, first: int, **keys: Any) -> list[PlanRow]:
     return [replace(row, row=number, seed=first + number) for number, row in enumerate(mixed)]
 
 
-def peer_loop(base: str, batch: int) -> Maker:
-    """Return diffusers' pipeline with the settings that are the defaults of ``generate``."""
+def peer_loop(base: str, batch: int, scheduler: str, steps: int, guidance: float) -> Maker:
+    """Return diffusers' pipeline with some settings."""
     pipeline: Any = load_base(base)
-    defaults = GenerateConfig()
-    pipeline.scheduler = build_scheduler(defaults.schedulers[0], pipeline.scheduler)
+    pipeline.scheduler = build_scheduler(scheduler, pipeline.scheduler)
 
     def make(count: int, first: int, folder: Path | None) -> list[np.ndarray]:
         images = []
@@ -76,8 +76,8 @@ def peer_loop(base: str, batch: int) -> Maker:
             made = pipeline(
                 [row.prompt for row in rows],
                 negative_prompt=[row.negative_prompt for row in rows],
-                num_inference_steps=defaults.steps,
-                guidance_scale=defaults.guidance,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
                 generator=[torch.Generator().manual_seed(row.seed) for row in rows],
             ).images
             for row, image in zip(rows, made, strict=True):
@@ -107,9 +107,18 @@ def our_loop(base: str, batch: int, keys: dict[str, Any]) -> Maker:
     return make
 
 
+def names() -> list[str]:
+    """Return the names of all loops."""
+    return [PEER, PUBLISHED, *VARIANTS]
+
+
 def makers(options: argparse.Namespace) -> dict[str, Callable[[], Maker]]:
-    """Return every loop by its name, opened when it is called."""
-    found: dict[str, Callable[[], Maker]] = {PEER: lambda: peer_loop(options.base, options.batch)}
+    """Return every loop by its name, opened when it is called; the peer has the settings of ``generate``'s defaults."""
+    same = GenerateConfig()
+    found: dict[str, Callable[[], Maker]] = {
+        PEER: lambda: peer_loop(options.base, options.batch, same.schedulers[0], same.steps, same.guidance),
+        PUBLISHED: lambda: peer_loop(options.base, 1, "pndm", 30, 7.5),
+    }
     for name, keys in VARIANTS.items():
         found[name] = lambda keys=keys: our_loop(options.base, options.batch, keys)
     return found
@@ -120,7 +129,8 @@ def measure_quality(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Return KID and FID of every loop to real images in features of EfficientNet-Lite0, and the KID difference."""
     extractor = build_extractor("efficientnet_lite0")
     real = extractor.extract(_stack(_real_images(options.records)))[0]
-    sets = {name: _images_of(name, maker, options) for name, maker in makers(options).items()}
+    judged = {name: maker for name, maker in makers(options).items() if name not in (PUBLISHED, EQUAL)}
+    sets = {name: _images_of(name, maker, options) for name, maker in judged.items()}
     features = {name: extractor.extract(_stack(images))[0] for name, images in sets.items()}
     centre, scale = real.mean(0), real.std(0).mean()
     scaled = {name: (found - centre) / scale for name, found in features.items()}

@@ -65,8 +65,7 @@ def works(options: argparse.Namespace) -> dict[str, Work]:
         loops["published loop, batch 1"] = partial(_published, options)
         title = f"adapter training, batch {batch}"
         found[f"training{batch}"] = Work(title, "images", loops, 3 if batch > 1 else 12)
-    names = _generation().VARIANTS
-    drawn = {PEER: partial(_drawing, options, None)} | {f"generate, {n}": partial(_drawing, options, n) for n in names}
+    drawn: dict[str, Callable[[Path], Any]] = {_row(n): partial(_drawing, options, n) for n in _generation().names()}
     found["generation"] = Work(f"generation, batch {options.batch}", "images", drawn)
     epochs = {PEER: partial(_epochs, True), "classify": partial(_epochs, False)}
     found["classifier"] = Work("classifier, an epoch of 160 images, 128 px", "epochs", epochs)
@@ -115,9 +114,14 @@ class _Drawing:
         return len(self.make(self.batch, self.seed, self.folder))
 
 
-def _drawing(options: argparse.Namespace, name: str | None, folder: Path) -> _Drawing:
-    make = _generation().makers(options)[name or _generation().PEER]()
-    return _Drawing(make, options.batch, folder)
+def _drawing(options: argparse.Namespace, name: str, folder: Path) -> _Drawing:
+    return _Drawing(_generation().makers(options)[name](), options.batch, folder)
+
+
+def _row(name: str) -> str:
+    """Return the name of a generating loop in the table."""
+    there = _generation()
+    return {there.PEER: PEER, there.PUBLISHED: name}.get(name, f"generate, {name}")
 
 
 def _epochs(plain: bool, folder: Path) -> Any:
@@ -250,7 +254,7 @@ def main(arguments: list[str] | None = None) -> None:
         found[work.title] = rows
         if name == "generation" and options.images:
             for loop, quality in _generation().measure_quality(options).items():
-                rows[PEER if loop == _generation().PEER else f"generate, {loop}"]["quality"] = quality
+                rows[_row(loop)]["quality"] = quality
         print(json.dumps({name: rows}), flush=True)
     text = table(options, found)
     print(text)

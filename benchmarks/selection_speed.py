@@ -15,13 +15,13 @@ from machine import processor_name
 from meddap_monai.phantom.simulation import simulate_image
 from meddap_monai.phantom.tissue import CLASSES
 from meddap_monai.selection.copies.config import CopyConfig
-from meddap_monai.selection.copies.detection import Images, calibrate, find_nearest, flag
+from meddap_monai.selection.copies.detection import Images, Nearest, calibrate, find_nearest, flag
 from meddap_monai.selection.filtering.crossfit import FilterPredictions
 from meddap_monai.selection.filtering.rules import RULES, Evidence, RuleConfig
 from tests.selection.copying import KINDS, plant, thumbnail
 
 PLANTED = 500
-"""Of the synthetic images, edited copies of real ones, every kind in turn."""
+"""Of the synthetic images, edited copies of real ones, every kind in turn; the exhaustive search says what is caught."""
 
 
 def speed(options: argparse.Namespace) -> dict[str, Any]:
@@ -64,14 +64,24 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
         "images": f"{count} synthetic against {count} real",
         "together, s": f"{total[0]:.1f} wall, {total[1]:.1f} processor",
         "peak memory, MB": f"{peak / 1024:.0f} (before: {before / 1024:.0f})",
-        "planted copies that find their source": f"{int((nearest.index[planted] == planted).sum())} of {len(planted)}",
-        "planted copies flagged": int(flag(nearest.distances, thresholds.values)[planted].sum()),
+        "planted copies that come as near as in an exhaustive search": _as_near(asked, known, nearest, planted),
         "flagged": int(flag(nearest.distances, thresholds.values).sum()),
     }
     print(f"{processor_name()}, {options.threads} thread(s), torch {torch.__version__}, Python {python_version()}")
     print("\n| work | value |\n| --- | --- |")
     print("\n".join(f"| {name} | {value} |" for name, value in found.items()))
     return found
+
+
+def _as_near(asked: Images, known: Images, nearest: Nearest, planted: np.ndarray) -> str:
+    """Return how many planted copies lose nothing by inverted lists."""
+    index = known.pictures.index
+    if hasattr(index, "nprobe"):
+        index.nprobe = index.nlist
+    copies = Images(asked.thumbnails[planted], None, [""] * len(planted))
+    whole = find_nearest(copies, known, CopyConfig(distances=("correlation",)))
+    equal = nearest.distances["correlation"][planted] <= whole.distances["correlation"] + 1e-5
+    return f"{int(equal.sum())} of {len(planted)}"
 
 
 def _invented_evidence(count: int, rng: np.random.Generator) -> Evidence:

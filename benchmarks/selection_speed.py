@@ -21,7 +21,7 @@ from meddap_monai.selection.filtering.rules import RULES, Evidence, RuleConfig
 from tests.selection.copying import KINDS, plant, thumbnail
 
 PLANTED = 500
-"""Of the synthetic images, edited copies of real ones, every kind in turn; the exhaustive search says what is caught."""
+"""Of the synthetic images, edited copies of real ones, every kind in turn."""
 
 
 def speed(options: argparse.Namespace) -> dict[str, Any]:

@@ -114,7 +114,7 @@ class AdapterTrainer(StepTrainer):
         if self.fp16 is not None:  # after sharing, so that every process sees an overflow of any
             self.fp16.unscale_(self.optimizer)
         limit = self.config.grad_clip or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit, foreach=True)
         if self.fp16 is None:
             self.optimizer.step()
         else:

@@ -32,6 +32,7 @@ LATE = {
     "transforms/online.py": "a data-loading worker that reads a bank of images does not load a base",
     "diffusion/adapting/methods/": "the settings of a method are checked before what trains it is loaded",
     "selection/filtering/rules.py": "the thresholds of the rules are checked before a network is loaded",
+    "study/stages.py": "a stage that lacks an input says so before the stage is loaded",
     "classifier/stage.py": "Matplotlib and TensorBoard are loaded when pictures are drawn",
     "evaluation/report/content.py": "a report without maps of the features does not load what draws them",
 }

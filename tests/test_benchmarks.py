@@ -60,6 +60,34 @@ def test_training_is_compared_with_the_published_loop(
     assert ours["tflop_per_image"] < published["tflop_per_image"]
 
 
+def test_peers_are_compared_and_the_page_gets_the_table(tmp_path: Path) -> None:
+    peers = importlib.import_module("peers")
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{peers.MARKS[0]}\nold\n{peers.MARKS[1]}\nafter\n")
+    peers.main(["--only", "training1", "dicom", "--rounds", "1", "--no-memory", "--page", str(page)])
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    rows = [line for line in text.splitlines() if line.startswith(("| adapter training", "| DICOM"))]
+    assert [row.split("|")[2].strip() for row in rows] == [
+        "peer", "adapt, fp32", "adapt, bf16", "published loop, batch 1", "peer", "read_ultrasound",
+    ]  # fmt: skip
+    assert all(float(row.split("|")[4].split()[0]) > 0 for row in rows)
+    assert rows[0].split("|")[4].strip() == "1.00 (1.00 to 1.00)"
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="holds no <!-- peers.py: begin -->"):
+        peers.write_page(page, "table")
+
+
+def test_the_kernel_distance_favours_images_like_the_real_ones() -> None:
+    compare = importlib.import_module("kernel_distance").compare
+    draw = np.random.default_rng(0)
+    real, near, far = draw.standard_normal((80, 4)), draw.standard_normal((80, 4)), 2 + draw.standard_normal((80, 4))
+    found = compare({"far": far, "near": near}, real, "far", samples=50)
+    assert found["near"]["kid"] < found["far"]["kid"] and found["near"]["no_worse"]
+    assert found["near"]["kid_difference_high"] < 0
+    assert not compare({"near": near, "far": far}, real, "near", samples=50)["far"]["no_worse"]
+
+
 def test_agreement_follows_the_labels_and_never_asks_a_classifier_about_its_own_patients() -> None:
     judging = importlib.import_module("judging")
     draw = np.random.default_rng(0)

@@ -25,8 +25,8 @@ from meddap_monai.core.configuration import build
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.store import STAGES
 from meddap_monai.study import read_study
+from meddap_monai.study.config import config_of
 from meddap_monai.study.sections import load_sections
-from meddap_monai.study.stages import _STAGES
 
 FOREIGN = {
     "docs/transforms.md": "configs/train.yaml is a third party's bundle; tests/transforms/test_diffusion.py runs it",
@@ -102,7 +102,7 @@ def check_meddap(words: list[str]) -> None:
     if words[0] in STAGES:
         sections = load_sections([name for name in options.config if known(name)], options.overrides, words[0])
         keys = sections.get(words[0]) or {}
-        build(_STAGES[words[0]][1], keys | {"source": "data"} if words[0] == "index" else keys, words[0])
+        build(config_of(words[0]), keys | {"source": "data"} if words[0] == "index" else keys, words[0])
     elif words[0] in ("study", "demo"):
         read_study(load_sections([name for name in options.config if known(name)], options.overrides))
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.utils import convert_to_dst_type
 from PIL import Image
 
 
@@ -93,4 +92,6 @@ def from_levels(levels: np.ndarray, like: Any, black_white: tuple[float, float],
     pixels = pixels.swapaxes(0, 1) if transposed else pixels
     black, white = black_white
     values = black + np.moveaxis(pixels, -1, 0) / 255.0 * (white - black)
+    from monai.utils import convert_to_dst_type  # those who frame files do without MONAI, which takes seconds to load
+
     return convert_to_dst_type(np.ascontiguousarray(values), dst=like)[0]

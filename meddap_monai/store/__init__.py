@@ -23,7 +23,17 @@ from meddap_monai.store.files import (
 )
 from meddap_monai.store.process import InterruptFlag, lock_folder
 from meddap_monai.store.regular import ALLOW_LINKS, file_kind, links_out, name_text, regular_file
-from meddap_monai.store.stage import COST, STAGES, Stage, open_stage, read_cost, read_stage, this_machine, versions
+from meddap_monai.store.stage import (
+    COST,
+    STAGES,
+    Stage,
+    check_inputs,
+    open_stage,
+    read_cost,
+    read_stage,
+    this_machine,
+    versions,
+)
 from meddap_monai.store.tables import csv_text, read_csv, write_rows
 
 __all__ = [
@@ -34,6 +44,7 @@ __all__ = [
     "Stage",
     "atomic_folder",
     "atomic_path",
+    "check_inputs",
     "commit_shard",
     "csv_text",
     "disk_full",

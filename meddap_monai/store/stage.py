@@ -65,6 +65,15 @@ class Stage:
         write_json(self.folder / COST, {"seconds": seconds, "machine": this_machine(), **plain(cost)})
 
 
+def check_inputs(stage: str, inputs: Mapping[str, Any]) -> None:
+    """Raise `StageError` unless every ``Path`` among the inputs of a stage exists."""
+    for name, value in inputs.items():
+        if isinstance(value, Path) and not value.exists():
+            raise StageError(
+                f"{value}: does not exist, but {stage} needs it ({name}); run the stage that makes it first"
+            )
+
+
 @contextlib.contextmanager
 def open_stage(
     folder: Path | str,
@@ -95,11 +104,7 @@ def open_stage(
     if stage not in STAGES:
         raise StageError(f"{stage!r} is not a stage; expected one of {', '.join(STAGES)}")
     folder = Path(folder)
-    for name, value in (inputs or {}).items():
-        if isinstance(value, Path) and not value.exists():
-            raise StageError(
-                f"{value}: does not exist, but {stage} needs it ({name}); run the stage that makes it first"
-            )
+    check_inputs(stage, inputs or {})
     wanted = {
         "stage": stage,
         "configuration": plain(configuration),

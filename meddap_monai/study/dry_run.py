@@ -14,7 +14,7 @@ from meddap_monai.diffusion.bases.base import EMBEDDED, open_base
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.defaults import settled
 from meddap_monai.diffusion.generation.planning import PlanInputs, count_training_images, counts_per_cell
-from meddap_monai.errors import ConfigurationError, StageError
+from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation.arms import TRAINED_ARMS
 from meddap_monai.selection.mixing.config import MixConfig
 from meddap_monai.study.config import SIMULATED, StudyConfig, Variant
@@ -54,11 +54,9 @@ def dry_stage(stage: str, config: Any, output: Path, inputs: Mapping[str, Any]) 
         StageError: an input is missing.
         ConfigurationError: the source of an index is no folder.
     """
-    for name, value in inputs.items():
-        if name not in ("base", "adapters", "runs") and not Path(value).exists():
-            raise StageError(
-                f"{value}: does not exist, but {stage} needs it ({name}); run the stage that makes it first"
-            )
+    store.check_inputs(
+        stage, {name: Path(value) for name, value in inputs.items() if name not in ("base", "adapters", "runs")}
+    )
     base = inputs.get("base") or (EMBEDDED if stage in ("adapt", "generate") else None)
     if stage == "generate":
         config, _ = settled(config, open_base(base), inputs.get("adapters") or ())

@@ -1,12 +1,12 @@
-"""Training counted in optimizer steps: a MONAI trainer whose one epoch is the whole run, and a step within memory."""
+"""Training counted in optimizer steps: an Ignite engine whose one epoch is the whole run, and a step within memory."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
-from monai.engines import Trainer
+from ignite.engine import Engine
 
 from meddap_monai import store
 from meddap_monai.core.devices import is_out_of_memory
@@ -17,8 +17,11 @@ from meddap_monai.training.handlers import Checkpoints, Curves, Pictures, Progre
 T = TypeVar("T")
 
 
-class StepTrainer(Trainer):
-    """A MONAI trainer whose iteration is one optimizer step; ``state.iteration`` counts them, also across a resume.
+class StepTrainer(Engine):
+    """An engine whose iteration is one optimizer step; ``state.iteration`` counts them, also across a resume.
+
+    Handlers of Ignite and of MONAI attach to it. It is not MONAI's ``Trainer``, which adds nothing to that here and
+    takes seconds to import.
 
     Args:
         advance: does step `n` (0 is the first) and returns numbers by name, which become ``state.output``. All its
@@ -28,17 +31,16 @@ class StepTrainer(Trainer):
     """
 
     def __init__(self, advance: Callable[[int], dict[str, float]], steps: int, device: torch.device | str) -> None:
-        super().__init__(torch.device(device), 1, range(steps), epoch_length=steps, decollate=False)
-        self.advance = advance
-
-    def _iteration(self, *_: Any) -> dict[str, float]:
-        return self.advance(self.state.iteration - 1)
+        super().__init__(lambda engine, _: advance(engine.state.iteration - 1))
+        self.steps = steps
+        self.state.device = torch.device(device)
+        self.state.max_epochs, self.state.epoch_length = 1, steps
 
     def go_on(self, done: int, over: bool = False) -> None:
         """Run the steps after the first `done`; nothing when they are all done, or when the run is `over` before."""
         self.state.iteration = done
-        if done < (self.state.epoch_length or 0) and not over:
-            self.run()
+        if done < self.steps and not over:
+            self.run(range(self.steps))
 
 
 class TrainingTask(Protocol):

@@ -42,6 +42,25 @@ def test_a_misspelled_key_is_told_before_anything_heavy_is_loaded(command: str, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("adapt --records nowhere.jsonl", "nowhere.jsonl: does not exist, but adapt needs it (records)"),
+        ("select --records {0} --generated no.jsonl", "no.jsonl: does not exist, but select needs it (generated)"),
+        ("generate --records {0} --base ./nowhere", "base nowhere: model_index.json"),
+        ("evaluate --runs real:0:model:{0} --unseen no.jsonl", "no.jsonl: does not exist, but evaluate needs it"),
+    ],
+)
+def test_a_missing_input_is_told_before_torch_is_loaded(words: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "records.jsonl").write_text("")
+    code = "import sys; from meddap_monai.cli.main import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    given = words.format(tmp_path / "records.jsonl").split()
+    done = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True, cwd=tmp_path)
+    assert said in done.stderr
+    assert done.stdout.strip() == "2 False"
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("words", ["--help", "classify --help", "config", "--version"])
 def test_help_and_config_load_nothing_heavy(words: str) -> None:
     code = (

@@ -1,9 +1,13 @@
 """R24: copies of training images are found, and honest images of other patients are left alone."""
 
+import importlib
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from meddap_monai.phantom.simulation import simulate_image
+from meddap_monai.selection.copies import neighbours
 from meddap_monai.selection.copies.config import CopyConfig
 from meddap_monai.selection.copies.detection import Images, Thresholds, calibrate, find_nearest, flag
 from meddap_monai.statistics.shares import wilson
@@ -34,10 +38,12 @@ def calibrated(training: list[np.ndarray]) -> tuple[Images, Thresholds]:
     return known, calibrate(known, CONFIG)
 
 
+@pytest.mark.parametrize("exact", [20_000, 100], ids=["every image", "inverted lists"])
 def test_98_percent_of_200_planted_copies_are_found(
-    training: list[np.ndarray], calibrated: tuple[Images, Thresholds]
+    training: list[np.ndarray], calibrated: tuple[Images, Thresholds], monkeypatch: pytest.MonkeyPatch, exact: int
 ) -> None:
-    known, thresholds = calibrated
+    monkeypatch.setattr(neighbours, "EXACT", exact)
+    known, thresholds = images(training, "patient"), calibrated[1]
     rng = np.random.default_rng(24)
     sources = rng.choice(TRAINING, PLANTED)
     kinds = [KINDS[number % len(KINDS)] for number in range(PLANTED)]
@@ -45,6 +51,7 @@ def test_98_percent_of_200_planted_copies_are_found(
     nearest = find_nearest(images(copies), known, CONFIG)
     caught = flag(nearest.distances, thresholds.values)
     missed = [kind for kind, hit in zip(kinds, caught, strict=True) if not hit]
+    assert hasattr(known.pictures.index, "nprobe") == (exact < TRAINING)
     assert caught.mean() >= 0.98, f"missed {missed}"
     assert (nearest.index[caught] == sources[caught]).mean() >= 0.98
 
@@ -59,3 +66,11 @@ def test_held_out_images_of_other_patients_are_rarely_flagged(calibrated: tuple[
 
 def test_thresholds_flag_the_configured_share_of_real_images(calibrated: tuple[Images, Thresholds]) -> None:
     assert calibrated[1].share <= 0.01 + 1 / TRAINING
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_100_000_against_100_000_within_4_gb_and_no_planted_copy_is_missed() -> None:
+    found = importlib.import_module("selection_speed").speed(SimpleNamespace(count=100_000, threads=2))
+    assert found["planted copies that come as near as in an exhaustive search"] == "500 of 500"
+    assert int(found["peak memory, MB"].split()[0]) < 4096

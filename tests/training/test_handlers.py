@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from ignite.engine import Engine
+from monai.handlers import StatsHandler
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -122,6 +123,14 @@ def test_steps_are_counted_across_a_resume() -> None:
     trainer.go_on(5)
     trainer.go_on(1, over=True)
     assert seen == [3, 4]
+
+
+def test_handlers_of_monai_attach(capsys: pytest.CaptureFixture) -> None:
+    trainer = StepTrainer(lambda step: {"loss": 0.5 + step}, 2, "cpu")
+    StatsHandler(output_transform=lambda output: output["loss"], tag_name="walked", name="walk").attach(trainer)
+    trainer.go_on(0)
+    said = capsys.readouterr().out
+    assert "Iter: 1/2 -- walked: 0.5000" in said and "Iter: 2/2 -- walked: 1.5000" in said
 
 
 def test_within_memory_halves_down_to_one_and_tells() -> None:

@@ -52,7 +52,7 @@ def adapt(
         base: see ``open_base``.
         overwrite: replace an output of another configuration.
         handlers: further ignite or MONAI handlers; they must not change what is trained.
-        inferer: MONAI inferer that calls the UNet; ``SimpleInferer`` by default.
+        inferer: MONAI inferer that calls the UNet; without one it is called directly.
 
     Raises:
         ConfigurationError: settings, classes or prompts do not fit the records or the base.
@@ -98,7 +98,7 @@ def make_optimizer(config: AdaptConfig, groups: list[dict[str, Any]], device: to
         MissingPackage: 8 bit without bitsandbytes.
     """
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, fused=device.type == "cuda")
+        return torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, fused=device.type in ("cpu", "cuda"))
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:

@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from monai.inferers import Inferer, SimpleInferer
-from monai.utils.enums import CommonKeys
 
 from meddap_monai.core.devices import PRECISIONS
 from meddap_monai.core.distributed import SINGLE_PROCESS, Ranks
@@ -38,7 +36,7 @@ class AdapterTrainer(StepTrainer):
         prompts: gives the encoded prompts of a step; a closure that encodes anew while the text encoder learns.
         factor: pixels per latent.
         device: of the training.
-        inferer: calls the network; MONAI's ``SimpleInferer`` by default.
+        inferer: calls the network, as MONAI's do; without one it is called directly.
         ranks: the processes that divide every step.
     """
 
@@ -53,14 +51,14 @@ class AdapterTrainer(StepTrainer):
         prompts: Callable[[], Conditioning],
         factor: int,
         device: torch.device,
-        inferer: Inferer | None = None,
+        inferer: Callable[..., Any] | None = None,
         ranks: Ranks = SINGLE_PROCESS,
     ) -> None:
         super().__init__(self.step, config.steps, device)
         self.config, self.unet, self.trainable, self.optimizer = config, unet, trainable, optimizer
         self.loss, self.prompts, self.factor = loss, prompts, factor
         self.batches, self.ranks = batches, ranks
-        self.inferer = inferer or SimpleInferer()
+        self.inferer = inferer or _call
         self.micro_batch = 0
         self.ema: dict[str, torch.Tensor] = trainable.copy() if config.ema else {}
         self.fp16 = torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
@@ -75,7 +73,7 @@ class AdapterTrainer(StepTrainer):
         loss = within_memory(lambda images: self._gradients(batch, images), size, self._shrink_micro_batch)
         rates = [group["lr"] for group in self.optimizer.param_groups]
         check_finite(loss, "adapt", number + 1, rates[0], batch.ids, self.ranks)
-        output = {CommonKeys.LOSS: float(loss), "gradient_norm": self._update()}
+        output = {"loss": float(loss), "gradient_norm": self._update()}
         if len(rates) == 1:
             return output | {"learning_rate": rates[0]}
         return output | {f"learning_rate_{group}": rate for group, rate in enumerate(rates)}
@@ -114,7 +112,7 @@ class AdapterTrainer(StepTrainer):
         if self.fp16 is not None:  # after sharing, so that every process sees an overflow of any
             self.fp16.unscale_(self.optimizer)
         limit = self.config.grad_clip or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit, foreach=True)
         if self.fp16 is None:
             self.optimizer.step()
         else:
@@ -141,6 +139,10 @@ class AdapterTrainer(StepTrainer):
             yield
         finally:
             self.trainable.assign(own)
+
+
+def _call(inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return network(inputs, *args, **kwargs)
 
 
 class AdapterState:

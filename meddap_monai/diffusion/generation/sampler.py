@@ -195,7 +195,7 @@ class ImageSampler:
 
 
 def _order_channels_last(pipeline: Any) -> None:
-    """Store weights channels last: the same numbers, faster convolutions (measured in ``benchmarks/generation.py``).
+    """Store weights channels last: the same numbers, faster convolutions (measured in ``benchmarks/peers.py``).
 
     The UNet in bfloat16 on a CPU is the exception: there oneDNN is faster with the usual order.
     """

@@ -38,8 +38,8 @@ def align(queries: np.ndarray, training: np.ndarray, candidates: Candidates, vie
     """Compare every query with its candidates.
 
     Args:
-        queries: (N, 64, 64) float32.
-        training: (M, 64, 64) float32.
+        queries: (N, 64, 64).
+        training: (M, 64, 64).
         candidates: of `propose_candidates`.
         views: try crops of the training image, not just the whole.
     """
@@ -48,24 +48,21 @@ def align(queries: np.ndarray, training: np.ndarray, candidates: Candidates, vie
     flipped = candidates.flipped[rows, columns]
     correlation = np.full(candidates.index.shape, -1.0, np.float32)
     tiles = np.full(candidates.index.shape, np.inf, np.float32)
-    small = shrink(queries, SEARCH), shrink(training, SEARCH)
-    fine = shrink(queries, FINE), shrink(training, FINE)
     for start in range(0, len(rows), PAIR_BLOCK):
         part = slice(start, start + PAIR_BLOCK)
-        pair = torch.from_numpy(rows[part]), torch.from_numpy(partners[part]), torch.from_numpy(flipped[part])
-        window = _best_window(small, pair, views)
-        found = _compare(fine, pair, window, views)
+        pair = _pair(queries[rows[part]], training[partners[part]], flipped[part])
+        found = _compare(pair, _best_window(pair, views), views)
         correlation[rows[part], columns[part]], tiles[rows[part], columns[part]] = found
     return Matches(correlation, tiles)
 
 
-_Sides = tuple[torch.Tensor, torch.Tensor]
-_Pair = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+_Pair = tuple[torch.Tensor, torch.Tensor]
 
 
-def _gather(sides: _Sides, pair: _Pair) -> _Sides:
-    other = sides[1][pair[1]]
-    return sides[0][pair[0]], torch.where(pair[2][:, None, None], other.flip(-1), other)
+def _pair(queries: np.ndarray, training: np.ndarray, flipped: np.ndarray) -> _Pair:
+    """Return both sides of some pairs, (P, 64, 64) float32, the training images flipped where that is nearer."""
+    query, other = (shrink(torch.from_numpy(side), FINE) for side in (queries, training))
+    return query, torch.where(torch.from_numpy(flipped)[:, None, None], other.flip(-1), other)
 
 
 def _crop(images: torch.Tensor, window: tuple[float, float, float]) -> torch.Tensor:
@@ -77,9 +74,9 @@ def _crop(images: torch.Tensor, window: tuple[float, float, float]) -> torch.Ten
     return torch.from_numpy(rows) @ images @ torch.from_numpy(columns).T
 
 
-def _best_window(sides: _Sides, pair: _Pair, views: bool) -> torch.Tensor:
+def _best_window(pair: _Pair, views: bool) -> torch.Tensor:
     """Return (P,) int: which of `windows` of the training image correlates best with the query at 32 x 32."""
-    query, other = _gather(sides, pair)
+    query, other = (shrink(side, SEARCH) for side in pair)
     query = normalise(query)
     return torch.stack([_correlation(query, _crop(other, window)) for window in windows(views)]).argmax(dim=0)
 
@@ -91,9 +88,9 @@ def _correlation(query: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return torch.linalg.vecdot(query, flat) / variance.clamp_min(1e-12).sqrt()
 
 
-def _compare(sides: _Sides, pair: _Pair, window: torch.Tensor, views: bool) -> tuple[np.ndarray, np.ndarray]:
+def _compare(pair: _Pair, window: torch.Tensor, views: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return correlation and tile-wise distance, both (P,) float32, at 64 x 64 within the best window."""
-    query, other = _gather(sides, pair)
+    query, other = pair
     fitted = other.clone()
     for number, crop in enumerate(windows(views)):
         chosen = window == number

@@ -1,7 +1,7 @@
 """Is a synthetic image a copy of a training image? Nearest training image under several distances, flips and crops.
 
 A generator that has memorised gives patients away. Every synthetic image is compared with every real training image in
-two steps: blocked matrix products of 16 x 16 thumbnails, the training images also flipped and cropped, propose a few
+two steps: inner products of 16 x 16 thumbnails, the training images also flipped and cropped, propose a few
 candidates; these are then aligned and compared at 64 x 64. What is too near is decided by the real images themselves:
 the distances between images of different patients say how near two honest images come.
 
@@ -11,12 +11,13 @@ al. 2023 (arXiv 2301.13188, section 4.2: the largest of the tiles' distances, so
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from meddap_monai.selection.copies.alignment import Matches, align
 from meddap_monai.selection.copies.config import CopyConfig
-from meddap_monai.selection.copies.neighbours import Candidates, nearest_by_product, propose_candidates
+from meddap_monai.selection.copies.neighbours import Bank, Candidates, of_one_group, picture_bank, propose_candidates
 
 CALIBRATION = 2000
 """Most real images whose nearest other patient is looked up to set the thresholds."""
@@ -27,7 +28,7 @@ class Images:
     """Images on one side of the comparison.
 
     Attributes:
-        thumbnails: (N, 64, 64) float32 grey in 0 to 1.
+        thumbnails: (N, 64, 64) float16 or float32 grey in 0 to 1.
         features: (N, D) float32 of unit length, or None.
         groups: N group names; pairs with an equal, non-empty group are not compared.
     """
@@ -35,6 +36,11 @@ class Images:
     thumbnails: np.ndarray
     features: np.ndarray | None
     groups: Sequence[str]
+
+    @cached_property
+    def pictures(self) -> Bank:
+        """The thumbnails and their crops, to be searched."""
+        return picture_bank(self.thumbnails)
 
 
 @dataclass(frozen=True)
@@ -62,9 +68,9 @@ def find_nearest(queries: Images, training: Images, config: CopyConfig) -> Neare
 
 
 def _compare(queries: Images, training: Images, config: CopyConfig) -> tuple[Candidates, Matches]:
-    candidates = propose_candidates(
-        queries.thumbnails, training.thumbnails, queries.groups, training.groups, config.candidates, config.views
-    )
+    bank = training.pictures if config.views else picture_bank(training.thumbnails, views=False)
+    left_out = of_one_group(queries.groups, training.groups)
+    candidates = propose_candidates(queries.thumbnails, bank, config.candidates, left_out, config.views)
     return candidates, align(queries.thumbnails, training.thumbnails, candidates, config.views)
 
 
@@ -79,9 +85,30 @@ def _nearest(queries: Images, training: Images, candidates: Candidates, matches:
     distances["tiles"] = np.where(hidden, np.inf, matches.tiles).min(axis=1)
     if queries.features is not None and training.features is not None:
         skip = np.repeat(rows, twins.sum(axis=1)), candidates.index[twins]
-        product = nearest_by_product(queries.features, training.features, queries.groups, training.groups, skip)
-        distances["features"] = 1.0 - product
+        distances["features"] = 1.0 - _nearest_features(queries, training, skip)
     return Nearest(candidates.index[rows, best], {name: value.astype(np.float32) for name, value in distances.items()})
+
+
+def _nearest_features(queries: Images, training: Images, skip: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return (N,) float32, the largest inner product of each query's features with an image of another group.
+
+    Args:
+        queries: with features.
+        training: with features.
+        skip: row and column numbers of further pairs to leave out.
+    """
+    assert queries.features is not None and training.features is not None
+    of_group, twins = of_one_group(queries.groups, training.groups), _numbered(*skip, len(training.groups))
+
+    def left_out(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        return of_group(rows, columns) | np.isin(_numbered(rows, columns, len(training.groups)), twins)
+
+    product, _, _ = Bank([training.features]).search([queries.features], 1, left_out)
+    return np.maximum(product[:, 0], -1.0)
+
+
+def _numbered(rows: np.ndarray, columns: np.ndarray, width: int) -> np.ndarray:
+    return rows * width + columns
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,28 @@
-"""Blocked matrix products that find the nearest of many images without ever holding all pairs."""
+"""The nearest of many images by inner product: faiss, exact up to 20,000 of them, inverted lists beyond."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from meddap_monai.core.progress import progress
 
-QUERY_BLOCK, TRAINING_BLOCK = 1024, 2048
+EXACT = 20_000
+"""Most images that every query is compared with; with more, only those in the lists nearest to it."""
+PROBES = 16
+"""Lists that are searched, of ``2.5 * sqrt(vectors)``; recall and time are in docs/selection.md."""
+QUERY_BLOCK, PART = 1024, 4096
 COARSE = 16
 _CROPS = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5))
 CROP = 0.9
+NONE = -2.0
+
+Forbidden = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(rows (n, 1), columns (n, k)) -> (n, k) bool, pairs that are left out."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,117 @@ class Candidates:
     flipped: np.ndarray
 
 
+class Bank:
+    """Vectors of M images, searched by inner product (Johnson et al. 2021, arXiv 1702.08734).
+
+    Args:
+        views: a few (M, D) float32 arrays, each one vector of every image; an image is as near as its nearest.
+    """
+
+    def __init__(self, views: Sequence[np.ndarray]) -> None:
+        self.images, self.views, width = len(views[0]), len(views), views[0].shape[1]
+        faiss = _faiss()
+        self.index: Any = faiss.IndexFlatIP(width)
+        if self.images > EXACT:
+            lists = int(2.5 * (self.images * self.views) ** 0.5)
+            self.index = faiss.IndexIVFFlat(self.index, width, lists, faiss.METRIC_INNER_PRODUCT)
+            self.index.nprobe, self.index.cp.niter = PROBES, 10
+            step = max(1, self.images * self.views // (40 * lists))  # 40 vectors place a list
+            self.index.train(np.concatenate([view[::step] for view in views]))
+        for view in views:
+            self.index.add(view)
+
+    def search(self, ways: Sequence[np.ndarray], count: int, forbidden: Forbidden) -> tuple[np.ndarray, ...]:
+        """Find the `count` nearest images of each of N queries.
+
+        Args:
+            ways: a few (N, D) float32 arrays, each one vector of every query; a pair is as near as its nearest way.
+            count: images per query.
+            forbidden: pairs to leave out.
+
+        Returns:
+            (N, count) inner products, numbers of the images, and numbers of the ways, best first; -2, -1 and 0 where
+            there are fewer.
+        """
+        _faiss()
+        found = [self._block([way[rows] for way in ways], rows, count, forbidden) for rows in _blocks(len(ways[0]))]
+        empty = (np.empty((0, count), np.float32), np.empty((0, count), int), np.empty((0, count), int))
+        return tuple(np.concatenate(parts) for parts in zip(*[empty, *found], strict=True))
+
+    def _block(self, ways: list[np.ndarray], rows: slice, count: int, forbidden: Forbidden) -> tuple[np.ndarray, ...]:
+        todo = np.arange(len(ways[0]))
+        value = np.full((len(todo), count), NONE, np.float32)
+        image, way = np.full((len(todo), count), -1), np.zeros((len(todo), count), int)
+        depth = self.views * count
+        while len(todo):
+            deep = min(depth, self.index.ntotal)
+            found = [self.index.search(np.ascontiguousarray(one[todo]), deep) for one in ways]
+            closest = _first_ones(self._merged(found, rows.start + todo, forbidden), count)
+            value[todo], image[todo], way[todo] = closest
+            # an image that was not returned comes no nearer than the last that was
+            unseen = np.max([np.where(numbers[:, -1] < 0, NONE, near[:, -1]) for near, numbers in found], axis=0)
+            todo = todo[(closest[0][:, -1] < unseen) & (deep < self.index.ntotal)]
+            depth *= 4
+        return value, image, way
+
+    def _merged(
+        self, found: list[tuple[np.ndarray, np.ndarray]], rows: np.ndarray, forbidden: Forbidden
+    ) -> tuple[np.ndarray, ...]:
+        """Return values, images and ways of all that was found, in descending order, what is left out at the end."""
+        value = np.concatenate([near for near, _ in found], axis=1)
+        number = np.concatenate([numbers for _, numbers in found], axis=1)
+        image = np.where(number < 0, -1, number % self.images)
+        way = np.repeat(np.arange(len(found)), [near.shape[1] for near, _ in found])[None].repeat(len(value), 0)
+        value = np.where((number < 0) | forbidden(rows[:, None], image), NONE, value)
+        order = np.argsort(-value, axis=1, kind="stable")
+        return tuple(np.take_along_axis(part, order, axis=1) for part in (value, image, way))
+
+
+def _faiss() -> Any:
+    """Return faiss, with as many threads as torch has."""
+    import faiss
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    return faiss
+
+
+def _blocks(count: int) -> Any:
+    starts = range(0, count, QUERY_BLOCK)
+    shown = progress(starts, desc="copy check", unit="block", disable=count < 4 * QUERY_BLOCK)
+    return (slice(start, start + QUERY_BLOCK) for start in shown)
+
+
+def _first_ones(found: tuple[np.ndarray, ...], count: int) -> tuple[np.ndarray, ...]:
+    """Return the first `count` different images of each row of (value, image, way), which is in descending order."""
+    value, image, way = found
+    order = np.argsort(image, axis=1, kind="stable")
+    ordered = np.take_along_axis(image, order, axis=1)
+    again = np.zeros_like(ordered, bool)
+    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    repeated = np.empty_like(again)
+    np.put_along_axis(repeated, order, again, axis=1)
+    out = repeated | (value <= NONE)
+    chosen = np.argsort(out, axis=1, kind="stable")[:, :count]
+    gone = np.take_along_axis(out, chosen, axis=1)
+    parts = [np.take_along_axis(part, chosen, axis=1) for part in (value, image, way)]
+    short = [(0, 0), (0, count - gone.shape[1])]
+    return tuple(
+        np.pad(np.where(gone, filler, part), short, constant_values=filler)
+        for part, filler in zip(parts, (NONE, -1, 0), strict=True)
+    )
+
+
+def of_one_group(query_groups: Sequence[str], training_groups: Sequence[str]) -> Forbidden:
+    """Return what leaves out pairs of an equal, non-empty group."""
+    numbers: dict[str, int] = {}
+    rows, columns = (
+        np.array([numbers.setdefault(name, len(numbers)) if name else -1 for name in names], int)
+        for names in (query_groups, training_groups)
+    )
+    return lambda row, column: (rows[row] == columns[column]) & (rows[row] >= 0)
+
+
+# -------------------------------------------------------------------------------------------------------- thumbnails
 def resampling(size: int, scale: float, offset: float) -> np.ndarray:
     """Return (size, size) float32: the matrix that enlarges a part of a line of `size` pixels to the whole line.
 
@@ -51,127 +173,48 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
     return flat / flat.norm(dim=-1, keepdim=True).clamp_min(1e-6)
 
 
-def shrink(thumbnails: np.ndarray | torch.Tensor, size: int) -> torch.Tensor:
+def shrink(images: torch.Tensor, size: int) -> torch.Tensor:
     """Return (N, size, size) float32 area means of (N, H, W)."""
-    images = torch.as_tensor(thumbnails)
-    if images.shape[-1] == size and images.dtype == torch.float32:
+    images = images.float()
+    if images.shape[-1] == size:
         return images
-    return torch.nn.functional.adaptive_avg_pool2d(images[:, None].float(), size)[:, 0]
+    return torch.nn.functional.adaptive_avg_pool2d(images[:, None], size)[:, 0]
+
+
+def picture_bank(training: np.ndarray, views: bool = True) -> Bank:
+    """Return the training thumbnails (M, H, W) at 16 x 16, also as five 90 % crops where `views` says so."""
+    return Bank(_coarse(training, _whole_and_crops if views else lambda images: [shrink(images, COARSE)]))
 
 
 def propose_candidates(
-    queries: np.ndarray,
-    training: np.ndarray,
-    query_groups: Sequence[str],
-    training_groups: Sequence[str],
-    count: int,
-    views: bool = True,
+    queries: np.ndarray, bank: Bank, count: int, forbidden: Forbidden, views: bool = True
 ) -> Candidates:
     """Find the `count` training images most correlated with each query at 16 x 16, over flips and 90 % crops.
 
     Args:
-        queries: (N, H, W) float32.
-        training: (M, H, W) float32.
-        query_groups: N names; pairs of an equal, non-empty group are left out.
-        training_groups: M names.
+        queries: (N, H, W).
+        bank: of `picture_bank`.
         count: candidates per query.
-        views: also flipped and cropped; False compares the images as they are.
+        forbidden: pairs to leave out.
+        views: also flipped; False compares the images as they are.
     """
-    coarse = normalise(shrink(queries, COARSE))
-    bank = [normalise(view) for view in _views(training, views)]
-    codes = _codes(query_groups, training_groups)
-    index = np.full((len(queries), count), -1)
-    flipped = np.zeros((len(queries), count), bool)
-    starts = range(0, len(queries), QUERY_BLOCK)
-    for start in progress(starts, desc="copy check", unit="block", disable=len(queries) < 4 * QUERY_BLOCK):
-        rows = slice(start, start + QUERY_BLOCK)
-        best = _Best(len(coarse[rows]), count)
-        for first in range(0, len(training), TRAINING_BLOCK):
-            columns = slice(first, first + TRAINING_BLOCK)
-            half = len(bank) // 2 or 1
-            plain = _largest([view[columns] for view in bank[:half]], coarse[rows])
-            mirrored = _largest([view[columns] for view in bank[half:]], coarse[rows]) if views else plain - 1
-            similarity = torch.maximum(plain, mirrored)
-            similarity[_same(codes[0][rows], codes[1][columns])] = -2.0
-            best.update(similarity, mirrored > plain, first)
-        index[rows], flipped[rows] = best.index, best.flipped
-    return Candidates(index, flipped)
+    ways = _coarse(queries, lambda images: [shrink(images, COARSE)] + [shrink(images, COARSE).flip(-1)] * views)
+    _, index, way = bank.search(ways, count, forbidden)
+    return Candidates(index, way > 0)
 
 
-class _Best:
-    """The running best `count` columns of a block of rows."""
-
-    def __init__(self, rows: int, count: int) -> None:
-        self.value = torch.full((rows, count), -2.0)
-        self.index = torch.full((rows, count), -1)
-        self.flipped = torch.zeros((rows, count), dtype=torch.bool)
-
-    def update(self, similarity: torch.Tensor, flipped: torch.Tensor, first: int) -> None:
-        """Merge the columns from `first` on."""
-        value, column = similarity.topk(min(self.value.shape[1], similarity.shape[1]), dim=1)
-        found = torch.where(value > -2.0, column + first, -1)
-        merged = torch.cat([self.value, value], dim=1)
-        order = merged.sort(dim=1, descending=True, stable=True).indices[:, : self.value.shape[1]]
-        self.value = merged.gather(1, order)
-        self.index = torch.cat([self.index, found], dim=1).gather(1, order)
-        self.flipped = torch.cat([self.flipped, flipped.gather(1, column)], dim=1).gather(1, order)
+def _coarse(images: np.ndarray, views: Callable[[torch.Tensor], list[torch.Tensor]]) -> list[np.ndarray]:
+    """Return each of the views of (N, H, W) as normalised vectors (N, 256) float32."""
+    starts = range(0, max(len(images), 1), PART)
+    parts = [[normalise(view) for view in views(torch.from_numpy(images[s : s + PART]))] for s in starts]
+    return [torch.cat(view).numpy() for view in zip(*parts, strict=True)]
 
 
-def _largest(views: list[torch.Tensor], queries: torch.Tensor) -> torch.Tensor:
-    product = queries @ views[0].T
-    for view in views[1:]:
-        torch.maximum(product, queries @ view.T, out=product)
-    return product
-
-
-def _views(training: np.ndarray, more: bool) -> list[torch.Tensor]:
-    """Return (M, 16, 16) training thumbnails: whole, five 90 % crops, and the same flipped."""
-    whole = shrink(training, COARSE)
-    if not more:
-        return [whole]
-    fine = shrink(training, 2 * COARSE)
-    views = [whole]
+def _whole_and_crops(images: torch.Tensor) -> list[torch.Tensor]:
+    """Return (M, 16, 16) thumbnails: the whole and five 90 % crops."""
+    fine = shrink(images, 2 * COARSE)
+    views = [shrink(images, COARSE)]
     for down, across in _CROPS:
-        rows = torch.from_numpy(resampling(2 * COARSE, CROP, down))
-        columns = torch.from_numpy(resampling(2 * COARSE, CROP, across))
+        rows, columns = (torch.from_numpy(resampling(2 * COARSE, CROP, at)) for at in (down, across))
         views.append(torch.nn.functional.avg_pool2d((rows @ fine @ columns.T)[:, None], 2)[:, 0])
-    return views + [view.flip(-1) for view in views]
-
-
-def _codes(*names: Sequence[str]) -> list[torch.Tensor]:
-    """Turn group names into integers, equal for equal names; empty names get -1."""
-    numbers: dict[str, int] = {}
-    return [torch.tensor([numbers.setdefault(name, len(numbers)) if name else -1 for name in group]) for group in names]
-
-
-def _same(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    return (rows[:, None] == columns[None, :]) & (rows >= 0)[:, None]
-
-
-def nearest_by_product(
-    queries: np.ndarray,
-    training: np.ndarray,
-    query_groups: Sequence[str],
-    training_groups: Sequence[str],
-    skip: tuple[np.ndarray, np.ndarray] | None = None,
-) -> np.ndarray:
-    """Return (N,) float32, the largest inner product of each query with a training vector of another group.
-
-    Args:
-        queries: (N, D) float32.
-        training: (M, D) float32.
-        query_groups: N names; pairs of an equal, non-empty group are left out.
-        training_groups: M names.
-        skip: row and column numbers of further pairs to leave out.
-    """
-    codes = _codes(query_groups, training_groups)
-    bank, best = torch.from_numpy(training), torch.full((len(queries),), -1.0)
-    for start in range(0, len(queries), QUERY_BLOCK):
-        rows = slice(start, start + QUERY_BLOCK)
-        product = torch.from_numpy(queries[rows]) @ bank.T
-        product[_same(codes[0][rows], codes[1])] = -1.0
-        if skip is not None:
-            inside = (skip[0] >= start) & (skip[0] < start + QUERY_BLOCK)
-            product[skip[0][inside] - start, skip[1][inside]] = -1.0
-        best[rows] = product.max(dim=1).values
-    return best.numpy()
+    return views

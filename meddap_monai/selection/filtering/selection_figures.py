@@ -95,7 +95,8 @@ def show_in_projector(folder: Path, records: Sequence[Record], thumbnails: np.nd
     import torch
 
     rows = np.unique(np.linspace(0, len(records) - 1, min(len(records), PROJECTED)).astype(int))
-    pictures = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(thumbnails[rows])[:, None], 32)[:, 0].numpy()
+    chosen = torch.from_numpy(thumbnails[rows]).float()[:, None]
+    pictures = torch.nn.functional.adaptive_avg_pool2d(chosen, 32)[:, 0].numpy()
     labels = [[records[row]["class_name"], records[row]["source"]] for row in rows]
     write_projector(folder, values[rows], labels, ["class", "source"], "features", pictures)
 

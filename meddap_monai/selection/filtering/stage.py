@@ -146,7 +146,7 @@ def _without_thresholds(rules: RuleConfig) -> str:
 
 
 def _read(config: SelectConfig, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the filter sees, (N, C, S, S) uint8, and the copy check's thumbnails, (N, 64, 64) float32."""
+    """Return what the filter sees, (N, C, S, S) uint8, and the copy check's thumbnails, (N, 64, 64) float16."""
     predicted = config.filter
     squares = read_squares(records, predicted.resolution, predicted.channels, predicted.fit, config.threads)
     if predicted.fit == "stretch" and predicted.resolution >= THUMBNAIL:

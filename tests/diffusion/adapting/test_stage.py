@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jsonschema
 import pytest
 import torch
 from adapter_material import quick
+from ignite.engine import Events
 from safetensors.torch import load_file
 
 from meddap_monai import store
@@ -146,6 +148,29 @@ def test_half_precision_trains_close_to_full(tiny_base: Path, records: Path, tmp
     losses = [json.loads((path / "adapter.json").read_text())["validation_loss"] for path in (full, half)]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
     assert losses[0] != losses[1]
+
+
+def test_half_precision_on_a_cpu_keeps_frozen_weights_in_it_and_gives_equal_bytes_after_a_kill(
+    tiny_base: Path, records: Path, tmp_path: Path
+) -> None:
+    config = quick(steps=4, checkpoint_every=2, precision="bf16", samples_per_class=0).filled()
+    everything = read_records(records, full=True)
+    prepared = preparation.prepare(config, tmp_path, everything, open_base(tiny_base), store.InterruptFlag())
+    kinds = {(parameter.requires_grad, parameter.dtype) for parameter in prepared.pipeline.unet.parameters()}
+    assert kinds == {(False, torch.bfloat16), (True, torch.float32)}
+
+    class Killed:
+        def attach(self, engine: Any) -> None:
+            engine.add_event_handler(Events.ITERATION_COMPLETED(once=3), self)
+
+        def __call__(self) -> None:
+            raise ZeroDivisionError
+
+    whole = adapt(config, tmp_path / "a", records=records, base=tiny_base)
+    with pytest.raises(ZeroDivisionError):
+        adapt(config, tmp_path / "b", records=records, base=tiny_base, handlers=[Killed()])
+    resumed = adapt(config, tmp_path / "b", records=records, base=tiny_base)
+    assert store.sha256_file(whole / "adapter.safetensors") == store.sha256_file(resumed / "adapter.safetensors")
 
 
 def test_drawing_samples_says_nothing_of_types(

@@ -8,8 +8,17 @@ from meddap_monai.phantom.simulation import simulate_image
 from meddap_monai.selection.copies import neighbours
 from meddap_monai.selection.copies.alignment import align, windows
 from meddap_monai.selection.copies.config import CopyConfig
-from meddap_monai.selection.copies.detection import Images, Nearest, Thresholds, calibrate, find_nearest, flag
-from meddap_monai.selection.copies.neighbours import Candidates, nearest_by_product, propose_candidates, resampling
+from meddap_monai.selection.copies.detection import (
+    Images,
+    Nearest,
+    Thresholds,
+    _joint_thresholds,
+    _nearest_features,
+    calibrate,
+    find_nearest,
+    flag,
+)
+from meddap_monai.selection.copies.neighbours import Bank, Candidates, of_one_group, resampling
 from meddap_monai.selection.filtering.decisions import check_copies
 from meddap_monai.selection.filtering.outcome import closest_pairs
 from tests.selection.copying import KINDS, plant, thumbnail
@@ -59,8 +68,6 @@ def test_the_same_picture_under_two_patients_is_listed_and_does_not_lower_the_th
 
 def test_several_distances_together_flag_no_more_than_one() -> None:
     rng = np.random.default_rng(0)
-    from meddap_monai.selection.copies.detection import _joint_thresholds
-
     distances = {name: rng.random(1000).astype(np.float32) for name in ("correlation", "tiles", "features")}
     values = _joint_thresholds(distances, 0.01)
     assert 0.007 <= flag(distances, values).mean() <= 0.01
@@ -86,13 +93,57 @@ def test_the_closest_pairs_come_nearest_first_by_the_distances_that_decide() -> 
     assert closest_pairs(check_copies(Nearest(np.zeros(3, int), distances), thresholds, [])) == [1, 2, 0]
 
 
-def test_blocks_do_not_change_the_result(known: Images, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = (known.thumbnails, known.thumbnails, known.groups, known.groups, 4)
-    whole = propose_candidates(*arguments)
-    monkeypatch.setattr(neighbours, "QUERY_BLOCK", 7)
-    monkeypatch.setattr(neighbours, "TRAINING_BLOCK", 11)
-    parts = propose_candidates(*arguments)
-    assert (whole.index == parts.index).all() and (whole.flipped == parts.flipped).all()
+def unit(count: int, seed: int, width: int = 16) -> np.ndarray:
+    values = np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("block", [1024, 7])
+def test_the_search_is_exact_over_views_ways_and_groups(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """Half of the queries share their group with 20 images each, so that the first answers are all left out."""
+    monkeypatch.setattr(neighbours, "QUERY_BLOCK", block)
+    views, ways = [unit(60, 1), unit(60, 2)], [unit(30, 3), unit(30, 4)]
+    asked, known = [f"g{n % 3}" if n % 2 else "" for n in range(30)], [f"g{n // 20}" for n in range(60)]
+    every = np.stack([[way @ view.T for view in views] for way in ways]).max(axis=1)
+    every[:, np.array([[one == two for two in known] for one in asked])] = -2
+    value, image, way = Bank(views).search(ways, 5, of_one_group(asked, known))
+    wanted = np.argsort(-every.max(axis=0), axis=1)[:, :5]
+    assert (image == wanted).all()
+    assert (way == np.take_along_axis(every.argmax(axis=0), wanted, axis=1)).all()
+    assert value == pytest.approx(np.take_along_axis(every.max(axis=0), wanted, axis=1), abs=1e-6)
+
+
+def test_where_all_is_left_out_nothing_is_found() -> None:
+    value, image, _ = Bank([unit(4, 1)]).search([unit(2, 2)], 3, of_one_group(["a", ""], ["a"] * 4))
+    assert image[0].tolist() == [-1] * 3 and (value[0] == -2).all() and sorted(image[1]) != [-1] * 3
+
+
+def test_inverted_lists_find_what_the_exact_search_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of edited copies all, of the nearest of unrelated images, which have no neighbourhood, most."""
+    known = unit(3000, 5)
+    copies = known + 0.02 * unit(3000, 6)
+    others = unit(500, 7)
+    exact = Bank([known]).search([others], 1, of_one_group([""] * 500, [""] * 3000))[1][:, 0]
+    monkeypatch.setattr(neighbours, "EXACT", 1000)
+    bank = Bank([known])
+    assert type(bank.index).__name__ == "IndexIVFFlat"
+    nothing = of_one_group([""] * 3000, [""] * 3000)
+    assert (bank.search([copies], 1, nothing)[1][:, 0] == np.arange(3000)).all()
+    assert (bank.search([others], 1, nothing)[1][:, 0] == exact).mean() > 0.5
+    assert (bank.search([copies], 1, nothing)[1] == Bank([known]).search([copies], 1, nothing)[1]).all()
+
+
+def test_faiss_takes_as_many_threads_as_torch() -> None:
+    import faiss
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        Bank([unit(4, 1)]).search([unit(2, 2)], 1, of_one_group(["", ""], [""] * 4))
+        assert faiss.omp_get_max_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_fewer_training_images_than_candidates(known: Images) -> None:
@@ -102,12 +153,16 @@ def test_fewer_training_images_than_candidates(known: Images) -> None:
 
 
 def test_features_by_hand() -> None:
-    queries = np.eye(3, dtype=np.float32)[:2]
-    training = np.array([[1, 0, 0], [0.6, 0.8, 0], [0, 0, 1]], np.float32)
-    assert nearest_by_product(queries, training, ["", ""], ["a", "b", "c"]) == pytest.approx([1.0, 0.8])
-    assert nearest_by_product(queries, training, ["a", ""], ["a", "b", "c"]) == pytest.approx([0.6, 0.8])
-    skip = np.array([1]), np.array([1])
-    assert nearest_by_product(queries, training, ["", ""], ["a", "b", "c"], skip) == pytest.approx([1.0, 0.0])
+    blank = np.zeros((3, 64, 64), np.float32)
+    training = Images(blank, np.array([[1, 0, 0], [0.6, 0.8, 0], [0, 0, 1]], np.float32), ["a", "b", "c"])
+    features = np.eye(3, dtype=np.float32)[:2]
+    none = np.array([], int), np.array([], int)
+    for groups, skip, wanted in [
+        (["", ""], none, [1.0, 0.8]),
+        (["a", ""], none, [0.6, 0.8]),
+        (["", ""], (np.array([1]), np.array([1])), [1.0, 0.0]),
+    ]:
+        assert _nearest_features(Images(blank[:2], features, groups), training, skip) == pytest.approx(wanted)
 
 
 def test_correlation_by_hand() -> None:

@@ -1,7 +1,6 @@
-"""Quality of sampling loops: FID and KID in two extractors, and the interval of a KID difference.
+"""Quality of sampling loops: FID, KID, and the interval of a KID difference.
 
-The extractors are such that no loop can profit from them: HOG features, and latents of the base's autoencoder. "KID no
-worse" means that the 95 % bootstrap interval of the difference includes 0 or favours the loop.
+"KID no worse" means that the 95 % bootstrap interval of the difference includes 0 or favours the loop.
 """
 
 from __future__ import annotations
@@ -9,20 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
-from meddap_monai.diffusion.pretraining.views import grey_tensor
 from meddap_monai.evaluation.generative import frechet_distance
-
-
-@torch.no_grad()
-def latent_features(images: list[np.ndarray], vae: Any) -> np.ndarray:
-    found = []
-    for start in range(0, len(images), 32):
-        pixels = grey_tensor(np.stack(images[start : start + 32])).expand(-1, 3, -1, -1)
-        latents = vae.encode(pixels).latent_dist.mode()
-        found.append(torch.nn.functional.adaptive_avg_pool2d(latents, 4).flatten(1))
-    return torch.cat(found).numpy()
 
 
 def compare(

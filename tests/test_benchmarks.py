@@ -3,36 +3,12 @@
 import importlib
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
 
 from meddap_monai import ClassifyConfig
 from meddap_monai.augmentation.parts import PARTS
-
-
-@pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    return importlib.import_module("generation_full_size")
-
-
-def test_the_full_network_does_the_known_work(benchmark: ModuleType) -> None:
-    pipeline = benchmark.build_pipeline(small=False, dtype=torch.bfloat16, device=torch.device("meta"))
-    assert sum(parameter.numel() for parameter in pipeline.unet.parameters()) == 859_520_964
-    work = benchmark.counted_work(pipeline, 224)
-    assert (round(work["unet"], 3), round(work["decode"], 3)) == (0.140, 0.476)
-
-
-def test_it_runs_and_writes_its_table(benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    output = tmp_path / "speed.json"
-    small = ["--small", "--device", "cpu", "--sides", "32", "--batches", "2", "--seconds", "0", "--output"]
-    benchmark.main([*small, str(output)])
-    rows = json.loads(output.read_text())["rows"]
-    assert [row["loop"] for row in rows] == ["published"] + 3 * ["ours"]
-    assert all(row["images_per_second"] > 0 and 0 < row["share_of_peak"] < 1 for row in rows)
-    assert "| 32 | ours, dpmsolver++ | 15 | 2 |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

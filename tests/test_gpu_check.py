@@ -24,7 +24,7 @@ def check(output: Path, *parts: str) -> int:
     return main(["run", "--toy", "--device", "cpu", "--seconds", "0", "--output", str(output), "--only", *parts])
 
 
-def test_it_runs_goes_on_and_prints_its_tables(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_it_runs_goes_on_and_prints_its_tables(tmp_path: Path) -> None:
     output = tmp_path / "gpu.json"
     assert check(output, *QUICK) == 0, output.read_text()
     found = json.loads(output.read_text())
@@ -44,9 +44,7 @@ def test_it_runs_goes_on_and_prints_its_tables(tmp_path: Path, capfd: pytest.Cap
     assert check(output, *QUICK) == 0 and output.read_bytes() == before, "what is done is not done again"
 
 
-def test_a_part_that_fails_is_recorded_and_the_rest_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
-) -> None:
+def test_a_part_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = tmp_path / "tried"
 
     def fails(_: Any) -> dict[str, Any]:
@@ -89,7 +87,7 @@ def test_the_full_networks_do_the_known_work() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in run.PARTS if name not in QUICK])
-def test_every_part_runs(name: str, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_every_part_runs(name: str, tmp_path: Path) -> None:
     assert check(tmp_path / "gpu.json", name) == 0, (tmp_path / "gpu.json").read_text()
 
 
@@ -97,7 +95,7 @@ def test_every_part_runs(name: str, tmp_path: Path, capfd: pytest.CaptureFixture
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if place < 5 else [pytest.mark.slow]) for place, name in enumerate(OF_A_GPU)]
 )
-def test_no_path_mixes_devices(name: str, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_no_path_mixes_devices(name: str, tmp_path: Path) -> None:
     """Each path runs on the stand-in and agrees with the CPU; a tensor in the wrong place raises."""
     with stand_in_gpu():
         found = run.PARTS[name][1](run.Job("cuda", True, 0.0, tmp_path))
@@ -111,7 +109,7 @@ def test_the_stand_in_breaks_where_a_gpu_does() -> None:
         for wrong in (lambda: there + here, lambda: here @ there.T, lambda: torch.cat([there, here])):
             with pytest.raises(RuntimeError, match="found cuda:0 and cpu"):
                 wrong()
-        for wrong in (lambda: there.numpy(), lambda: np.asarray(there)):
+        for wrong in (there.numpy, lambda: np.asarray(there)):
             with pytest.raises(TypeError, match=r"use Tensor\.cpu"):
                 wrong()
         assert there[torch.tensor([0])].device.type == "cuda" and type(there.cpu()) is torch.Tensor

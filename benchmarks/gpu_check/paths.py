@@ -70,6 +70,7 @@ def adapter(job: Job, precision: str, optimizer: str = "adamw", method: str = "u
     config = AdaptConfig(
         method=method, steps=2 if job.toy else 8, batch=4, learning_rate=1e-3, validation_every=2, samples_per_class=1,
         sample_steps=2, checkpoint_every=4, precision=precision, optimizer=optimizer, device=job.device, ema=0.9,
+        clip_skip=0,
     )  # fmt: skip
     plain = dataclasses.replace(config, device=_CPU, precision="fp32", optimizer="adamw")
     losses = {}

@@ -188,6 +188,9 @@ def stand_in_gpu() -> Iterator[None]:
         for name, answer in answers.items():
             open_.enter_context(patch.object(torch.cuda, name, answer))
         open_.enter_context(patch.object(torch, "autocast", on_cpu))
+        # a wrapper cannot be made in inference mode, so that means "no gradients" here
+        open_.enter_context(patch.object(torch.inference_mode, "__enter__", torch.no_grad.__enter__))
+        open_.enter_context(patch.object(torch.inference_mode, "__exit__", torch.no_grad.__exit__))
         open_.enter_context(_Placing())
         open_.callback(torch.__future__.set_overwrite_module_params_on_conversion, False)
         torch.__future__.set_overwrite_module_params_on_conversion(True)  # `data` cannot change its kind

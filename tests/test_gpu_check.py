@@ -1,8 +1,10 @@
 """`make gpu-check` at toy size on the CPU, and the code paths of a GPU on one that is not there."""
 
+import importlib
 import json
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,29 @@ def test_no_path_mixes_devices(name: str, tmp_path: Path) -> None:
     with stand_in_gpu():
         found = run.PARTS[name][1](run.Job("cuda", True, 0.0, tmp_path))
     assert any(isinstance(value, dict) and "bound" in value for value in found.values())
+
+
+@pytest.mark.slow
+def test_later_stages_mix_no_devices(tmp_path: Path) -> None:
+    """What selects, judges and answers on the device, pictures included."""
+    growth = importlib.import_module("growth")
+    cut = replace(growth.CUT, device="cuda")
+    with stand_in_gpu():
+        material = growth.Material(tmp_path / "in")
+        records = material.records("real", 24, 9)
+        generated = material.synthetic("made", records, 24)
+        for mode in ("probe", "finetune"):
+            config = replace(growth.TINY, mode=mode, steps=4, validation_every=2, device="cuda", pictures=True)
+            growth.classify(config, tmp_path / mode, records=records)
+        select = growth.SelectConfig(filter=cut, copies=growth.CopyConfig(features="filter"))
+        assert growth.select(select, tmp_path / "select", records=records, generated=generated).stat().st_size
+        models = [tmp_path / "probe", tmp_path / "finetune"]
+        source = next((tmp_path / "in").rglob("*.png"))
+        answers = growth.infer(growth.InferConfig(device="cuda"), models, source, tmp_path / "answers.csv")
+        assert len(answers.read_text().splitlines()) == 2
+        runs = [growth.ClassifierRun(path.name, 0, path, records) for path in models]
+        config = growth.EvaluateConfig(samples=50, pictures=2, device="cuda", hog=False)
+        assert growth.evaluate(config, tmp_path / "evaluate", runs=runs).stat().st_size
 
 
 def test_the_stand_in_breaks_where_a_gpu_does() -> None:

@@ -38,6 +38,8 @@ class PeerTraining:
         self.pipeline, self.unet, self.vae = pipeline, pipeline.unet, pipeline.vae
         self.device, self.dtype = self.unet.device, self.unet.dtype
         settings = LoraConfig(r=4, lora_alpha=4, init_lora_weights="gaussian", target_modules=ATTENTION)
+        self.unet.to(memory_format=torch.channels_last)
+        self.vae.to(memory_format=torch.channels_last)
         self.unet.add_adapter(settings)
         cast_training_params(self.unet, dtype=torch.float32)
         self.layers = [parameter for parameter in self.unet.parameters() if parameter.requires_grad]

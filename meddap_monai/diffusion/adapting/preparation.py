@@ -225,6 +225,7 @@ def _free_memory(prepared: Prepared, trainable: Trainable) -> None:
     elif prepared.device.type != "cpu":
         pipeline.vae.to("cpu")
     if prepared.device.type == "cuda":
+        pipeline.unet.to(memory_format=torch.channels_last)  # as convolutions in 16 bit want it there
         torch.cuda.empty_cache()
     if config.gradient_checkpointing:
         pipeline.unet.enable_gradient_checkpointing()

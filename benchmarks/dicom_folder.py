@@ -83,15 +83,12 @@ def grow(folder: Path, sizes: list[int], workers: list[int]) -> None:
                 before = processor_seconds()
                 taken = seconds(lambda config=config, out=folder / f"out{size}-{count}": index(config, out))
                 own, children = (now - then for now, then in zip(processor_seconds(), before, strict=True))
-                peak = [
-                    resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-                ]
-                print(
-                    f"index, {size} files of 128 x 128, {count} reading process(es): {size / taken:.0f} files/s; processor "
-                    f"time per file: reading {1000 * children / size:.2f} ms, collecting {1000 * own / size:.2f} ms; peak "
-                    f"memory: collecting {peak[0]:.0f} MB, reading {peak[1]:.0f} MB",
-                    flush=True,
-                )
+                whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+                peaks = [resource.getrusage(who).ru_maxrss // 1024 for who in whose]
+                told = f"index, {size} files of 128 x 128, {count} reading process(es): {size / taken:.0f} files/s; "
+                told += f"processor time per file: reading {1000 * children / size:.2f} ms, "
+                told += f"collecting {1000 * own / size:.2f} ms; peak memory, MB: {peaks[1]} and {peaks[0]}"
+                print(told, flush=True)
                 os._exit(0)
             os.waitpid(process, 0)
 
@@ -153,7 +150,8 @@ def main() -> None:
     print(f"{processor_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     if arguments.sizes:
         with tempfile.TemporaryDirectory() as name:
-            return grow(Path(name), arguments.sizes, arguments.workers)
+            grow(Path(name), arguments.sizes, arguments.workers)
+        return
     print(f"pydicom {pydicom.__version__}, numpy {np.__version__}, {arguments.files} files of 640 x 480, half RGB")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

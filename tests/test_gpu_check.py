@@ -15,6 +15,7 @@ import torch
 from benchmarks.gpu_check import networks, run, wheels
 from benchmarks.gpu_check.__main__ import main
 from benchmarks.gpu_check.table import TARGETS, render, targets
+from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.core.distributed import backend_for
 from tests.stand_in_gpu import OnGpu, stand_in_gpu
 
@@ -113,12 +114,12 @@ def test_later_stages_mix_no_devices(tmp_path: Path) -> None:
         material = growth.Material(tmp_path / "in")
         records = material.records("real", 24, 9)
         generated = material.synthetic("made", records, 24)
-        for mode in ("probe", "finetune"):
-            config = replace(growth.TINY, mode=mode, steps=4, validation_every=2, device="cuda", pictures=True)
-            growth.classify(config, tmp_path / mode, records=records)
+        trained = replace(growth.TINY, steps=4, validation_every=2, device="cuda", pictures=True)
+        growth.classify(trained, tmp_path / "network", records=records)
+        growth.classify(ClassifyConfig(mode="probe", resolution=32, device="cuda"), tmp_path / "probe", records=records)
         select = growth.SelectConfig(filter=cut, copies=growth.CopyConfig(features="filter"))
         assert growth.select(select, tmp_path / "select", records=records, generated=generated).stat().st_size
-        models = [tmp_path / "probe", tmp_path / "finetune"]
+        models = [tmp_path / "probe", tmp_path / "network"]
         source = next((tmp_path / "in").rglob("*.png"))
         answers = growth.infer(growth.InferConfig(device="cuda"), models, source, tmp_path / "answers.csv")
         assert len(answers.read_text().splitlines()) == 2

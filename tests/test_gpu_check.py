@@ -59,7 +59,8 @@ def test_a_part_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, monk
     output = tmp_path / "gpu.json"
     assert check(output) == 1 and check(output) == 1
     found = json.loads(output.read_text())["parts"]
-    assert found["fails"]["error"] == "ValueError: no such kernel" and "fails" in found["fails"]["traceback"][-2]
+    assert found["fails"]["error"] == "ValueError: no such kernel"
+    assert any("in fails" in line for line in found["fails"]["traceback"])
     assert found["dies"]["error"] == "its process ended with 7"
     assert found["works"]["error"] is None and found["works"]["peak"] == 0
     assert tried.read_text() == "xx", "what failed is done again"

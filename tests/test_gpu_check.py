@@ -20,7 +20,7 @@ from meddap_monai.core.distributed import backend_for
 from tests.stand_in_gpu import OnGpu, stand_in_gpu
 
 QUICK = ("device", "adapt_fp32", "train_sdxl_512", "generate_sd1_224")
-OF_A_GPU = ("adapt_bf16", "generate_fp32", "online", "classify_bf16", "judging", "pretrain", "guidance", "adapt_words")
+OF_A_GPU = ("adapt_fp16", "generate_bf16", "online", "classify_bf16", "judging", "pretrain", "guidance", "generate_fp32")
 
 
 def check(output: Path, *parts: str) -> int:

@@ -11,11 +11,13 @@ time ``a + b * work ** e`` it is a little below ``e``. Sizes are small; what a s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import resource
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +41,7 @@ from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.adapting.stage import adapt
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.stage import generate
+from meddap_monai.errors import EmptyClass
 from meddap_monai.evaluation.config import EvaluateConfig
 from meddap_monai.evaluation.predictions import ClassifierRun
 from meddap_monai.evaluation.stage import evaluate
@@ -161,7 +164,14 @@ def selecting(material: Material, factor: int, out: Path) -> Work:
     records = material.records(f"select{factor}", 30 * factor)
     generated = material.synthetic(f"generated{factor}", records, 30 * factor)
     config = SelectConfig(filter=CUT, copies=CopyConfig(features="filter"), pictures=False)
-    return lambda: select(config, out, records=records, generated=generated)
+
+    def work() -> None:
+        with contextlib.suppress(
+            EmptyClass
+        ):  # a filter of four steps may believe no image of a class; all is done then
+            select(config, out, records=records, generated=generated)
+
+    return work
 
 
 def copies(material: Material, factor: int, _: Path) -> Work:
@@ -235,8 +245,9 @@ def seconds(work: Work) -> float:
         try:
             work()
             status = 0
-        finally:
-            os._exit(status)
+        except BaseException:
+            traceback.print_exc()
+        os._exit(status)
     if os.waitpid(process, 0)[1]:
         raise RuntimeError("the stage failed; its message stands above")
     return _used() - before

@@ -20,6 +20,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +76,17 @@ class Material:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        looks = [simulate_image(CLASSES[seed % 3], seed, size=(128, 128)) for seed in range(60)]
-        self.looks = [np.asarray(Image.fromarray(look).resize((32, 32))) for look in looks]
-        self.large = [np.asarray(Image.fromarray(look).resize((320, 240))) for look in looks]
-        self.draw = np.random.default_rng(0)
+
+    @cached_property
+    def _looks(self) -> dict[bool, list[np.ndarray]]:
+        """Whether large -> what all pictures are mixed of."""
+        looks = [Image.fromarray(simulate_image(CLASSES[seed % 3], seed, size=(128, 128))) for seed in range(60)]
+        sizes = {False: (32, 32), True: (320, 240)}
+        return {large: [np.asarray(look.resize(size)) for look in looks] for large, size in sizes.items()}
 
     def picture(self, number: int, large: bool = False) -> np.ndarray:
         """Return the picture of a number, no near-duplicate of any other; its class is that of the number."""
-        looks = self.large if large else self.looks
+        looks = self._looks[large]
         own, other = looks[number % 60], looks[(7 * number + 3) % 60]
         noise = np.random.default_rng(number).integers(-40, 41, own.shape)
         return np.clip(0.7 * own + 0.3 * np.roll(other, number % 29, axis=1) + noise, 0, 255).astype(np.uint8)

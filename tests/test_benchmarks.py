@@ -93,3 +93,14 @@ def test_an_ablation_leaves_one_part_out_at_a_time(
     difference = np.mean(found["none"]["own"]) - np.mean(found["ultrasound"]["own"])
     assert f"{difference:+.3f}" in capsys.readouterr().out
     assert ablation.main([*paths, *size, *quick]) == found, "what is done is not done again"
+
+
+def test_growth_is_measured_with_its_exponent(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    growth = importlib.import_module("growth")
+    growth.main(["--only", "split", "--output", str(tmp_path / "growth.json")])
+    row = json.loads((tmp_path / "growth.json").read_text())["stages"]["split"]
+    assert row["seconds"][0] < row["seconds"][1] < row["seconds"][2]
+    assert row["exponents"][1] == pytest.approx(np.log(row["seconds"][2] / row["seconds"][1]) / np.log(4))
+    assert "| split | 5,000 patients |" in capsys.readouterr().out
+    with pytest.raises(RuntimeError, match="stands above"):
+        growth.seconds(lambda: 1 / 0)

@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 2
 # times slower beside two busy programs; this costs a tenth on a quiet machine.
 export GOMP_SPINCOUNT ?= 20000
 
-.PHONY: demo test test-long lint types wheel smoke clean
+.PHONY: demo test test-long lint types wheel smoke gpu-wheels gpu-check clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make demo PYTHON=python3.11")'
@@ -28,6 +28,12 @@ test-long: $(VENV)/.installed  ## the long counts and everything marked slow; dc
 
 smoke: $(VENV)/.installed  ## the four published studies at smoke scale
 	$(BIN)/python -m pytest -m smoke
+
+gpu-wheels: $(VENV)/.installed  ## what `make gpu-check` needs beside PyTorch, into .whl; THERE=FILE leaves out what that machine has
+	$(BIN)/python -m benchmarks.gpu_check wheels --to .whl $(if $(THERE),--there $(THERE))
+
+gpu-check:  ## every GPU path against the CPU, then speed and memory, into gpu_check.json; no network, no environment of its own
+	$(PYTHON) -m benchmarks.gpu_check run $(if $(wildcard .whl),--wheels .whl) $(GPU_CHECK)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """Files per second: `read_ultrasound` and `index` against a plain ``pydicom`` pixel_array loop.
 
     python benchmarks/dicom_folder.py [--files 2000] [--repeats 3] [--workers 1 2 4]
+    python benchmarks/dicom_folder.py --sizes 2000 10000 --workers 1 2    # how `index` grows, on 128 x 128 files
 
 Writes single-frame 640 x 480 ultrasound files to a temporary folder (half grey, half grey stored as RGB), reads them
 with all ways in turns, and prints machine, versions, work, medians and spread. The single-process ways are timed in
@@ -58,6 +59,40 @@ def write_files(folder: Path, count: int) -> list[Path]:
     return paths
 
 
+def write_small(folder: Path, count: int) -> None:
+    """Write so many single-frame 128 x 128 files, none a near-duplicate of another, one patient for two of them."""
+    base = [simulate_image(name, seed, size=(128, 128)) for seed in range(30) for name in ("benign", "malignant")]
+    for number in range(count):
+        draw = np.random.default_rng(number)
+        other = np.roll(base[(7 * number + 3) % len(base)], number % 97, axis=1)
+        image = np.clip(0.6 * base[number % len(base)] + 0.4 * other + draw.integers(-40, 41, (128, 128)), 0, 255)
+        path = folder / ("benign", "malignant")[number % 2] / f"{number:06d}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(dicom_bytes(image.astype(np.uint8)[None], f"patient {number // 2}", f"9.{number}"))
+
+
+def grow(folder: Path, sizes: list[int], workers: list[int]) -> None:
+    """Index folders of several sizes, each in a forked process, and print time by part and peak memory."""
+    (folder / "key").write_bytes(KEY)
+    for size in sizes:
+        write_small(folder / f"in{size}", size)
+        for count in workers:
+            config = IndexConfig(source=folder / f"in{size}", key_file=folder / "key", workers=count)
+            process = os.fork()
+            if process == 0:
+                before = processor_seconds()
+                taken = seconds(lambda config=config, out=folder / f"out{size}-{count}": index(config, out))
+                own, children = (now - then for now, then in zip(processor_seconds(), before, strict=True))
+                whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+                peaks = [resource.getrusage(who).ru_maxrss // 1024 for who in whose]
+                told = f"index, {size} files of 128 x 128, {count} reading process(es): {size / taken:.0f} files/s; "
+                told += f"processor time per file: reading {1000 * children / size:.2f} ms, "
+                told += f"collecting {1000 * own / size:.2f} ms; peak memory, MB: {peaks[1]} and {peaks[0]}"
+                print(told, flush=True)
+                os._exit(0)
+            os.waitpid(process, 0)
+
+
 def plain(paths: list[Path]) -> None:
     """What a script without this package does."""
     for path in paths:
@@ -110,8 +145,13 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--sizes", type=int, nargs="*", help="numbers of small files; only how `index` grows with them")
     arguments = parser.parse_args()
     print(f"{processor_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    if arguments.sizes:
+        with tempfile.TemporaryDirectory() as name:
+            grow(Path(name), arguments.sizes, arguments.workers)
+        return
     print(f"pydicom {pydicom.__version__}, numpy {np.__version__}, {arguments.files} files of 640 x 480, half RGB")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

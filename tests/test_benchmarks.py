@@ -5,40 +5,16 @@ import importlib
 import json
 import shutil
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from adapter_material import write_adapter
 
 from meddap_monai import ClassifyConfig
 from meddap_monai.augmentation.parts import PARTS
 from meddap_monai.core.records import read_records, write_records
 from meddap_monai.store import write_json
-
-
-@pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    return importlib.import_module("generation_full_size")
-
-
-def test_the_full_network_does_the_known_work(benchmark: ModuleType) -> None:
-    pipeline = benchmark.build_pipeline(small=False, dtype=torch.bfloat16, device=torch.device("meta"))
-    assert sum(parameter.numel() for parameter in pipeline.unet.parameters()) == 859_520_964
-    work = benchmark.counted_work(pipeline, 224)
-    assert (round(work["unet"], 3), round(work["decode"], 3)) == (0.140, 0.476)
-
-
-def test_it_runs_and_writes_its_table(benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    output = tmp_path / "speed.json"
-    small = ["--small", "--device", "cpu", "--sides", "32", "--batches", "2", "--seconds", "0", "--output"]
-    benchmark.main([*small, str(output)])
-    rows = json.loads(output.read_text())["rows"]
-    assert [row["loop"] for row in rows] == ["published"] + 3 * ["ours"]
-    assert all(row["images_per_second"] > 0 and 0 < row["share_of_peak"] < 1 for row in rows)
-    assert "| 32 | ours, dpmsolver++ | 15 | 2 |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -238,3 +214,14 @@ def test_acceptance_passes_what_is_better_and_misses_what_is_not() -> None:
     assert [one["passed"] for one in alone] == [None, None, True, True, True, True]
     assert acceptance.check(figures(0.63, 0.2, 0.7, 1.0, 0.0, 0.7), old)[0]["passed"], "as good as real is enough"
     assert acceptance.table(bad).count("MISS") == 6
+
+
+def test_growth_is_measured_with_its_exponent(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    growth = importlib.import_module("growth")
+    growth.main(["--only", "split", "--output", str(tmp_path / "growth.json")])
+    row = json.loads((tmp_path / "growth.json").read_text())["stages"]["split"]
+    assert row["seconds"][0] < row["seconds"][1] < row["seconds"][2]
+    assert row["exponents"][1] == pytest.approx(np.log(row["seconds"][2] / row["seconds"][1]) / np.log(4))
+    assert "| split | 5,000 patients |" in capsys.readouterr().out
+    with pytest.raises(RuntimeError, match="stands above"):
+        growth.seconds(lambda: 1 / 0)

@@ -8,7 +8,13 @@ from meddap_monai.errors import ConfigurationError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Values of the settings `precision`."""
-_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+_MEMORY_WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "alloc_failed",  # of cuBLAS and cuDNN
+)
 
 
 def own_gpu() -> str:

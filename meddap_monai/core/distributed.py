@@ -1,6 +1,7 @@
 """The one door to other processes: who I am, and what all agree on.
 
-Control messages are small and rare, so gloo serves on CPUs and GPUs alike; gradients on GPUs take NCCL. The group is
+Control messages are small and rare, so gloo serves on CPUs and GPUs alike; gradients on GPUs take NCCL where every
+process has a GPU of its own. The group is
 torch's own, because `ignite.distributed` opens one backend only; Ignite's engines and metrics find it by themselves.
 It is one group for a whole study: a second one under the same ``torchrun`` meets the first one's leftovers.
 """
@@ -147,6 +148,12 @@ def launched() -> Ranks:
     return Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 
+def backend_for(gpu: bool) -> str:
+    """Return the backend of this machine's processes: NCCL refuses two of them on one GPU, which gloo serves."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", launched().size))
+    return "cpu:gloo,cuda:nccl" if gpu and local <= torch.cuda.device_count() else "gloo"
+
+
 @contextlib.contextmanager
 def join_ranks(gpu: bool = False) -> Iterator[Ranks]:
     """Join the processes that ``torchrun`` started, or a group that exists; alone without one or in `run_on_first`.
@@ -161,7 +168,7 @@ def join_ranks(gpu: bool = False) -> Iterator[Ranks]:
     if gpu:
         take_gpu(own_gpu())
     if opened:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=_TIME_LIMIT)
+        dist.init_process_group(backend_for(gpu), timeout=_TIME_LIMIT)
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
     finally:

@@ -143,6 +143,8 @@ def prepare(
     if config.batch % ranks.size:
         raise ConfigurationError(f"adapt#batch: {config.batch} is no multiple of the {ranks.size} processes")
     pipeline: Any = load_base(base, dtype=PRECISIONS[config.precision] if device.type != "cpu" else None, device=device)
+    if device.type == "cuda":
+        pipeline.unet.to(memory_format=torch.channels_last)  # as convolutions in 16 bit want it there
     size, factor = picture_size(pipeline, config, base)
     objective = Objective(pipeline.scheduler.config, config.snr_gamma, config.noise_offset)
     cache = Path(config.cache) if config.cache else output / "cache"

@@ -72,7 +72,11 @@ def build_text_encoder(width: int = 768, layers: int = 12, pooled: bool = False)
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
-        hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=width // 64
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        projection_dim=width,
     )
     return (CLIPTextModelWithProjection if pooled else CLIPTextModel)(config)
 

@@ -6,14 +6,12 @@ Runs inside a worker process, so that a codec that crashes or hangs takes nothin
 import base64
 import re
 import unicodedata
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pydicom.datadict import tag_for_keyword
 
 from meddap_monai import store
@@ -25,6 +23,7 @@ from meddap_monai.images.reading.header import open_header
 from meddap_monai.images.reading.limits import DEFAULT_LIMITS
 from meddap_monai.images.reading.plain import is_marked_synthetic, read_plain, sniff
 from meddap_monai.images.reading.pseudonym import pseudonym
+from meddap_monai.images.writing.png import encode_png
 
 THUMBNAIL = 32
 SMALLEST_SIDE = 8
@@ -192,7 +191,7 @@ def _write(
     target = Path(how.folder) / "images" / f"{identity}.png"
     if not target.exists():
         with store.atomic_path(target, needs=image.nbytes, durable=False) as temporary:
-            Image.fromarray(image).save(temporary, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)
+            temporary.write_bytes(encode_png(image))
     small = np.clip(thumbnail(image, THUMBNAIL), 0, 255).astype(np.uint8)
     facts = {"frame": int(number), **{name: value for name, value in meta.items() if value is not None}}
     return {

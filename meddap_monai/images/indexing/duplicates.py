@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from scipy.cluster.hierarchy import DisjointSet
 
-BLOCK = 1024
+BLOCK, PANEL = 1024, 8
 _SCREEN = 16
 _CONFIRM = 256
 
@@ -30,32 +30,40 @@ def near_duplicates(
     """Yield pairs of pictures whose thumbnails correlate above `correlation`, as they are or one of them mirrored.
 
     A screen at 16 x 16 comes first; it lets pass what correlates 0.03 less there, and pairs are decided at full size.
-    Two blocks are in memory at a time.
+    `PANEL` blocks are held against one other block at a time, so that a block is seldom read and screened again.
 
     Args:
-        load: number of a block -> names and thumbnails (N, S, S) uint8 of at most `BLOCK` pictures, S a multiple of
-            16; N is 0 behind the last block.
+        load: number of a block -> names and thumbnails (N, S, S) uint8 of `BLOCK` pictures, fewer in the last, S a
+            multiple of 16; N is 0 behind the last block.
         correlation: threshold in 0 to 1.
 
     Yields:
         The names of both, each pair once.
     """
-    number = 0
-    while len((block := load(number))[0]):
-        other, later = number, block
-        while len(later[0]):
-            likeness = _screen(block[1]) @ _screen(later[1]).T
-            np.maximum(likeness, _screen(block[1]) @ _screen(_mirrored(later[1])).T, out=likeness)
-            rows, columns = np.nonzero(likeness > correlation - 0.03)
-            if other == number:
-                rows, columns = rows[rows < columns], columns[rows < columns]
+    first = 0
+    while panel := [block for place in range(first, first + PANEL) if len((block := load(place))[0])]:
+        names = [name for block in panel for name in block[0]]
+        pictures = np.concatenate([block[1] for block in panel])
+        screen, other = _screen(pictures), first
+        while len((later := load(other))[0]):
+            rows, columns = _alike(screen[: (other - first + 1) * BLOCK], _screen(later[1]), correlation - 0.03)
+            after = first * BLOCK + rows < other * BLOCK + columns
+            rows, columns = rows[after], columns[after]
             for begin in range(0, len(rows), _CONFIRM):
-                first, second = rows[begin : begin + _CONFIRM], columns[begin : begin + _CONFIRM]
-                alike = _correlations(block[1][first], later[1][second]) > correlation
-                yield from ((block[0][i], later[0][j]) for i, j in zip(first[alike], second[alike], strict=True))
+                left, right = rows[begin : begin + _CONFIRM], columns[begin : begin + _CONFIRM]
+                alike = _correlations(pictures[left], later[1][right]) > correlation
+                yield from ((names[i], later[0][j]) for i, j in zip(left[alike], right[alike], strict=True))
             other += 1
-            later = load(other)
-        number += 1
+        first += PANEL
+
+
+def _alike(screen: np.ndarray, others: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the pairs of screens (N, 256), (M, 256) whose product, plain or mirrored, is larger."""
+    likeness = screen @ others.T
+    mirrored = _mirrored(others.reshape(-1, _SCREEN, _SCREEN)).reshape(others.shape)
+    np.maximum(likeness, screen @ mirrored.T, out=likeness)
+    rows, columns = np.nonzero(likeness > threshold)
+    return rows, columns
 
 
 def _mirrored(thumbnails: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ import meddap_monai
 from meddap_monai.core.configuration import build
 from meddap_monai.core.records import class_names, read_records
 from meddap_monai.errors import ConfigurationError, DiskFull, ForeignOutput, RecordsError, StageError
-from meddap_monai.images.indexing import worker_pool
+from meddap_monai.images.indexing import duplicates, worker_pool
 from meddap_monai.images.indexing.accept import Acceptance
 from meddap_monai.images.indexing.config import IndexConfig
 from meddap_monai.images.indexing.duplicates import BLOCK, Groups, near_duplicates
@@ -184,19 +184,19 @@ def test_a_full_disk_stops_with_its_name_and_goes_on_later(
     source = pngs(tmp_path / "in", count=4)
     config = IndexConfig(source=source, key_file=key, split="train", workers=0)
     whole = index(config, tmp_path / "whole").read_bytes()
-    original, written = Image.Image.save, []
+    original, written = Path.write_bytes, []
 
-    def save(image: Image.Image, place, *words, **keys) -> None:
-        written.append(place)
+    def write(path: Path, data: bytes) -> int:
+        written.append(path)
         if len(written) > 3:
             raise OSError(errno.ENOSPC, "No space left on device")
-        original(image, place, *words, **keys)
+        return original(path, data)
 
-    monkeypatch.setattr(Image.Image, "save", save)
+    monkeypatch.setattr(Path, "write_bytes", write)
     with pytest.raises(DiskFull, match=r"images/.*png: the disk is full: 2,304 bytes needed"):
         index(config, tmp_path / "out")
     assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 3, "nothing partial under a final name"
-    monkeypatch.setattr(Image.Image, "save", original)
+    monkeypatch.setattr(Path, "write_bytes", original)
     assert index(config, tmp_path / "out").read_bytes() == whole
 
 
@@ -391,7 +391,9 @@ def numbered(pictures: np.ndarray):
     return load
 
 
-def test_near_duplicates_are_found_among_many() -> None:
+@pytest.mark.parametrize("panel", [1, 2, 8])
+def test_near_duplicates_are_found_among_many(panel: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "PANEL", panel)
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 255, (3000, 32, 32)).astype(np.uint8)
     pictures[2500] = np.clip(pictures[10].astype(int) * 0.8 + 9, 0, 255)

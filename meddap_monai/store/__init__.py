@@ -18,6 +18,7 @@ from meddap_monai.store.files import (
     sha256_text,
     shard_done,
     shard_path,
+    shards_done,
     write_atomic,
     write_json,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "sha256_text",
     "shard_done",
     "shard_path",
+    "shards_done",
     "this_machine",
     "versions",
     "write_atomic",

@@ -7,14 +7,16 @@ the validation, test or unseen images.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from meddap_monai import store
+from meddap_monai.core.configuration import build
 from meddap_monai.core.devices import PRECISIONS, choose_device
 from meddap_monai.core.distributed import Ranks, join_ranks, open_stage
 from meddap_monai.core.progress import say
@@ -32,7 +34,9 @@ from meddap_monai.diffusion.generation.latent_classifier import default_config, 
 from meddap_monai.diffusion.generation.nearness import count_derived, derived_text
 from meddap_monai.diffusion.generation.planning import PlanInputs
 from meddap_monai.diffusion.generation.sampler import ImageSampler, LoopSettings
-from meddap_monai.diffusion.generation.shards import PLAN, SHARD_RECORDS, Request, ShardMaker
+from meddap_monai.diffusion.generation.shards import PLAN, SHARD_RECORDS, Request, ShardMaker, make_shards
+from meddap_monai.engines.engine import current_engine
+from meddap_monai.engines.task import Check, Work
 from meddap_monai.errors import ConfigurationError, StageError
 from meddap_monai.images.provenance import check_provenance
 from meddap_monai.images.writing.write import export_dicom
@@ -97,16 +101,36 @@ def request_of(
 
 def _make(job: Request, ranks: Ranks, flag: store.InterruptFlag, stage: store.Stage) -> None:
     """Write the plan in the first process, make the shards in all of them, finish in the first."""
+    kept = f"the finished shards of {job.output} are kept, the begun ones are made again"
+    check = functools.partial(flag.raise_if_set, kept)
     ranks.run_on_first(lambda: _check_inputs(job))
     ranks.run_on_first(lambda: _train_guide(job))
     with contextlib.ExitStack() as opened:
+        maker = None
+        if current_engine().in_process:
+            with _wait_for_all(ranks):
+                maker = opened.enter_context(_open_maker(job, check))
+        rows = ranks.run_on_first(lambda: _write_plan(job, maker))
         with _wait_for_all(ranks):
-            sampler = opened.enter_context(open_sampler(guided_by(job.config, job.output), job.base, job.adapters))
-        rows = ranks.run_on_first(lambda: _write_plan(job, sampler))
-        with _wait_for_all(ranks):
-            used = ShardMaker(job, sampler, ranks, flag).run()
+            used = make_shards(job, ranks, rows, check, maker)
     if ranks.rank == 0:
         _finish(job, stage, rows, used)
+
+
+@contextlib.contextmanager
+def _open_maker(job: Request, check: Check) -> Iterator[ShardMaker]:
+    with open_sampler(guided_by(job.config, job.output), job.base, job.adapters) as sampler:
+        yield ShardMaker(job, sampler, check)
+
+
+@contextlib.contextmanager
+def open_shards(settings: Mapping[str, Any], check: Check) -> Iterator[Work]:
+    """Open base and adapters once, to make any shard of a run: the task of an engine; see `Request.plain`."""
+    config = build(GenerateConfig, settings["config"], "generate")
+    places = Path(settings["output"]), Path(settings["records"])
+    job = Request(config, *places, open_base(settings["base"]), tuple(settings["adapters"]), settings["inputs"])
+    with _open_maker(job, check) as maker:
+        yield maker.work
 
 
 @contextlib.contextmanager
@@ -145,11 +169,19 @@ def guided_by(config: GenerateConfig, output: Path) -> GenerateConfig:
     return dataclasses.replace(config, classifier_guidance=dataclasses.replace(guidance, classifier=output / GUIDE))
 
 
-def _write_plan(job: Request, sampler: ImageSampler) -> int:
+def _write_plan(job: Request, maker: ShardMaker | None) -> int:
     """Write ``plan.csv`` unless an earlier start did; return its number of rows."""
     path = job.output / PLAN
     if path.is_file():
-        return sum(1 for _ in plan.read_plan(path))
+        return plan.count_rows(path)
+    if maker is not None:
+        return _plan(job, maker.sampler, path)
+    plain = dataclasses.replace(job.config, device="cpu", precision="fp32", compile=False, classifier_guidance=None)
+    with open_sampler(plain, job.base, job.adapters) as sampler:  # for its words and sizes; nothing is drawn here
+        return _plan(job, sampler, path)
+
+
+def _plan(job: Request, sampler: ImageSampler, path: Path) -> int:
     config, names, told = job.config, class_names(job.records), cards(job.base, job.adapters)
     if config.columns:
         check_columns(config.columns, iter_records(job.records), "generate#columns")

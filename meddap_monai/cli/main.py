@@ -192,9 +192,12 @@ def _run_stage(options: argparse.Namespace) -> str:
         from meddap_monai.study.dry_run import dry_stage
 
         return dry_stage(options.stage, config, options.output, inputs)
+    from meddap_monai.engines.config import EngineConfig
+    from meddap_monai.engines.engine import use_engine
     from meddap_monai.study import run_stage
 
-    result = run_stage(options.stage, config, options.output, inputs, options.overwrite)
+    with use_engine(build(EngineConfig, sections.get("engine") or {}, "engine")):
+        result = run_stage(options.stage, config, options.output, inputs, options.overwrite)
     if options.stage == "index":
         return index_counts(result)
     said = read_stage(options.output).get("said")  # one sentence of the stage about its result

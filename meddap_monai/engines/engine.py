@@ -76,10 +76,11 @@ def use_engine(config: EngineConfig) -> Iterator[Engine]:
     if config == EngineConfig() and _CURRENT.get() is not None:
         yield current_engine()
         return
-    if config.name != "local" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched > 1 and config != EngineConfig():
         raise ConfigurationError(
-            f"engine#name is {config.name}, but torchrun has started {os.environ['WORLD_SIZE']} processes, which divide "
-            "the work among themselves; leave one of the two out"
+            f"engine#name is {config.name}, but torchrun has started {launched} processes, which divide the work among "
+            "themselves; leave one of the two out"
         )
     engine = ENGINES[config.name](config)
     token = _CURRENT.set(engine)

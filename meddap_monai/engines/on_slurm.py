@@ -98,9 +98,7 @@ class SubmititEngine:
             for job in jobs:
                 job.cancel()
 
-    def _submit(
-        self, executor: Any, backlog: Backlog, head: str, jobs: dict[Any, Unit], most: int
-    ) -> bool:
+    def _submit(self, executor: Any, backlog: Backlog, head: str, jobs: dict[Any, Unit], most: int) -> bool:
         """Submit an array of what waits, once half of the last one is done; return whether there was something."""
         if len(jobs) > most // 2:
             return False

@@ -1,4 +1,4 @@
-"""Worker processes of this machine, with a deadline and a memory limit: a crash or a hang costs one unit, never the run.
+"""Worker processes of this machine, with a deadline and a memory limit: a crash or a hang costs one unit.
 
 No results pass but lines of JSON, and nothing is sent but the name of a task.
 """
@@ -128,7 +128,11 @@ class _Worker:
         code = self.process.wait()
         self.stop()
         self._start()
-        return self.unit, b"", f"took longer than {timeout:g} s for it" if late else f"crashed on it (exit status {code})"
+        return (
+            self.unit,
+            b"",
+            f"took longer than {timeout:g} s for it" if late else f"crashed on it (exit status {code})",
+        )
 
     def _has_answer(self) -> bool:
         with selectors.DefaultSelector() as selector:

@@ -1,4 +1,4 @@
-"""The shards: sample, mark, write, commit, one by one wherever they are made; the batch is halved for want of memory."""
+"""The shards: sample, mark, write, commit, wherever they are made; the batch is halved when memory runs out."""
 
 from __future__ import annotations
 

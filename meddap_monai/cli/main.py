@@ -17,6 +17,7 @@ from meddap_monai.cli.evaluation import add_evaluation_commands
 from meddap_monai.cli.export import add_export_command
 from meddap_monai.cli.generation import add_generation_commands
 from meddap_monai.cli.keys import add_config_command
+from meddap_monai.cli.storage import add_storage_commands
 from meddap_monai.errors import Interrupted, MeddapError, StageError
 from meddap_monai.store import STAGES, read_stage
 
@@ -108,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     add_generation_commands(commands)
     add_evaluation_commands(commands)
     add_export_command(commands)
+    add_storage_commands(commands)
     return parser
 
 

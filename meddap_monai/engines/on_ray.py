@@ -57,9 +57,9 @@ class RayEngine:
         self.config = config
         self._opened = not ray.is_initialized()
         if self._opened:
-            address = os.environ.get("RAY_ADDRESS")
+            address = os.environ.get("RAY_ADDRESS") or "local"  # never one that Ray finds by itself
             check_address(address)
-            own = {} if address else {"include_dashboard": config.dashboard, "num_cpus": self._own_cpus()}
+            own = {"include_dashboard": config.dashboard, "num_cpus": self._own_cpus()} if address == "local" else {}
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
 
     def _own_cpus(self) -> int | None:
@@ -192,13 +192,13 @@ def _sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
 
 
-def check_address(address: str | None) -> None:
+def check_address(address: str) -> None:
     """Refuse a cluster of other machines without Ray's token authentication: who reaches it, runs code there.
 
     Raises:
         ConfigurationError: ``RAY_AUTH_MODE`` is not ``token``.
     """
-    if not address or os.environ.get("RAY_AUTH_MODE") == "token" or _is_this_machine(address):
+    if os.environ.get("RAY_AUTH_MODE") == "token" or _is_this_machine(address):
         return
     raise ConfigurationError(
         f"RAY_ADDRESS is {address!r}, a cluster of other machines, without token authentication: whoever reaches it "

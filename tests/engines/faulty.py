@@ -27,19 +27,3 @@ def open_shards(settings: Any, check: Any) -> Iterator[Any]:
     ShardMaker._write = once
     with stage.open_shards(settings, check) as work:
         yield work
-
-
-@contextlib.contextmanager
-def open_numbers(settings: Any, _check: Any) -> Iterator[Any]:
-    """Add a number; a unit says itself what happens to its worker."""
-    asked: list[Any] = []
-
-    def work(item: Any) -> Any:
-        asked.append(item)
-        if item == "crash":
-            os._exit(7)
-        if item == "fail":
-            raise ValueError("this unit cannot be worked on")
-        return {"sum": item + settings["add"], "asked": len(asked), "threads": os.environ["OMP_NUM_THREADS"]}
-
-    yield work

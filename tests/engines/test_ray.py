@@ -46,6 +46,9 @@ STAGES = ("stage.json", "plan.csv", "generated.jsonl", "sheets/*", "shards/**/*"
 SELECT = ("kept.jsonl", "scored.jsonl", "dropped.csv", "selection.json", "filter/*", "features/*")
 
 
+on_the_cluster = pytest.mark.usefixtures("cluster")
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two nodes of one CPU each, which the tests have joined."""
@@ -80,8 +83,9 @@ def quiet(records: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFacto
     return outcome(output)
 
 
+@on_the_cluster
 def test_an_actor_killed_in_its_shard_is_replaced(
-    cluster: Any, quiet: dict[str, str], records: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quiet: dict[str, str], records: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "TASK", "tests.engines.faulty:open_shards")
     with use_engine(RAY):
@@ -90,8 +94,9 @@ def test_an_actor_killed_in_its_shard_is_replaced(
     assert outcome(tmp_path / "out") == quiet
 
 
+@on_the_cluster
 def test_index_and_infer_give_the_bytes_of_one_process(
-    cluster: Any, records: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    records: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_pool, "TOGETHER", 3)
     source = tmp_path / "in"
@@ -107,11 +112,13 @@ def test_index_and_infer_give_the_bytes_of_one_process(
     assert one == two and len(one) > 11
 
 
-def test_what_a_unit_raises_ends_the_work_under_its_own_name(cluster: Any) -> None:
+@on_the_cluster
+def test_what_a_unit_raises_ends_the_work_under_its_own_name(tmp_path: Path) -> None:
     with use_engine(RAY) as engine:
-        task = "tests.engines.faulty:open_numbers"
-        found = dict(engine.map(task, range(5), {"add": 10}))
-        assert {number: one["sum"] for number, one in found.items()} == {n: 10 + n for n in range(5)}
+        task = "tests.engines.adding:open_numbers"
+        items = [1, 2, 3, "busy", "slow", 4, 5]
+        found = dict(engine.map(task, items, {"add": 10, "once": str(tmp_path)}, twice=True))
+        assert [found[place]["sum"] for place in range(7)] == [11, 12, 13, 10, 10, 14, 15], "the slow one was doubled"
         assert max(one["asked"] for one in found.values()) > 1, "an actor stays for further units"
         with pytest.raises(StageError, match="ValueError: this unit cannot be worked on"):
             list(engine.map(task, [1, "fail"], {"add": 0}))
@@ -121,8 +128,9 @@ def test_what_a_unit_raises_ends_the_work_under_its_own_name(cluster: Any) -> No
 
 @pytest.mark.parametrize("mode", ["probe", "scratch"])
 @pytest.mark.slow
+@on_the_cluster
 def test_select_gives_the_bytes_of_one_process(
-    mode: str, cluster: Any, simulated_records: Path, generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mode: str, simulated_records: Path, generated: Path, tmp_path: Path
 ) -> None:
     filtered = FilterConfig(encoder="resnet10_tiny", mode=mode, resolution=32, folds=2, steps=4, batch=12)
     if mode == "probe":
@@ -144,7 +152,8 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_grid_gives_the_bytes_of_one_process(cluster: Any, make_records: Callable[..., Path], tmp_path: Path) -> None:
+@on_the_cluster
+def test_a_grid_gives_the_bytes_of_one_process(make_records: Callable[..., Path], tmp_path: Path) -> None:
     train = ClassifyConfig(
         encoder="resnet10_tiny", mode="scratch", resolution=16, steps=2, batch=4, validation_every=1, pictures=False
     )
@@ -219,8 +228,8 @@ def test_a_cluster_of_others_without_a_token_is_refused(address: str, monkeypatc
     check_address(address)
 
 
-@pytest.mark.parametrize("address", [None, "127.0.0.1:6379", "localhost:6379", "local"])
-def test_a_cluster_of_this_machine_needs_no_token(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("address", ["127.0.0.1:6379", "localhost:6379", "local"])
+def test_a_cluster_of_this_machine_needs_no_token(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from meddap_monai.engines.on_ray import check_address
 
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)

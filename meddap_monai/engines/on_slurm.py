@@ -16,7 +16,7 @@ from meddap_monai.core.extras import install
 from meddap_monai.engines.backlog import Backlog, Unit
 from meddap_monai.engines.config import EngineConfig
 from meddap_monai.engines.task import Check, Work, answering, head_of, never
-from meddap_monai.errors import MissingPackage
+from meddap_monai.errors import ConfigurationError, MissingPackage
 
 _AT_ONCE = 100
 _MOST = 1000
@@ -57,14 +57,28 @@ class SubmititEngine:
         folder.mkdir(mode=0o700, exist_ok=True)
         os.chmod(folder, 0o700)
         config = self.config
-        executor = self._submitit.AutoExecutor(folder=folder / "%j", cluster=config.cluster)
+        try:
+            executor = self._submitit.AutoExecutor(folder=folder / "%j", cluster=config.cluster)
+        except RuntimeError as error:  # no srun
+            raise ConfigurationError(
+                f"engine#cluster is {config.cluster}, which is not here ({error}); start the command on a node of the "
+                "cluster, or set engine#cluster=local"
+            ) from error
         asked: dict[str, Any] = {"cpus_per_task": config.cpus, "timeout_min": config.minutes, "name": "meddap"}
         asked |= {"mem_gb": config.memory / 1000} if config.memory else {}
         asked |= {"gpus_per_node": max(1, round(config.gpus))} if gpus else {}
         if config.cluster == "slurm":
             asked |= {"slurm_array_parallelism": config.workers or _AT_ONCE}
-        executor.update_parameters(**asked | dict(config.slurm))
+        try:
+            executor.update_parameters(**asked | dict(config.slurm))
+        except (NameError, TypeError) as error:
+            raise ConfigurationError(
+                f"engine#slurm: {error}; expected parameters of submitit's AutoExecutor"
+            ) from error
         return executor
+
+    def close(self) -> None:
+        """Nothing stays open."""
 
     def map(
         self,

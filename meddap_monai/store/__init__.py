@@ -19,6 +19,7 @@ from meddap_monai.store.files import (
     shard_done,
     shard_path,
     shards_done,
+    sweep,
     write_atomic,
     write_json,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "shard_done",
     "shard_path",
     "shards_done",
+    "sweep",
     "this_machine",
     "versions",
     "write_atomic",

@@ -9,7 +9,7 @@ from meddap_monai.engines.config import EngineConfig
 from meddap_monai.engines.engine import use_engine
 from meddap_monai.engines.on_slurm import UnitRun
 from meddap_monai.engines.task import head_of
-from meddap_monai.errors import StageError
+from meddap_monai.errors import ConfigurationError, StageError
 from meddap_monai.images.indexing import worker_pool
 from meddap_monai.images.indexing.config import IndexConfig
 from meddap_monai.images.indexing.stage import index
@@ -28,12 +28,13 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_units_are_worked_on_once_and_lost_ones_come_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trouble", ["busy", pytest.param("crash", marks=pytest.mark.slow)])  # it waits for the file
+def test_units_are_worked_on_once_and_lost_ones_come_again(trouble: str, tmp_path: Path) -> None:
     marks = tmp_path / "marks"
     marks.mkdir()
     with use_engine(SLURM) as engine:
-        found = dict(engine.map(TASK, iter([1, "crash", "busy", 2]), {"add": 5, "once": str(marks)}))
-    assert [found[place]["sum"] for place in range(4)] == [6, 5, 5, 7]
+        found = dict(engine.map(TASK, iter([1, trouble, 2]), {"add": 5, "once": str(marks)}))
+    assert [found[place]["sum"] for place in range(3)] == [6, 5, 7]
     assert (tmp_path / ".submitit").stat().st_mode & 0o777 == 0o700, "what pickle reads is the owner's alone"
 
 
@@ -59,6 +60,19 @@ def test_what_slurm_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         asked = engine._executor(gpus=True)._executor.parameters  # type: ignore[attr-defined]
     wanted = {"cpus_per_task": 4, "gpus_per_node": 2, "mem": "8GB", "time": 90, "partition": "gpu"}
     assert {name: asked[name] for name in wanted} == wanted and asked["array_parallelism"] == 100
+
+
+@pytest.mark.parametrize(
+    ("slurm", "text"),
+    [({}, "engine#cluster is slurm, which is not here"), ({"partitions": "gpu"}, "engine#slurm: .*partitions")],
+)
+def test_what_is_not_there_or_not_known_is_named(
+    slurm: dict[str, str], text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    config = EngineConfig(name="submitit", cluster="local" if slurm else "slurm", slurm=slurm)
+    with use_engine(config) as engine, pytest.raises(ConfigurationError, match=text):
+        list(engine.map(TASK, [1], {"add": 0}))
 
 
 @pytest.mark.slow

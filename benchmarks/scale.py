@@ -81,7 +81,7 @@ def simulate(items: Iterator[Any], workers: int, twice: bool, seed: int = 0) -> 
         while idle and (unit := backlog.take()) is not None:
             start(idle.pop(), unit)
         most = max(most, len(events))
-        if not events or backlog.empty:
+        if not events or backlog.done:
             break
         now[0], worker, dies, unit = heapq.heappop(events)
         idle.append(worker)

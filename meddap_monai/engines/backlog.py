@@ -47,6 +47,7 @@ class Backlog:
         self._spent, self._finished = 0.0, 0
         self._again: deque[Unit] = deque()
         self._working: dict[int, Unit] = {}
+        self._ahead: Unit | None = None
         self.attempts = attempts
         self.twice = twice
 
@@ -60,8 +61,13 @@ class Backlog:
         return unit
 
     def _next(self) -> Unit | None:
-        found = next(self._coming, None)
-        return None if found is None else Unit(found[0], json.dumps(found[1]))
+        unit, self._ahead = self._peek(), None
+        return unit
+
+    def _peek(self) -> Unit | None:
+        if self._ahead is None and (found := next(self._coming, None)) is not None:
+            self._ahead = Unit(found[0], json.dumps(found[1]))
+        return self._ahead
 
     def _oldest(self) -> Unit | None:
         if not self.twice or not self._finished:
@@ -71,9 +77,9 @@ class Backlog:
         return min(slow, key=lambda unit: unit.since, default=None)
 
     @property
-    def empty(self) -> bool:
-        """Whether nothing is at work and nothing waits to be tried again; more may come."""
-        return not self._working and not self._again
+    def done(self) -> bool:
+        """Whether every unit is done: none is at work, waits to be tried again, or is still to come."""
+        return not self._working and not self._again and self._peek() is None
 
     def finish(self, unit: Unit) -> bool:
         """Take a unit as done; False where another worker had done it before."""

@@ -86,13 +86,10 @@ class RayEngine:
         """Yield (place of the item, outcome) as they are ready; see `Engine`."""
         backlog = Backlog(items, self.config.attempts, twice)
         with contextlib.closing(_Team(self.ray, self.config, task, settings, gpus)) as team:
-            first = backlog.take()
-            waiting = [first] if first else []
-            while waiting or not backlog.empty:
+            while not backlog.done:
                 team.hire()
                 for actor in team.idle():
-                    unit = waiting.pop() if waiting else backlog.take()
-                    if unit is None:
+                    if (unit := backlog.take()) is None:
                         break
                     team.give(actor, unit)
                 check()

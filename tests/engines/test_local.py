@@ -135,6 +135,16 @@ def test_every_task_is_there_under_its_name() -> None:
 
 
 # ------------------------------------------------------------------------------------------------- bookkeeping
+def test_it_is_done_when_nothing_is_to_come() -> None:
+    backlog = Backlog(iter("ab"))
+    first = backlog.take()
+    assert first is not None and list(backlog.settle(first, DONE)) == [(0, 1)]
+    assert not backlog.done, "one is to come, though none is at work"
+    second = backlog.take()
+    assert second is not None and second.item == '"b"' and list(backlog.settle(second, DONE)) and backlog.done
+    assert Backlog([]).done
+
+
 def test_a_slow_unit_is_handed_out_once_more_and_counts_once() -> None:
     now = [0.0]
     backlog = Backlog(["a", "b", "c"], twice=True, clock=lambda: now[0])
@@ -151,5 +161,5 @@ def test_a_slow_unit_is_handed_out_once_more_and_counts_once() -> None:
         and list(backlog.settle(first, '{"outcome": 1}')) == []
     )
     backlog.lose(third, "went")
-    assert not backlog.empty, "the other one still works on it"
-    assert list(backlog.settle(third, DONE)) == [(2, 1)] and backlog.empty
+    assert not backlog.done, "the other one still works on it"
+    assert list(backlog.settle(third, DONE)) == [(2, 1)] and backlog.done

@@ -190,7 +190,8 @@ def test_a_node_that_goes_takes_nothing_with_it(
 
 
 DRIVER = """
-import sys
+import ray, sys
+ray.init(address=sys.argv[4], log_to_driver=False, logging_level="ERROR")
 from tests.engines.test_ray import GENERATE, RAY, generate, use_engine
 with use_engine(RAY):
     generate(GENERATE, sys.argv[1], records=sys.argv[2], base=sys.argv[3])
@@ -202,9 +203,8 @@ def test_a_killed_driver_is_started_again(
     cluster: Any, quiet: dict[str, str], records: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    words = [sys.executable, "-c", DRIVER, *map(str, (output, records, tiny_base))]
-    environment = os.environ | {"RAY_ADDRESS": cluster.address, "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "")}
-    with subprocess.Popen(words, env=environment, cwd=ROOT) as driver:
+    words = [sys.executable, "-c", DRIVER, *map(str, (output, records, tiny_base, cluster.address))]
+    with subprocess.Popen(words, cwd=ROOT) as driver:
         deadline = time.monotonic() + 300
         while driver.poll() is None and not list(output.glob("shards/[0-9]*")):
             assert time.monotonic() < deadline

@@ -270,28 +270,33 @@ def adapter_hash(path: Path | str) -> str:
 # ----------------------------------------------------------------------------------------------------------- finish
 def _finish(job: Request, stage: store.Stage, rows: int, batch: int) -> None:
     """Join the shards' records, draw the contact sheets, write the DICOM files, close the stage."""
-    made = _join_records(job.output, math.ceil(rows / job.config.shard_size))
+    made, derived = _join_records(job.output, math.ceil(rows / job.config.shard_size))
     if made != rows:
         raise StageError(f"{job.output}: {made} images in the shards, the plan has {rows}; generate into a new folder")
     contact_sheets.draw_sheets(job.output, job.records, job.config.sheet_columns)
     if job.config.dicom:
         export_dicom(job.output / GENERATED, job.output / "dicom")
-    derived = count_derived(record["synthetic"] for record in iter_records(job.output / GENERATED))
     if said := derived_text(derived, made):
         say(f"generate: {said}", sys.stderr)
     real = sum(item["split"] == "train" and item["source"] == "real" for item in iter_records(job.records))
     stage.finish({"in": real, "out": made, "rejected": 0, **derived}, classes=class_names(job.records), batch=batch)
 
 
-def _join_records(output: Path, count: int) -> int:
-    """Stream the records of all shards into ``generated.jsonl``; return how many."""
+def _join_records(output: Path, count: int) -> tuple[int, dict[str, int]]:
+    """Stream the records of all shards into ``generated.jsonl``; return how many, and `count_derived` of them."""
     made = 0
     with store.atomic_path(output / GENERATED) as temporary, temporary.open("w", encoding="utf-8") as stream:
-        for number in range(count):
-            folder = store.shard_path(output, number)
-            for record in iter_records(folder / SHARD_RECORDS):
-                image = Path(record["image"]).name
-                line = record | {"image": f"shards/{folder.name}/{image}"}
-                stream.write(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n")
-                made += 1
-    return made
+
+        def written() -> Iterator[Mapping[str, Any]]:
+            nonlocal made
+            for number in range(count):
+                folder = store.shard_path(output, number)
+                for record in iter_records(folder / SHARD_RECORDS):
+                    image = Path(record["image"]).name
+                    line = record | {"image": f"shards/{folder.name}/{image}"}
+                    stream.write(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n")
+                    made += 1
+                    yield record["synthetic"]
+
+        derived = count_derived(written())
+    return made, derived

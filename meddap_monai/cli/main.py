@@ -92,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         command = _command(commands, stage, f"run the stage {stage} alone", _run_stage)
         command.set_defaults(stage=stage)
         command.configuration = functools.partial(_config_of, stage)
+        command.epilog = "engine#KEY=VALUE says where units are worked on; meddap config engine lists its keys."
         for name in _INPUTS[stage]:
             many = name in ("adapters", "runs")
             required = name in ("records", "generated", "runs")

@@ -5,8 +5,7 @@ where it comes as near to a training image as that image's own edited copies do.
 embedded base: see ``docs/generation.md``.
 """
 
-from collections import defaultdict
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -128,7 +128,7 @@ class ShardMaker:
             item: ``shard``, its number, and ``rows``, those of the plan, each as the list of its columns.
 
         Returns:
-            ``batch``, the batch size in use, and ``images_per_second``.
+            ``batch``, the batch size in use, and ``seconds``.
         """
         number, rows = item["shard"], [plan.PlanRow(*row) for row in item["rows"]]
         started = time.monotonic()
@@ -138,7 +138,7 @@ class ShardMaker:
         except (OSError, StageError):
             if not store.shard_done(self.request.output, number):  # else another worker was faster, with equal bytes
                 raise
-        return {"batch": self.batch, "images_per_second": len(rows) / (time.monotonic() - started)}
+        return {"batch": self.batch, "seconds": time.monotonic() - started}
 
     def make(self, number: int, rows: Sequence[plan.PlanRow]) -> None:
         """Make one shard and commit it.
@@ -227,8 +227,15 @@ def _nearness(request: Request, size: tuple[int, int]) -> NearnessCheck:
     return NearnessCheck(saw, training, size)
 
 
-def make_shards(job: Request, ranks: Ranks, rows: int, check: Check, opened: ShardMaker | None) -> int:
-    """Let the engine make every shard of this process that is not committed yet; return the batch size at the end.
+class Made(NamedTuple):
+    """What making shards came to: the batch size at the end, and the seconds of all workers together."""
+
+    batch: int
+    seconds: float
+
+
+def make_shards(job: Request, ranks: Ranks, rows: int, check: Check, opened: ShardMaker | None) -> Made:
+    """Let the engine make every shard of this process that is not committed yet.
 
     Args:
         job: see `Request`.
@@ -237,7 +244,7 @@ def make_shards(job: Request, ranks: Ranks, rows: int, check: Check, opened: Sha
         check: raises where the work has to stop.
         opened: what makes shards in this process, for an engine that works here.
     """
-    size, hidden, batch = job.config.shard_size, ranks.rank > 0, job.config.batch
+    size, hidden, batch, seconds = job.config.shard_size, ranks.rank > 0, job.config.batch, 0.0
     done = {number for number in store.shards_done(job.output) if ranks.owns(number)}
     total = sum(min(size, rows - start) for number, start in enumerate(range(0, rows, size)) if ranks.owns(number))
     began = sum(min(size, rows - number * size) for number in done)
@@ -262,11 +269,13 @@ def make_shards(job: Request, ranks: Ranks, rows: int, check: Check, opened: Sha
     ):
         for place, found in made:
             batch, number = min(batch, found["batch"]), left[place]
-            bar.update(min(size, rows - number * size))
+            images = min(size, rows - number * size)
+            seconds += found["seconds"]
+            bar.update(images)
             if not hidden:
-                curves.add_scalar("generate/images_per_second", found["images_per_second"], number)
+                curves.add_scalar("generate/images_per_second", images / found["seconds"], number)
                 curves.add_images("generate/latest", _latest(job.output, number), number, dataformats="NHWC")
-    return batch
+    return Made(batch, seconds)
 
 
 def _latest(output: Path, number: int) -> np.ndarray:

@@ -8,7 +8,6 @@ the validation, test or unseen images.
 import contextlib
 import dataclasses
 import functools
-import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,11 +29,12 @@ from meddap_monai.diffusion.bases.vocabulary import check_words
 from meddap_monai.diffusion.generation import contact_sheets, plan, planning
 from meddap_monai.diffusion.generation.classifier_guidance import open_guide
 from meddap_monai.diffusion.generation.config import ClassifierGuidance, GenerateConfig
+from meddap_monai.diffusion.generation.joining import GENERATED, join_records
 from meddap_monai.diffusion.generation.latent_classifier import default_config, train_latent_classifier
-from meddap_monai.diffusion.generation.nearness import count_derived, derived_text
+from meddap_monai.diffusion.generation.nearness import derived_text
 from meddap_monai.diffusion.generation.planning import PlanInputs
 from meddap_monai.diffusion.generation.sampler import ImageSampler, LoopSettings
-from meddap_monai.diffusion.generation.shards import PLAN, SHARD_RECORDS, Request, ShardMaker, make_shards
+from meddap_monai.diffusion.generation.shards import PLAN, Made, Request, ShardMaker, make_shards
 from meddap_monai.engines.engine import current_engine
 from meddap_monai.engines.task import Check, Work
 from meddap_monai.errors import ConfigurationError, StageError
@@ -43,7 +43,6 @@ from meddap_monai.images.writing.write import export_dicom
 
 __all__ = ["ClassifierGuidance", "GenerateConfig", "generate", "open_sampler"]
 
-GENERATED = "generated.jsonl"
 GUIDE = "classifier"
 
 
@@ -112,9 +111,9 @@ def _make(job: Request, ranks: Ranks, flag: store.InterruptFlag, stage: store.St
                 maker = opened.enter_context(_open_maker(job, check))
         rows = ranks.run_on_first(lambda: _write_plan(job, maker))
         with _wait_for_all(ranks):
-            used = make_shards(job, ranks, rows, check, maker)
+            made = make_shards(job, ranks, rows, check, maker)
     if ranks.rank == 0:
-        _finish(job, stage, rows, used)
+        _finish(job, stage, rows, made)
 
 
 @contextlib.contextmanager
@@ -268,9 +267,9 @@ def adapter_hash(path: Path | str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------- finish
-def _finish(job: Request, stage: store.Stage, rows: int, batch: int) -> None:
+def _finish(job: Request, stage: store.Stage, rows: int, used: Made) -> None:
     """Join the shards' records, draw the contact sheets, write the DICOM files, close the stage."""
-    made, derived = _join_records(job.output, math.ceil(rows / job.config.shard_size))
+    made, derived = join_records(job.output, math.ceil(rows / job.config.shard_size))
     if made != rows:
         raise StageError(f"{job.output}: {made} images in the shards, the plan has {rows}; generate into a new folder")
     contact_sheets.draw_sheets(job.output, job.records, job.config.sheet_columns)
@@ -278,25 +277,12 @@ def _finish(job: Request, stage: store.Stage, rows: int, batch: int) -> None:
         export_dicom(job.output / GENERATED, job.output / "dicom")
     if said := derived_text(derived, made):
         say(f"generate: {said}", sys.stderr)
+    before = store.read_cost(job.output).get("seconds", 0.0)
+    spent = {"seconds": round(before + used.seconds, 3)}  # those of all workers, in place of those of waiting
     real = sum(item["split"] == "train" and item["source"] == "real" for item in iter_records(job.records))
-    stage.finish({"in": real, "out": made, "rejected": 0, **derived}, classes=class_names(job.records), batch=batch)
-
-
-def _join_records(output: Path, count: int) -> tuple[int, dict[str, int]]:
-    """Stream the records of all shards into ``generated.jsonl``; return how many, and `count_derived` of them."""
-    made = 0
-    with store.atomic_path(output / GENERATED) as temporary, temporary.open("w", encoding="utf-8") as stream:
-
-        def written() -> Iterator[Mapping[str, Any]]:
-            nonlocal made
-            for number in range(count):
-                folder = store.shard_path(output, number)
-                for record in iter_records(folder / SHARD_RECORDS):
-                    image = Path(record["image"]).name
-                    line = record | {"image": f"shards/{folder.name}/{image}"}
-                    stream.write(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n")
-                    made += 1
-                    yield record["synthetic"]
-
-        derived = count_derived(written())
-    return made, derived
+    stage.finish(
+        {"in": real, "out": made, "rejected": 0, **derived},
+        classes=class_names(job.records),
+        batch=used.batch,
+        cost={} if current_engine().in_process else spent,
+    )

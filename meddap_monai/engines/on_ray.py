@@ -22,6 +22,8 @@ from meddap_monai.errors import ConfigurationError, MissingPackage, StageError
 
 _LOOK = 1.0
 """Seconds between two questions whether to stop."""
+_COUNT = 2.0
+"""Seconds between two counts of what the cluster holds."""
 _TELL = 60.0
 """Seconds between two lines that say that no worker could be placed."""
 
@@ -115,11 +117,14 @@ class _Team:
         self._busy: dict[Any, tuple[Any, Unit | None]] = {}
         self._idle: list[Any] = []
         self._failed, self._begun, self._told = 0, False, time.monotonic()
+        self._wanted, self._count_again = config.workers, 0.0
 
     def hire(self) -> None:
         """Ask for as many actors as are wanted, or as the cluster holds now."""
-        wanted = self.config.workers or max(1, sum(self._fitting(node) for node in self.ray.nodes() if node["Alive"]))
-        for _ in range(wanted - len(self._busy) - len(self._idle)):
+        if not self.config.workers and time.monotonic() >= self._count_again:
+            self._count_again = time.monotonic() + _COUNT
+            self._wanted = max(1, sum(self._fitting(node) for node in self.ray.nodes() if node["Alive"]))
+        for _ in range(self._wanted - len(self._busy) - len(self._idle)):
             actor = self._make(self._head)
             self._busy[actor.versions.remote()] = (actor, None)
         if not self._begun and time.monotonic() - self._told > _TELL:

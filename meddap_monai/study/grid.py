@@ -86,8 +86,9 @@ def run_grid(
     cells = plan_cells(config, draws)
     if unseen and not config.evaluate.exclude_seen:
         refuse_seen_unseen(unseen, [draw.records for draw in draws])
-    prepared = [_prepare(config, output, cell, overwrite) for cell in progress(cells, desc="grid sets", unit="cell")]
     with use_engine(config.engine):
+        made = progress(cells, desc="grid sets", unit="cell")
+        prepared = [_prepare(config, output, cell, overwrite) for cell in made]
         classify_all([training for _, training in prepared], "grid", "cell")
     done = [run for run, _ in prepared]
     rows: list[dict[str, Any]] = []

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import meddap_monai
 from meddap_monai import store
@@ -47,6 +48,15 @@ SELECT = ("kept.jsonl", "scored.jsonl", "dropped.csv", "selection.json", "filter
 
 
 on_the_cluster = pytest.mark.usefixtures("cluster")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the actors have: networks give other last bits with other numbers of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

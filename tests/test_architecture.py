@@ -20,6 +20,7 @@ LAYERS = [
     {"errors"},
     {"store"},
     {"core"},
+    {"engines"},
     {"augmentation", "encoders", "images", "phantom", "statistics", "training"},
     {"classifier", "diffusion", "reading_form"},
     {"bundle", "evaluation", "selection", "transforms"},

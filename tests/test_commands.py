@@ -46,6 +46,7 @@ STAGES = {
     "infer": [],
     "remake": [],
     "join": [],
+    "pack": [],
     "adapter": [],
 }
 """Command -> what is added to it, so that it takes seconds."""

@@ -71,7 +71,8 @@ def check_command(words: list[str], page: str) -> None:
     elif name == "torchrun":
         check_torchrun(words[1:], page)
     elif name == "srun":
-        check_command(words[next(i for i, word in enumerate(words) if word == "torchrun") :], page)
+        start = next(i for i, word in enumerate(words) if word in ("torchrun", "env"))
+        check_command(words[start + (words[start] == "env") :], page)
     elif name == "sbatch":
         check_command(shlex.split(words[words.index("--wrap") + 1]), page)
     elif name.startswith("python") and words[1:2] == ["-m"]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,15 @@ class Scores:
         """Return those of one frame."""
         chosen = slice(place, place + 1)
         return Scores(self.probabilities[:, chosen], self.raw[:, chosen], self.outlying[:, chosen])
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return what JSON holds, to the last bit."""
+        return {field.name: [str((array := getattr(self, field.name)).dtype), array.tolist()] for field in fields(self)}
+
+    @classmethod
+    def from_plain(cls, given: Mapping[str, Any]) -> Scores:
+        """Return the scores of which `to_plain` was made."""
+        return cls(**{name: np.array(values, dtype=kind) for name, (kind, values) in given.items()})
 
     @property
     def flagged(self) -> bool:

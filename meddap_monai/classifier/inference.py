@@ -1,8 +1,10 @@
 """From a folder of DICOM or image files to a table of calibrated class probabilities, by one classifier or several."""
 
+import contextlib
+import functools
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,11 @@ from meddap_monai import store
 from meddap_monai.classifier.answers import Scores, abstention_of, cells_of, head_of, join, score_frames
 from meddap_monai.classifier.inference_config import InferConfig
 from meddap_monai.classifier.scoring import Classifier, load_classifier
+from meddap_monai.core.configuration import build
 from meddap_monai.core.progress import progress
 from meddap_monai.core.records import FILE_GROUP
+from meddap_monai.engines.engine import current_engine, needs_gpus, use_engine
+from meddap_monai.engines.task import Check, Work
 from meddap_monai.errors import ConfigurationError, ForeignOutput, UnreadableImage
 from meddap_monai.images.indexing.masks import pair_of
 from meddap_monai.images.indexing.sources import walk
@@ -22,6 +27,9 @@ from meddap_monai.images.reading.dicom import read_ultrasound
 from meddap_monai.images.reading.plain import is_marked_synthetic, read_plain, sniff
 from meddap_monai.images.reading.pseudonym import load_key, pseudonym
 
+TASK = "meddap_monai.classifier.inference:open_ensemble"
+TOGETHER = 16
+"""Files of one unit of an engine."""
 _SYNTHETIC = "set synthetic to keep to take it as an image"
 
 
@@ -86,37 +94,80 @@ def infer(
     beside = output.with_name(output.name + ".rejected.csv")
     if there := [path for path in (output, beside) if path.exists() and not overwrite]:
         raise ForeignOutput(f"infer: {there[0]} exists already; give another output, or --overwrite to replace it")
-    ensemble = load_ensemble(models, config.device)
-    _say_few(ensemble, config)
-    found, rejected = _score_files(source, ensemble, config)
+    with use_engine(config.engine) as engine:
+        ensemble = load_ensemble(models, config.device if engine.in_process else "cpu")
+        _say_few(ensemble, config)
+        found, rejected = _score_files(source, models, ensemble, config)
     table = store.csv_text(head_of(config, ensemble[0].classes), list(_rows(found, ensemble, config)))
     store.write_atomic(beside, store.csv_text(["file", "reason"], rejected), mode=0o600)
     return store.write_atomic(output, table, mode=0o600)
 
 
 def _score_files(
-    source: Path, ensemble: Sequence[Classifier], config: InferConfig
+    source: Path, models: Sequence[Path | str], ensemble: Sequence[Classifier], config: InferConfig
 ) -> tuple[list[FileScores], list[list[str]]]:
-    """Return the scores of the files that can be used, and name and reason of the others."""
+    """Return the scores of the files that can be used, and name and reason of the others, by the engine in use."""
     key = load_key(config.key_file) if config.rows == "patient" else b"not needed"
     found: list[FileScores] = []
     rejected: list[list[str]] = []
     files = source_files(source, config.masks, config.follow_links)
-    for path, refused in progress(files, desc="infer", unit="file"):
-        name = store.name_text(path.relative_to(source) if path != source else path.name)
-        try:
-            if refused:
-                raise UnreadableImage(f"{path}: {refused}")
-            reading = read_frames(path, config, key)
-        except UnreadableImage as error:
-            rejected.append([name, str(error).replace(str(path), name)])
-            continue
-        scores = score_frames(ensemble, reading.pixels, config.outliers)
-        if config.rows != "frame":
-            scores = scores.mean()
-        patient = reading.patient or FILE_GROUP + pseudonym(name, key, "file")
-        found.append(FileScores(name, reading.numbers, patient, scores))
+    chunks = [
+        [[str(path), refused] for path, refused in files[start : start + TOGETHER]]
+        for start in range(0, len(files), TOGETHER)
+    ]
+    settings = {
+        "config": store.plain(config),
+        "models": [str(Path(folder).absolute()) for folder in models],
+        "source": str(source),
+        "key": key.hex(),
+    }
+    judge = functools.partial(_score_chunk, ensemble=ensemble, config=config, source=source, key=key)
+    answers: dict[int, list[Any]] = {}
+    with progress(total=len(files), desc="infer", unit="file") as bar:
+        made = current_engine().map(TASK, chunks, settings, gpus=needs_gpus(config.device), twice=True, here=judge)
+        for number, outcome in made:
+            answers[number] = outcome
+            bar.update(len(outcome))
+    for outcome in (one for number in sorted(answers) for one in answers[number]):
+        if "reason" in outcome:
+            rejected.append([outcome["file"], outcome["reason"]])
+        else:
+            scores = Scores.from_plain(outcome["scores"])
+            found.append(FileScores(outcome["file"], tuple(outcome["frames"]), outcome["patient"], scores))
     return found, rejected
+
+
+@contextlib.contextmanager
+def open_ensemble(settings: Mapping[str, Any], _check: Check) -> Iterator[Work]:
+    """Load the classifiers once, to judge lists of files: the task of an engine."""
+    config = build(InferConfig, settings["config"], "infer")
+    ensemble, key = load_ensemble(settings["models"], config.device), bytes.fromhex(settings["key"])
+    yield functools.partial(_score_chunk, ensemble=ensemble, config=config, source=Path(settings["source"]), key=key)
+
+
+def _score_chunk(
+    files: Sequence[tuple[str, str]], ensemble: Sequence[Classifier], config: InferConfig, source: Path, key: bytes
+) -> list[dict[str, Any]]:
+    return [_score_file(Path(path), refused, ensemble, config, source, key) for path, refused in files]
+
+
+def _score_file(
+    path: Path, refused: str, ensemble: Sequence[Classifier], config: InferConfig, source: Path, key: bytes
+) -> dict[str, Any]:
+    """Return what classifiers say of a file, or why it cannot be used, as plain data."""
+    name = store.name_text(path.relative_to(source) if path != source else path.name)
+    try:
+        if refused:
+            raise UnreadableImage(f"{path}: {refused}")
+        reading = read_frames(path, config, key)
+    except UnreadableImage as error:
+        return {"file": name, "reason": str(error).replace(str(path), name)}
+    scores = score_frames(ensemble, reading.pixels, config.outliers)
+    if config.rows != "frame":
+        scores = scores.mean()
+    patient = reading.patient or FILE_GROUP + pseudonym(name, key, "file")
+    numbers = [int(number) for number in reading.numbers]
+    return {"file": name, "frames": numbers, "patient": patient, "scores": scores.to_plain()}
 
 
 def _rows(found: Sequence[FileScores], ensemble: Sequence[Classifier], config: InferConfig) -> Iterator[list[Any]]:

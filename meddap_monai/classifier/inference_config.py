@@ -1,10 +1,11 @@
 """How files are read and answered: the configuration of `meddap infer`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from meddap_monai.core.constraints import Choice, Range, Share, here, settings
+from meddap_monai.engines.config import EngineConfig
 from meddap_monai.images.reading.frames import check_policy
 
 
@@ -30,6 +31,7 @@ class InferConfig:
         outliers: share of new patients' images, of the kind trained on, that may be flagged as out of distribution.
         calibrated: report probabilities at the temperature that was fitted on the validation images.
         device: torch device.
+        engine: where files are read and judged; see `EngineConfig`.
     """
 
     frames: str = "all"
@@ -46,6 +48,7 @@ class InferConfig:
     outliers: Share = 0.05
     calibrated: bool = True
     device: str = "cpu"
+    engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
         check_policy(self.frames, here("frames"))

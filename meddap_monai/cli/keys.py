@@ -92,7 +92,9 @@ def add_config_command(commands: Any) -> None:
     """Add ``config`` to the sub-parsers of ``meddap``."""
     text = "print every key with its value and meaning, as YAML that --config takes"
     command = commands.add_parser("config", help=text, description=text)
-    command.add_argument("stage", nargs="?", choices=(*STAGES, "study"), help="one stage alone (default: all)")
+    command.add_argument(
+        "stage", nargs="?", choices=(*STAGES, "engine", "study"), help="one section alone (default: all)"
+    )
     command.add_argument(
         "--study", action="append", default=[], metavar="NAME", help="a study of configs/, or a file: its values"
     )

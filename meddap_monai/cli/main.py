@@ -17,6 +17,7 @@ from meddap_monai.cli.evaluation import add_evaluation_commands
 from meddap_monai.cli.export import add_export_command
 from meddap_monai.cli.generation import add_generation_commands
 from meddap_monai.cli.keys import add_config_command
+from meddap_monai.cli.storage import add_storage_commands
 from meddap_monai.errors import Interrupted, MeddapError, StageError
 from meddap_monai.store import STAGES, read_stage
 
@@ -91,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         command = _command(commands, stage, f"run the stage {stage} alone", _run_stage)
         command.set_defaults(stage=stage)
         command.configuration = functools.partial(_config_of, stage)
+        command.epilog = "engine#KEY=VALUE says where units are worked on; meddap config engine lists its keys."
         for name in _INPUTS[stage]:
             many = name in ("adapters", "runs")
             required = name in ("records", "generated", "runs")
@@ -108,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     add_generation_commands(commands)
     add_evaluation_commands(commands)
     add_export_command(commands)
+    add_storage_commands(commands)
     return parser
 
 
@@ -192,9 +195,12 @@ def _run_stage(options: argparse.Namespace) -> str:
         from meddap_monai.study.dry_run import dry_stage
 
         return dry_stage(options.stage, config, options.output, inputs)
+    from meddap_monai.engines.config import EngineConfig
+    from meddap_monai.engines.engine import use_engine
     from meddap_monai.study import run_stage
 
-    result = run_stage(options.stage, config, options.output, inputs, options.overwrite)
+    with use_engine(build(EngineConfig, sections.get("engine") or {}, "engine")):
+        result = run_stage(options.stage, config, options.output, inputs, options.overwrite)
     if options.stage == "index":
         return index_counts(result)
     said = read_stage(options.output).get("said")  # one sentence of the stage about its result

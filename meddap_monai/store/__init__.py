@@ -18,6 +18,8 @@ from meddap_monai.store.files import (
     sha256_text,
     shard_done,
     shard_path,
+    shards_done,
+    sweep,
     write_atomic,
     write_json,
 )
@@ -67,6 +69,8 @@ __all__ = [
     "sha256_text",
     "shard_done",
     "shard_path",
+    "shards_done",
+    "sweep",
     "this_machine",
     "versions",
     "write_atomic",

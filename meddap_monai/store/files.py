@@ -34,8 +34,13 @@ def is_left_behind(path: Path) -> bool:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writers left anywhere in `folder`; its lock must be held."""
+    """Remove what killed writers left anywhere in `folder`; its lock must be held.
+
+    Shards are not looked into: a shard has its name only since it is whole, and there can be millions of files.
+    """
     for place, folders, names in os.walk(folder):
+        if os.path.basename(place) == "shards":
+            folders[:] = [name for name in folders if not name.isdecimal()]
         for path in [Path(place, name) for name in (*folders, *names) if _TEMPORARY.match(name)]:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
@@ -200,6 +205,12 @@ def commit_shard(folder: Path | str, number: int) -> contextlib.AbstractContextM
 def shard_path(folder: Path | str, number: int) -> Path:
     """Return the folder of one shard."""
     return Path(folder) / "shards" / f"{number:06d}"
+
+
+def shards_done(folder: Path | str) -> set[int]:
+    """Return the numbers of all shards that were committed, from one listing."""
+    place = Path(folder) / "shards"
+    return {int(name) for name in os.listdir(place) if name.isdecimal()} if place.is_dir() else set()
 
 
 def shard_done(folder: Path | str, number: int) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 _PUBLIC = {
     "DrawConfig": "config",
     "StudyConfig": "config",
-    "draw": "run",
+    "draw": "seed",
     "override": "config",
     "read_study": "config",
     "run_stage": "stages",

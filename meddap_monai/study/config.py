@@ -16,6 +16,7 @@ from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.pretraining.config import PretrainConfig
 from meddap_monai.encoders.places import without_place
+from meddap_monai.engines.config import EngineConfig
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation.arms import TRAINED_ARMS, USUAL
 from meddap_monai.evaluation.config import EvaluateConfig
@@ -100,6 +101,8 @@ class StudyConfig:
     """Full id -> value, the last word over variants and grid, and only where the section is in use; see `limit`."""
     simulated: SimulatedConfig = field(default_factory=SimulatedConfig)
     """What stands in for a data set whose source is ``simulated``."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """Where the seeds are worked on, each as a whole; a stage that runs alone divides into smaller units."""
 
     def __post_init__(self) -> None:
         """Check what no single stage can."""

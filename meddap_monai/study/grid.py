@@ -1,4 +1,4 @@
-"""The experiment grid: arms x encoders x shares of the real data x seeds, resumable, in one process or many.
+"""The experiment grid: arms x encoders x shares of the real data x seeds, resumable, on one machine or many.
 
 Every cell is one ``mix`` and one ``classify`` folder that knows itself whether it is done. All cells take the same
 number of optimizer steps. The result is one table as CSV and Markdown, one evaluation per encoder and share, and
@@ -8,21 +8,18 @@ learning curves.
 import random
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from meddap_monai import store
-from meddap_monai.classifier.stage import classify
+from meddap_monai.classifier.many import Training, classify_all
 from meddap_monai.core.progress import progress
 from meddap_monai.core.records import Record, class_names, read_records, write_records
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.encoders.places import without_place
+from meddap_monai.engines.engine import use_engine
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation.arms import TRAINED_ARMS
 from meddap_monai.evaluation.predictions import ClassifierRun
@@ -89,14 +86,11 @@ def run_grid(
     cells = plan_cells(config, draws)
     if unseen and not config.evaluate.exclude_seen:
         refuse_seen_unseen(unseen, [draw.records for draw in draws])
-    tasks = [(config, output, cell, overwrite) for cell in cells]
-    if config.processes == 1:
-        done = [train_cell(*task) for task in progress(tasks, desc="grid", unit="cell")]
-    else:
-        spawn = get_context("spawn")
-        with ProcessPoolExecutor(config.processes, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            futures = [pool.submit(train_cell, *task) for task in tasks]
-            done = [future.result() for future in progress(futures, desc="grid", unit="cell")]
+    with use_engine(config.engine):
+        made = progress(cells, desc="grid sets", unit="cell")
+        prepared = [_prepare(config, output, cell, overwrite) for cell in made]
+        classify_all([training for _, training in prepared], "grid", "cell")
+    done = [run for run, _ in prepared]
     rows: list[dict[str, Any]] = []
     for leaf, column in groupby(zip(cells, done, strict=True), lambda pair: pair[0].place):
         (cell, *_), runs = zip(*column, strict=True)
@@ -136,8 +130,8 @@ def plan_cells(config: GridConfig, draws: Sequence[Draw]) -> list[Cell]:
     ]
 
 
-def train_cell(config: GridConfig, output: Path, cell: Cell, overwrite: bool = False) -> ClassifierRun:
-    """Mix and train one cell; what is done is skipped."""
+def _prepare(config: GridConfig, output: Path, cell: Cell, overwrite: bool) -> tuple[ClassifierRun, Training]:
+    """Write the training set of a cell, which others may share, so that no two workers meet in one folder."""
     seed = cell.draw.seed
     blend, train = settings_of_arm(
         cell.arm, config.arms, seed, config.mix, replace(config.classify, encoder=cell.encoder)
@@ -148,8 +142,7 @@ def train_cell(config: GridConfig, output: Path, cell: Cell, overwrite: bool = F
     blended = output / "mix" / f"{cell.fraction:g}" / blend.arm / f"seed_{seed}"
     hybrid = mix(blend, blended, records=records, kept=kept, overwrite=overwrite)
     model = output / "classify" / cell.place / cell.arm / f"seed_{seed}"
-    classify(train, model, records=hybrid, overwrite=overwrite)
-    return ClassifierRun(cell.arm, seed, model, records)
+    return ClassifierRun(cell.arm, seed, model, records), Training(train, model, hybrid, overwrite)
 
 
 def take_share(records: Path, folder: Path, fraction: float, seed: int, overwrite: bool = False) -> Path:

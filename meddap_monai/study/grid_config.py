@@ -6,6 +6,7 @@ from typing import Annotated
 from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.core.constraints import Choice, Range, here, settings
 from meddap_monai.encoders.places import without_place
+from meddap_monai.engines.config import EngineConfig
 from meddap_monai.errors import ConfigurationError
 from meddap_monai.evaluation.arms import TRAINED_ARMS
 from meddap_monai.evaluation.config import EvaluateConfig
@@ -26,7 +27,7 @@ class GridConfig:
         classify: everything else of the classifiers.
         mix: how much synthetic.
         evaluate: how they are judged.
-        processes: that train side by side, one thread each.
+        engine: where cells are trained; see `EngineConfig`.
     """
 
     arms: tuple[Annotated[str, Choice(TRAINED_ARMS)], ...] = (
@@ -40,7 +41,7 @@ class GridConfig:
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     mix: MixConfig = field(default_factory=MixConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    processes: Annotated[int, Range(1, 256)] = 1
+    engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
         if len(set(map(without_place, self.encoders))) < len(self.encoders):

@@ -11,19 +11,21 @@ import torch
 from meddap_monai import store
 from meddap_monai.core.distributed import Ranks, join_ranks
 from meddap_monai.core.progress import progress
-from meddap_monai.core.records import class_names, draw_split, iter_records, write_records
-from meddap_monai.diffusion.bases.base import Base, open_base
+from meddap_monai.core.records import iter_records
+from meddap_monai.diffusion.bases.base import open_base
 from meddap_monai.encoders.registry import check_encoder
+from meddap_monai.engines.engine import current_engine, needs_gpus, use_engine
+from meddap_monai.engines.task import Work
 from meddap_monai.evaluation.predictions import ClassifierRun
 from meddap_monai.evaluation.stage import evaluate
 from meddap_monai.images import provenance
 from meddap_monai.images.indexing.config import IndexConfig
 from meddap_monai.images.indexing.stage import index
 from meddap_monai.study.apart import Training, keep_apart
-from meddap_monai.study.config import DrawConfig, StudyConfig, Variant, read_study
+from meddap_monai.study.config import StudyConfig, read_study
 from meddap_monai.study.curves import linked_curves
+from meddap_monai.study.seed import TASK, SeedRunner
 from meddap_monai.study.simulated import place
-from meddap_monai.study.track import Shared, StageCache, Track
 
 
 def run_study(
@@ -50,12 +52,13 @@ def run_study(
     for variant in variants.values():
         for asked in (variant.config.classify, variant.config.select.filter):
             check_encoder(asked.encoder, asked.mode != "scratch", getattr(asked, "weights", None))
-    with join_ranks(gpu=torch.cuda.is_available()) as ranks:
-        return _run(output, study, variants, overwrite, evaluate_in, ranks)
+    given = store.plain(sections) | {"engine": {}}
+    with use_engine(study.engine), join_ranks(gpu=torch.cuda.is_available()) as ranks:
+        return _run(output, study, given, overwrite, evaluate_in, ranks)
 
 
 def _run(
-    output: Path, study: StudyConfig, variants: Mapping[str, Variant], overwrite: bool, evaluate_in: str, ranks: Ranks
+    output: Path, study: StudyConfig, sections: Mapping[str, Any], overwrite: bool, evaluate_in: str, ranks: Ranks
 ) -> Path:
     def indexed(name: str) -> Path | None:
         config = getattr(study, name)
@@ -63,7 +66,7 @@ def _run(
 
     own, unseen, unlabelled = indexed("index"), indexed("unseen"), indexed("unlabelled")
     assert own is not None
-    before, onces, opened = StageCache(), [], functools.cache(open_base)
+    opened = functools.cache(open_base)
     if study.draw is None and study.pretrain is None:
         ranks.run_on_first(lambda: provenance.check_provenance(opened(study.base).source, iter_records(own)))
     if study.unseen and unseen:
@@ -71,23 +74,18 @@ def _run(
         training = Training(base.training_images, base.name, own, study.draw is not None, unlabelled)
         apart = functools.partial(keep_apart, output, unseen, training, exclude, overwrite)
         unseen = ranks.run_on_first(apart)
-    runs: list[ClassifierRun] = []
-    folders: dict[str, Path] = {"index": output / "index"} | ({"unseen": unseen.parent} if unseen else {})
-    for seed in progress(study.seeds, desc="study", unit="seed", leave=True):
-        folder = output / f"seed_{seed}"
-        records = own
-        if study.draw:
-            small = functools.partial(draw, study.draw, folder / "draw", own, seed, opened(study.base))
-            records = ranks.run_on_first(functools.partial(small, overwrite, unlabelled))
-        shared = Shared(records, overwrite, StageCache(), unlabelled, before, ranks, opened)
-        onces.append(shared.once)
-        for variant in progress(variants.values(), desc=f"seed {seed}", unit="variant", disable=len(variants) < 2):
-            track = Track(folder, variant, seed, shared)
-            runs += track.run()
-            folders.update({name: path for name, path in track.folders.items() if name not in folders})
+    given = {"sections": sections, "output": str(output), "own": str(own), "overwrite": overwrite}
+    given |= {"unlabelled": str(unlabelled) if unlabelled else None}
+    parts = _run_seeds(study, given, SeedRunner(given, ranks, opened).run)
+    runs = [
+        ClassifierRun(arm, seed, Path(model), Path(own)) for part in parts for arm, seed, model, own in part["runs"]
+    ]
+    folders = {"index": output / "index"} | ({"unseen": unseen.parent} if unseen else {})
+    for name, path in (item for part in parts for item in part["folders"].items()):
+        folders.setdefault(name, Path(path))
     there = output / evaluate_in
     stages = [output / "index", *([unseen.parent] if unseen else []), output / "unlabelled"]
-    stages += [folder for once in (before, *onces) for folder in once.folders]
+    stages += [Path(path) for path in dict.fromkeys(path for part in parts for path in part["stages"])]
     guarded = opened(study.base).folder
     guards = [guarded] if guarded else []  # adapters and filters are held to the draw they belong to
     with linked_curves(output, there):
@@ -105,37 +103,21 @@ def _run(
         )
 
 
+def _run_seeds(study: StudyConfig, given: Mapping[str, Any], here: Work) -> list[Any]:
+    """Return what the seeds came to, in their order; what all seeds share is made by the first one."""
+    batches = [study.seeds[:1], study.seeds[1:]] if given["unlabelled"] else [study.seeds]
+    found: list[Any] = []
+    with progress(total=len(study.seeds), desc="study", unit="seed", leave=True) as bar:
+        for seeds in batches:
+            made: dict[int, Any] = {}
+            for number, outcome in current_engine().map(TASK, seeds, dict(given), gpus=needs_gpus("auto"), here=here):
+                made[number] = outcome
+                bar.update()
+            found += [made[number] for number in sorted(made)]
+    return found
+
+
 def _index(study: StudyConfig, config: IndexConfig, output: Path, name: str, overwrite: bool) -> Path:
     keys = {field.name: getattr(config, field.name) for field in dataclasses.fields(IndexConfig)}
     keys["source"] = place(config.source, study.simulated, output, name)
     return index(IndexConfig(**keys), output / name, overwrite=overwrite)
-
-
-def draw(
-    config: DrawConfig,
-    output: Path,
-    records: Path,
-    seed: int,
-    base: str | Path | Base,
-    overwrite: bool = False,
-    unlabelled: Path | None = None,
-) -> Path:
-    """Draw the small data set of one seed from an index; the images stay where they are.
-
-    Images that the base was trained on, equal or edited, or will be from `unlabelled`, and other images of those
-    patients may train here too, and are left out of val and test.
-    """
-    saw = open_base(base).training_images
-    configuration = {"draw": config, "seed": seed, "seen": store.sha256_text("\n".join(sorted(saw)))}
-    inputs = {"records": records} | ({"unlabelled": unlabelled} if unlabelled else {})
-    with store.open_stage(output, "index", configuration, inputs, overwrite) as stage:
-        if not stage.done:
-            everything = list(iter_records(records))
-            seen = frozenset(one.record["sha256"] for one in provenance.find_seen(everything, saw) if one.same)
-            if unlabelled:
-                seen |= provenance.shared_with(everything, iter_records(unlabelled))
-            drawn = draw_split(everything, config.train, config.val, seed, seen)
-            write_records(output / "records.jsonl", drawn)
-            counts = {"in": len(everything), "out": len(drawn), "rejected": len(everything) - len(drawn)}
-            stage.finish(counts, classes=class_names(records))
-    return output / "records.jsonl"

@@ -29,8 +29,8 @@ def load_sections(
         ConfigurationError: a file is missing, a key or id is unknown (the nearest valid one is named), code, or an
             override of another stage than `stage`.
     """
-    pairs = read_pairs(overrides, field_types(StudyConfig), stage, (*STAGES, "seeds", "base"))
-    foreign = next((key for key in pairs if stage is not None and split(key)[0] != stage), None)
+    pairs = read_pairs(overrides, field_types(StudyConfig), stage, (*STAGES, "seeds", "base", "engine"))
+    foreign = next((key for key in pairs if stage is not None and split(key)[0] not in (stage, "engine")), None)
     if foreign is not None:
         raise ConfigurationError(
             f"command line: {foreign}: is no key of {stage}, which runs alone here; leave it out"

@@ -12,8 +12,8 @@ from meddap_monai.classifier import stage as classifier_stage
 from meddap_monai.classifier.stage import classify
 from meddap_monai.diffusion.adapting import preparation
 from meddap_monai.diffusion.adapting.stage import adapt
+from meddap_monai.diffusion.generation import stage as generation_stage
 from meddap_monai.diffusion.generation.config import GenerateConfig
-from meddap_monai.diffusion.generation.shards import ShardMaker
 from meddap_monai.diffusion.generation.stage import generate
 from meddap_monai.diffusion.pretraining.config import RefinementConfig
 from meddap_monai.diffusion.pretraining.job import PretrainJob
@@ -81,7 +81,7 @@ def resumable(name: str, records: Path, base: Path) -> Resumable:
     if name == "generate":
         run = lambda folder: generate(GENERATE, folder, records=records, base=base)  # noqa: E731
         results = ("plan.csv", "generated.jsonl", "sheets/*", "shards/**/*")
-        return Resumable(run, results, _shards_made, (ShardMaker, "run"))
+        return Resumable(run, results, _shards_made, (generation_stage, "make_shards"))
     run = lambda folder: pretrain(PRETRAIN, folder, records=records)  # noqa: E731
     phases = lambda folder: {path.name for path in folder.glob("phases/[!.]*.pt")}  # noqa: E731
     return Resumable(run, ("base/**/*.safetensors",), phases, (PretrainJob, "train"))

@@ -15,8 +15,9 @@ from meddap_monai.errors import ConfigurationError, LeakedRecords, RecordsError
 from meddap_monai.images.provenance import images_of
 from meddap_monai.study.apart import Training, keep_apart
 from meddap_monai.study.config import DrawConfig, read_study
-from meddap_monai.study.run import draw, run_study
+from meddap_monai.study.run import run_study
 from meddap_monai.study.sections import load_sections
+from meddap_monai.study.seed import draw
 
 
 def smaller(image: Image.Image) -> Image.Image:

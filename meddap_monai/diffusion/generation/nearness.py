@@ -5,7 +5,7 @@ where it comes as near to a training image as that image's own edited copies do.
 embedded base: see ``docs/generation.md``.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -69,8 +69,8 @@ def is_near(nearest: Mapping[str, Any] | None) -> bool:
 
 def count_derived(made: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """Return how many images are ``derived`` from a patient's image, and how many of these are ``near_copies``."""
-    derived = [one for one in made if one["derived"]]
-    return {"derived": len(derived), "near_copies": sum(is_near(one["nearest"]) for one in derived)}
+    near = Counter(is_near(one["nearest"]) for one in made if one["derived"])
+    return {"derived": near.total(), "near_copies": near[True]}
 
 
 def derived_text(counts: Mapping[str, int], of: int) -> str:

@@ -4,6 +4,7 @@ On the CPU in float32 with the recorded versions and threads they are equal byte
 difference is measured and reported.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ import numpy as np
 
 from meddap_monai import store
 from meddap_monai.core.configuration import build
-from meddap_monai.core.distributed import Ranks
 from meddap_monai.core.records import iter_records
 from meddap_monai.diffusion.bases.base import EMBEDDED, Base, open_base
 from meddap_monai.diffusion.generation import plan
@@ -81,7 +81,8 @@ def remake_shard(
         open_sampler(guided_by(request.config, generated), base, request.adapters) as sampler,
         store.InterruptFlag() as flag,
     ):
-        ShardMaker(request, sampler, Ranks(), flag, batch=made["batch"], sliced=made["sliced"]).make(number, rows)
+        check = functools.partial(flag.raise_if_set, f"shard {number} is not made again")
+        ShardMaker(request, sampler, check, batch=made["batch"], sliced=made["sliced"]).make(number, rows)
     new = iter_records(store.shard_path(destination, number) / SHARD_RECORDS)
     return [_compare(before, after) for before, after in zip(old, new, strict=True)]
 

@@ -1,13 +1,15 @@
-"""One process's share of the shards: sample, mark, write, commit; with the batch halved when memory runs out."""
+"""The shards: sample, mark, write, commit, wherever they are made; the batch is halved when memory runs out."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,19 +20,23 @@ from meddap_monai.core.distributed import Ranks
 from meddap_monai.core.progress import progress, say
 from meddap_monai.core.records import Record, iter_records, write_records
 from meddap_monai.diffusion.adapters.file import adapter_path
-from meddap_monai.diffusion.bases.base import Base
+from meddap_monai.diffusion.bases.base import EMBEDDED, Base
 from meddap_monai.diffusion.generation import marking, plan
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.generation.defaults import weights_of
 from meddap_monai.diffusion.generation.nearness import NearnessCheck, refuse_near
 from meddap_monai.diffusion.generation.sampler import ImageSampler
 from meddap_monai.diffusion.generation.source_images import SourceImages
+from meddap_monai.engines.engine import current_engine, needs_gpus
+from meddap_monai.engines.task import Check, never
+from meddap_monai.errors import StageError
 from meddap_monai.images.provenance import training_images
 from meddap_monai.images.reading.recorded import open_recorded
 from meddap_monai.images.writing.write import write_synthetic_png
 
 SHARD_RECORDS = "records.jsonl"
 PLAN = "plan.csv"
+TASK = "meddap_monai.diffusion.generation.stage:open_shards"
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,18 @@ class Request:
         """Ten hexadecimal digits that name the run in the ids of its images."""
         return store.hash_configuration([self.config, self.inputs])[:10]
 
+    def plain(self) -> dict[str, Any]:
+        """Return what another process needs to make the same request: plain data, of files their absolute paths."""
+        base = str(self.base.folder.absolute()) if self.base.folder and self.base.name != EMBEDDED else self.base.name
+        return {
+            "config": store.plain(self.config),
+            "output": str(self.output.absolute()),
+            "records": str(self.records.absolute()),
+            "base": base,
+            "adapters": [str(Path(path).absolute()) for path in self.adapters],
+            "inputs": self.inputs,
+        }
+
     def origin(self) -> dict[str, Any]:
         """Return what every image's record says about base and adapters."""
         weights = weights_of(self.config, self.adapters)
@@ -79,21 +97,19 @@ class Request:
 
 @dataclass
 class ShardMaker:
-    """Makes the shards of one process.
+    """Makes shards with one opened base.
 
     Attributes:
         request: see `Request`.
         sampler: base with fused adapters.
-        ranks: who divides the shards.
-        flag: ends the work between two steps once a signal has arrived.
+        check: raises between two steps where the work has to stop.
         batch: images sampled together; halved when memory runs out, never raised again; 0: as configured.
         sliced: whether images are decoded one by one, which the first shortage of memory brings about.
     """
 
     request: Request
     sampler: ImageSampler
-    ranks: Ranks
-    flag: store.InterruptFlag
+    check: Check = never
     batch: int = 0
     sliced: bool = False
 
@@ -106,31 +122,27 @@ class ShardMaker:
         self._grey = _wants_grey(self.request)
         self._nearness = _nearness(self.request, self.sampler.size)
 
-    def run(self) -> int:
-        """Make every shard of this process that is not committed yet; return the batch size in use at the end."""
-        config, output = self.request.config, self.request.output
-        total = sum(1 for row in plan.read_plan(output / PLAN) if self.ranks.owns(row.row // config.shard_size))
-        hidden = self.ranks.rank > 0
-        with (
-            progress(total=total, desc="generate", unit="image", disable=hidden) as bar,
-            _curves(output, hidden) as curves,
-        ):
-            for number, rows in plan.shards(plan.read_plan(output / PLAN), config.shard_size):
-                if not self.ranks.owns(number):
-                    continue
-                if store.shard_done(output, number):
-                    bar.update(len(rows))
-                    bar.initial += len(rows)
-                    continue
-                started = time.monotonic()
-                images = self.make(number, rows)
-                bar.update(len(rows))
-                curves.add_scalar("generate/images_per_second", len(rows) / (time.monotonic() - started), number)
-                curves.add_images("generate/latest", np.stack(images[:8]), number, dataformats="NHWC")
-        return self.batch
+    def work(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a shard that is not there yet: the unit of an engine.
 
-    def make(self, number: int, rows: Sequence[plan.PlanRow]) -> list[np.ndarray]:
-        """Make one shard and commit it; return its images ``(H, W, 3) uint8``.
+        Args:
+            item: ``shard``, its number, and ``rows``, those of the plan, each as the list of its columns.
+
+        Returns:
+            ``batch``, the batch size in use, and ``seconds``.
+        """
+        number, rows = item["shard"], [plan.PlanRow(*row) for row in item["rows"]]
+        started = time.monotonic()
+        try:
+            if not store.shard_done(self.request.output, number):
+                self.make(number, rows)
+        except (OSError, StageError):
+            if not store.shard_done(self.request.output, number):  # else another worker was faster, with equal bytes
+                raise
+        return {"batch": self.batch, "seconds": time.monotonic() - started}
+
+    def make(self, number: int, rows: Sequence[plan.PlanRow]) -> None:
+        """Make one shard and commit it.
 
         A shard is begun again with half the batch when memory runs out, so that one batch size holds for all its
         images and re-running it with that size gives the same bytes.
@@ -138,27 +150,25 @@ class ShardMaker:
         while True:
             try:
                 with store.commit_shard(self.request.output, number) as folder:
-                    return self._fill(folder, number, rows)
+                    self._fill(folder, number, rows)
+                return
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or not self._back_off():
                     raise
 
-    def _fill(self, folder: Path, number: int, rows: Sequence[plan.PlanRow]) -> list[np.ndarray]:
+    def _fill(self, folder: Path, number: int, rows: Sequence[plan.PlanRow]) -> None:
         """Sample a shard; files are written by a second thread while the next batch is computed."""
         records: list[Record] = []
-        shown: list[np.ndarray] = []
         with ThreadPoolExecutor(max_workers=1) as writer:
             writing = []
             for batch in plan.batches(rows, self.batch):
-                images = self.sampler.sample(batch, self._sources.load(batch), self._check_signal)
-                shown += list(images[: max(0, 8 - len(shown))]) if _fits(shown, images) else []
+                images = self.sampler.sample(batch, self._sources.load(batch), self.check)
                 writing.append(writer.submit(self._write, folder, number, batch, images))
             for task in writing:
                 records += task.result()
         if not self.request.config.near_copies:
             refuse_near(record["synthetic"] for record in records)
         write_records(folder / SHARD_RECORDS, records)
-        return shown
 
     def _write(self, folder: Path, number: int, rows: Sequence[plan.PlanRow], images: np.ndarray) -> list[Record]:
         made = self.request.origin() | {
@@ -179,9 +189,6 @@ class ShardMaker:
             records.append(marking.record_of(row, name, pixels, self._sources.patient(row), synthetic))
         return records
 
-    def _check_signal(self) -> None:
-        self.flag.raise_if_set(f"the finished shards of {self.request.output} are kept, the begun one is made again")
-
     def _back_off(self) -> bool:
         """Use less memory from now on; False when that is not possible."""
         if torch.cuda.is_available():
@@ -199,10 +206,6 @@ class ShardMaker:
 def device_name(device: torch.device) -> str:
     """Return "cpu" or the GPU's product name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _fits(shown: list[np.ndarray], images: np.ndarray) -> bool:
-    return not shown or shown[0].shape == images[0].shape
 
 
 def _wants_grey(request: Request) -> bool:
@@ -225,26 +228,68 @@ def _nearness(request: Request, size: tuple[int, int]) -> NearnessCheck:
     return NearnessCheck(saw, training, size)
 
 
+class Made(NamedTuple):
+    """What making shards came to: the batch size at the end, and the seconds of all workers together."""
+
+    batch: int
+    seconds: float
+
+
+def make_shards(job: Request, ranks: Ranks, rows: int, check: Check, opened: ShardMaker | None) -> Made:
+    """Let the engine make every shard of this process that is not committed yet.
+
+    Args:
+        job: see `Request`.
+        ranks: who divides the shards.
+        rows: of the plan.
+        check: raises where the work has to stop.
+        opened: what makes shards in this process, for an engine that works here.
+    """
+    size, hidden, batch, seconds = job.config.shard_size, ranks.rank > 0, job.config.batch, 0.0
+    done = {number for number in store.shards_done(job.output) if ranks.owns(number)}
+    total = sum(min(size, rows - start) for number, start in enumerate(range(0, rows, size)) if ranks.owns(number))
+    began = sum(min(size, rows - number * size) for number in done)
+    items = (
+        {"shard": number, "rows": [astuple(row) for row in part]}
+        for number, part in plan.shards(plan.read_plan(job.output / PLAN), size)
+        if ranks.owns(number) and number not in done
+    )
+    left = [number for number in range(-(-rows // size)) if ranks.owns(number) and number not in done]
+    made = current_engine().map(
+        TASK,
+        items,
+        job.plain(),
+        gpus=needs_gpus(job.config.device),
+        check=check,
+        twice=True,
+        here=opened.work if opened else None,
+    )
+    with (
+        progress(total=total, initial=began, desc="generate", unit="image", disable=hidden) as bar,
+        _curves(job.output, hidden) as curves,
+    ):
+        for place, found in made:
+            batch, number = min(batch, found["batch"]), left[place]
+            images = min(size, rows - number * size)
+            seconds += found["seconds"]
+            bar.update(images)
+            if not hidden:
+                curves.add_scalar("generate/images_per_second", images / found["seconds"], number)
+                curves.add_images("generate/latest", _latest(job.output, number), number, dataformats="NHWC")
+    return Made(batch, seconds)
+
+
+def _latest(output: Path, number: int) -> np.ndarray:
+    """Return the first images of a shard, at most 8 of one size, ``(N, H, W, 3) uint8``."""
+    records = itertools.islice(iter_records(store.shard_path(output, number) / SHARD_RECORDS), 8)
+    pictures = [np.asarray(open_recorded(record).convert("RGB")) for record in records]
+    return np.stack([picture for picture in pictures if picture.shape == pictures[0].shape])
+
+
 def _curves(output: Path, hidden: bool) -> Any:
-    """Return a TensorBoard writer as a context; one that writes nothing for all processes but the first."""
+    """Return a TensorBoard writer as a context; none for all processes but the first."""
     if hidden:
-        return _NullWriter()
+        return contextlib.nullcontext()
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(output / "tensorboard"))
-
-
-class _NullWriter:
-    """A TensorBoard writer that writes nothing."""
-
-    def __enter__(self) -> _NullWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def add_scalar(self, *_: Any, **__: Any) -> None:
-        """Do nothing."""
-
-    def add_images(self, *_: Any, **__: Any) -> None:
-        """Do nothing."""

@@ -7,14 +7,15 @@ the validation, test or unseen images.
 
 import contextlib
 import dataclasses
-import json
+import functools
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from meddap_monai import store
+from meddap_monai.core.configuration import build
 from meddap_monai.core.devices import PRECISIONS, choose_device
 from meddap_monai.core.distributed import Ranks, join_ranks, open_stage
 from meddap_monai.core.progress import say
@@ -29,18 +30,20 @@ from meddap_monai.diffusion.generation import contact_sheets, plan, planning
 from meddap_monai.diffusion.generation.classifier_guidance import open_guide
 from meddap_monai.diffusion.generation.config import ClassifierGuidance, GenerateConfig
 from meddap_monai.diffusion.generation.defaults import settled, weights_of
+from meddap_monai.diffusion.generation.joining import GENERATED, join_records
 from meddap_monai.diffusion.generation.latent_classifier import default_config, train_latent_classifier
-from meddap_monai.diffusion.generation.nearness import count_derived, derived_text
+from meddap_monai.diffusion.generation.nearness import derived_text
 from meddap_monai.diffusion.generation.planning import PlanInputs
 from meddap_monai.diffusion.generation.sampler import ImageSampler, LoopSettings
-from meddap_monai.diffusion.generation.shards import PLAN, SHARD_RECORDS, Request, ShardMaker
+from meddap_monai.diffusion.generation.shards import PLAN, Made, Request, ShardMaker, make_shards
+from meddap_monai.engines.engine import current_engine
+from meddap_monai.engines.task import Check, Work
 from meddap_monai.errors import StageError
 from meddap_monai.images.provenance import check_provenance
 from meddap_monai.images.writing.write import export_dicom
 
 __all__ = ["ClassifierGuidance", "GenerateConfig", "generate", "open_sampler"]
 
-GENERATED = "generated.jsonl"
 GUIDE = "classifier"
 
 
@@ -99,16 +102,36 @@ def request_of(
 
 def _make(job: Request, ranks: Ranks, flag: store.InterruptFlag, stage: store.Stage) -> None:
     """Write the plan in the first process, make the shards in all of them, finish in the first."""
+    kept = f"the finished shards of {job.output} are kept, the begun ones are made again"
+    check = functools.partial(flag.raise_if_set, kept)
     ranks.run_on_first(lambda: _check_inputs(job))
     ranks.run_on_first(lambda: _train_guide(job))
     with contextlib.ExitStack() as opened:
+        maker = None
+        if current_engine().in_process:
+            with _wait_for_all(ranks):
+                maker = opened.enter_context(_open_maker(job, check))
+        rows = ranks.run_on_first(lambda: _write_plan(job, maker))
         with _wait_for_all(ranks):
-            sampler = opened.enter_context(open_sampler(guided_by(job.config, job.output), job.base, job.adapters))
-        rows = ranks.run_on_first(lambda: _write_plan(job, sampler))
-        with _wait_for_all(ranks):
-            used = ShardMaker(job, sampler, ranks, flag).run()
+            made = make_shards(job, ranks, rows, check, maker)
     if ranks.rank == 0:
-        _finish(job, stage, rows, used)
+        _finish(job, stage, rows, made)
+
+
+@contextlib.contextmanager
+def _open_maker(job: Request, check: Check) -> Iterator[ShardMaker]:
+    with open_sampler(guided_by(job.config, job.output), job.base, job.adapters) as sampler:
+        yield ShardMaker(job, sampler, check)
+
+
+@contextlib.contextmanager
+def open_shards(settings: Mapping[str, Any], check: Check) -> Iterator[Work]:
+    """Open base and adapters once, to make any shard of a run: the task of an engine; see `Request.plain`."""
+    config = build(GenerateConfig, settings["config"], "generate")
+    places = Path(settings["output"]), Path(settings["records"])
+    job = Request(config, *places, open_base(settings["base"]), tuple(settings["adapters"]), settings["inputs"])
+    with _open_maker(job, check) as maker:
+        yield maker.work
 
 
 @contextlib.contextmanager
@@ -147,11 +170,19 @@ def guided_by(config: GenerateConfig, output: Path) -> GenerateConfig:
     return dataclasses.replace(config, classifier_guidance=dataclasses.replace(guidance, classifier=output / GUIDE))
 
 
-def _write_plan(job: Request, sampler: ImageSampler) -> int:
+def _write_plan(job: Request, maker: ShardMaker | None) -> int:
     """Write ``plan.csv`` unless an earlier start did; return its number of rows."""
     path = job.output / PLAN
     if path.is_file():
-        return sum(1 for _ in plan.read_plan(path))
+        return plan.count_rows(path)
+    if maker is not None:
+        return _plan(job, maker.sampler, path)
+    plain = dataclasses.replace(job.config, device="cpu", precision="fp32", compile=False, classifier_guidance=None)
+    with open_sampler(plain, job.base, job.adapters) as sampler:  # for its words and sizes; nothing is drawn here
+        return _plan(job, sampler, path)
+
+
+def _plan(job: Request, sampler: ImageSampler, path: Path) -> int:
     config, names, told = job.config, class_names(job.records), cards(job.base, job.adapters)
     if config.columns:
         check_columns(config.columns, iter_records(job.records), "generate#columns")
@@ -239,30 +270,22 @@ def adapter_hash(path: Path | str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------- finish
-def _finish(job: Request, stage: store.Stage, rows: int, batch: int) -> None:
+def _finish(job: Request, stage: store.Stage, rows: int, used: Made) -> None:
     """Join the shards' records, draw the contact sheets, write the DICOM files, close the stage."""
-    made = _join_records(job.output, math.ceil(rows / job.config.shard_size))
+    made, derived = join_records(job.output, math.ceil(rows / job.config.shard_size))
     if made != rows:
         raise StageError(f"{job.output}: {made} images in the shards, the plan has {rows}; generate into a new folder")
     contact_sheets.draw_sheets(job.output, job.records, job.config.sheet_columns)
     if job.config.dicom:
         export_dicom(job.output / GENERATED, job.output / "dicom")
-    derived = count_derived(record["synthetic"] for record in iter_records(job.output / GENERATED))
     if said := derived_text(derived, made):
         say(f"generate: {said}", sys.stderr)
+    before = store.read_cost(job.output).get("seconds", 0.0)
+    spent = {"seconds": round(before + used.seconds, 3)}  # those of all workers, in place of those of waiting
     real = sum(item["split"] == "train" and item["source"] == "real" for item in iter_records(job.records))
-    stage.finish({"in": real, "out": made, "rejected": 0, **derived}, classes=class_names(job.records), batch=batch)
-
-
-def _join_records(output: Path, count: int) -> int:
-    """Stream the records of all shards into ``generated.jsonl``; return how many."""
-    made = 0
-    with store.atomic_path(output / GENERATED) as temporary, temporary.open("w", encoding="utf-8") as stream:
-        for number in range(count):
-            folder = store.shard_path(output, number)
-            for record in iter_records(folder / SHARD_RECORDS):
-                image = Path(record["image"]).name
-                line = record | {"image": f"shards/{folder.name}/{image}"}
-                stream.write(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n")
-                made += 1
-    return made
+    stage.finish(
+        {"in": real, "out": made, "rejected": 0, **derived},
+        classes=class_names(job.records),
+        batch=used.batch,
+        cost={} if current_engine().in_process else spent,
+    )

@@ -84,18 +84,26 @@ class Ledger:
 
     def join_near_duplicates(self, groups: Groups, correlation: float) -> int:
         """Join the patients of almost equal pictures; return how many pairs there are."""
-        pairs = 0
-        for first, second in near_duplicates(self._thumbnails, correlation):
+        pairs, starts = 0, self._block_starts()
+        for first, second in near_duplicates(lambda block: self._thumbnails(starts, block), correlation):
             groups.join(first, second)
             pairs += 1
         return pairs
 
-    def _thumbnails(self, block: int) -> tuple[list[str], np.ndarray]:
+    def _block_starts(self) -> list[int]:
+        """Return the place of the first image of each block, so that none is counted off from the beginning."""
+        query = (
+            "SELECT place FROM (SELECT place, row_number() OVER (ORDER BY place) AS n FROM accepted "
+            "WHERE reason IS NULL) WHERE n % ? = 1"
+        )
+        return [place for (place,) in self.database.execute(query, (BLOCK,))]
+
+    def _thumbnails(self, starts: list[int], block: int) -> tuple[list[str], np.ndarray]:
         """Patients and thumbnails (N, S, S) uint8 of a block of images; N is 0 behind the last."""
         found = self.database.execute(
             "SELECT part.patient, thumbnail FROM (SELECT place, image, patient FROM accepted WHERE reason IS NULL "
-            "ORDER BY place LIMIT ? OFFSET ?) AS part JOIN images USING (image) ORDER BY place",
-            (BLOCK, block * BLOCK),
+            "AND place >= ? ORDER BY place LIMIT ?) AS part JOIN images USING (image) ORDER BY place",
+            (starts[block], BLOCK) if block < len(starts) else (0, 0),
         ).fetchall()
         flat = np.frombuffer(b"".join(small for _, small in found), np.uint8)
         return [patient for patient, _ in found], flat.reshape(-1, THUMBNAIL, THUMBNAIL)

@@ -16,7 +16,7 @@ from meddap_monai.images.indexing.duplicates import Groups
 from meddap_monai.images.indexing.journal import Journal, open_journal
 from meddap_monai.images.indexing.ledger import Ledger, Members
 from meddap_monai.images.indexing.sources import Source
-from meddap_monai.images.indexing.worker_pool import accept_all
+from meddap_monai.images.indexing.worker_pool import accept_everywhere
 from meddap_monai.images.reading.pseudonym import load_key, pseudonym
 
 
@@ -107,10 +107,12 @@ def _read_new(journal: Journal, config: IndexConfig, output: Path, key: bytes) -
     new, total = journal.count("unread"), journal.count("wanted")
     bar = progress(total=total, initial=total - new, desc="index", unit="file", mininterval=1.0)
     with store.InterruptFlag() as flag, bar:
-        for outcome in accept_all(journal.unread(), how, min(config.workers, new), config.timeout, config.memory):
+        limits = min(config.workers, new), config.timeout, config.memory
+        check = lambda: flag.raise_if_set(f"{bar.n} of {total} files are read")  # noqa: E731
+        for outcome in accept_everywhere(journal.unread(), how, *limits, check):
             journal.add(outcome)
             bar.update()
-            flag.raise_if_set(f"{bar.n} of {total} files are read")
+            check()
     if new:
         os.sync()  # the images were written without flushing each
 

@@ -121,8 +121,7 @@ def fit_filter(
     place = folder / "filter"
     write_train_hashes(place, training, everything)
     check_provenance(place, everything)
-    fold = assign_folds(training, config.folds, seed)
-    seeds = [derive_seed(seed, "select/filter", number) % 2**31 for number in range(int(fold.max()) + 1)]
+    fold, seeds = plan_folds(config, training, seed)
     cache = folder / "features" / "filter_real.npy"
     judge = fit_judge(config, training, images, fold, len(classes), seeds, place, cache, board)
     predicted = judge.predict(training, images, cache)
@@ -136,6 +135,12 @@ def fit_filter(
     }
     store.write_json(place / "filter.json", document | {"out_of_fold": measured})
     return FittedFilter(judge, fold, predicted, temperature, measured)
+
+
+def plan_folds(config: FilterConfig, training: Sequence[Record], seed: int) -> tuple[np.ndarray, list[int]]:
+    """Return the fold (M,) int of each training image and a seed for each fold."""
+    fold = assign_folds(training, config.folds, seed)
+    return fold, [derive_seed(seed, "select/filter", number) % 2**31 for number in range(int(fold.max()) + 1)]
 
 
 def fit_judge(
@@ -152,14 +157,29 @@ def fit_judge(
     """Train one network or fit one head per fold; see `fit_probe` for the arguments."""
     if config.mode == "probe":
         return fit_probe(config, training, images, fold, classes, seeds, folder, cache)
-    networks = []
-    for number, seed in enumerate(progress(seeds, desc="filter", unit="fold")):
-        rows = np.flatnonzero(fold != number).tolist()
-        own = [training[row] for row in rows]
-        path = folder / f"fold_{number}.safetensors" if folder else None
-        curves = board / f"fold_{number}" if board else None
-        networks.append(_network(config, own, images[rows], classes, path, seed, curves))
+    networks = [
+        fit_fold(config, training, images, fold, classes, number, seed, folder, board)
+        for number, seed in enumerate(progress(seeds, desc="filter", unit="fold"))
+    ]
     return Networks(networks, config)
+
+
+def fit_fold(
+    config: FilterConfig,
+    training: Sequence[Record],
+    images: np.ndarray,
+    fold: np.ndarray,
+    classes: int,
+    number: int,
+    seed: int,
+    folder: Path | None = None,
+    board: Path | None = None,
+) -> nn.Module:
+    """Train the network that leaves out one fold, or load it; see `fit_probe` for the arguments."""
+    rows = np.flatnonzero(fold != number).tolist()
+    path = folder / f"fold_{number}.safetensors" if folder else None
+    curves = board / f"fold_{number}" if board else None
+    return _network(config, [training[row] for row in rows], images[rows], classes, path, seed, curves)
 
 
 def _network(

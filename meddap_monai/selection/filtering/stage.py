@@ -25,6 +25,7 @@ from meddap_monai.selection.filtering.outcome import filter_words, summarise, wr
 from meddap_monai.selection.filtering.rule_features import for_rules
 from meddap_monai.selection.filtering.rules import Evidence, RuleConfig
 from meddap_monai.selection.filtering.selection_figures import show_in_projector, write_figures, write_scalars
+from meddap_monai.selection.filtering.spread import spread_select
 from meddap_monai.selection.pixels import read_squares, to_thumbnails
 
 THUMBNAIL = 64
@@ -66,6 +67,7 @@ def select(config: SelectConfig, output: Path, *, records: Path, generated: Path
         if stage.done:
             return output / "kept.jsonl"
         data = _read_inputs(Path(records), Path(generated))
+        spread_select(config, output, Path(records), data.training, data.synthetic)
         _run(config, output, data, stage)
     return output / "kept.jsonl"
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from meddap_monai import store
+from meddap_monai.classifier.config import ClassifyConfig
+from meddap_monai.classifier.many import Training, classify_all
 from meddap_monai.classifier.scoring import load_classifier
-from meddap_monai.classifier.stage import classify
-from meddap_monai.core.progress import progress
 from meddap_monai.core.records import Record, read_records
 from meddap_monai.core.seeds import derive_seed
 from meddap_monai.errors import RecordsError
@@ -76,29 +76,24 @@ def search(
             "set mix#mode to ratio"
         )
     tried = candidates(config)
-    found: list[list[np.ndarray]] = []
-    with progress(total=len(tried) * config.seeds, desc="ratio search", unit="classifier") as bar:
-        for candidate in tried:
-            hybrid = build(candidate, output / candidate.name / "mix")
-            runs = []
-            for number in range(config.seeds):
-                runs.append(
-                    _train(config, hybrid, output / candidate.name / f"seed_{number}", number, seed, validation)
-                )
-                bar.update()
-            found.append(runs)
-    table = compare(tried, np.array(found), validation, config.samples, seed)
+    trainings = [
+        Training(_settings(config, number, seed), output / candidate.name / f"seed_{number}", hybrid)
+        for candidate in tried
+        for hybrid in [build(candidate, output / candidate.name / "mix")]
+        for number in range(config.seeds)
+    ]
+    classify_all(trainings, "ratio search", "classifier")
+    judged = [load_classifier(one.output, one.config.device).probabilities(validation) for one in trainings]
+    found = np.array(judged).reshape(len(tried), config.seeds, *judged[0].shape)
+    table = compare(tried, found, validation, config.samples, seed)
     store.write_json(output / "search.json", table)
     _draw(table, output)
     chosen = next(c for c in tried if c.name == table["chosen"])
     return chosen, table
 
 
-def _train(
-    config: SearchConfig, hybrid: Path, folder: Path, number: int, seed: int, validation: Sequence[Record]
-) -> np.ndarray:
-    run = replace(config.classifier, seed=derive_seed(seed, "mix/search", number) % 2**31)
-    return load_classifier(classify(run, folder, records=hybrid), run.device).probabilities(validation)
+def _settings(config: SearchConfig, number: int, seed: int) -> ClassifyConfig:
+    return replace(config.classifier, seed=derive_seed(seed, "mix/search", number) % 2**31)
 
 
 def compare(

@@ -338,7 +338,7 @@ for line in sys.stdin:
     task = json.loads(line)
     if task["relative"] == "crash": os._exit(11)
     if task["relative"] == "hang": time.sleep(60)
-    print(json.dumps({"relative": task["relative"], "items": []}), flush=True)
+    print(json.dumps({"outcome": {"relative": task["relative"], "items": []}}), flush=True)
 """
 
 

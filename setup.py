@@ -1,7 +1,7 @@
 """What ``pyproject.toml`` cannot say: two trees of the checkout that join the wheel, and a README that reads anywhere.
 
-``bundles/`` and ``configs/`` become ``meddap_monai/bundles`` and ``/configs``. The README's links and pictures, relative
-in the checkout, lead to the project's home page where the README stands alone, as on PyPI.
+``bundles/`` and ``configs/`` become ``meddap_monai/bundles`` and ``/configs``. Links and pictures of the README,
+relative in the checkout, lead to the project's home page where it stands alone, as on PyPI.
 """
 
 import re

@@ -26,8 +26,8 @@ class Stated(importlib.metadata.Distribution):
                 message.add_header(name.replace("_", "-"), one)
         return message
 
-    def read_text(self, filename: str) -> str | None:
-        return None
+    def read_text(self, filename: str) -> None:  # noqa: ARG002
+        """There is no further file."""
 
     def locate_file(self, path: object) -> object:  # type: ignore[override]
         return path

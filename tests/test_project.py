@@ -139,3 +139,16 @@ def test_each_dependency_has_its_lowest_version_and_is_not_below_it() -> None:
         assert bound.operator == ">=", text
         assert needed.specifier.contains(newest[next(n for n in newest if n.lower() == needed.name.lower())]), text
         assert needed.name == "torch" or lowest[needed.name].startswith(bound.version), text
+
+
+def test_the_changelog_keeps_its_form() -> None:
+    """Keep a Changelog 1.1: versions newest first, each with its day, changes under their kinds."""
+    text = (ROOT / "CHANGELOG.md").read_text()
+    versions = re.findall(r"^## (.*)$", text, flags=re.MULTILINE)
+    assert versions[0] == "[Unreleased]"
+    assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", version) for version in versions[1:])
+    kinds = re.findall(r"^### (.*)$", text, flags=re.MULTILINE)
+    assert kinds and set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    for version in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        named = re.findall(r"^### (.*)$", version, flags=re.MULTILINE)
+        assert len(named) == len(set(named)), "one heading of each kind"

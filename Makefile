@@ -53,7 +53,10 @@ reliability: $(VENV)/.installed  ## every promise with its long counts, into doc
 	$(BIN)/python -m tools.promises
 
 mutants: $(VENV)/.installed  ## change the code of those rooms and count which changes no test notices
-	$(BIN)/python -m tools.mutants $(MUTANTS)
+	$(PIP) mutmut
+	$(BIN)/mutmut run --max-children 2 $(MUTANTS)
+	$(BIN)/mutmut results
+	$(BIN)/mutmut export-cicd-stats
 
 wheel: $(VENV)/.installed
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
@@ -72,4 +75,4 @@ sbom: $(VENV)/.installed  ## what an installation consists of (CycloneDX), and d
 	$(BIN)/python -m tools.licences
 
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .ruff_cache
+	rm -rf build dist mutants *.egg-info .mypy_cache .ruff_cache .coverage

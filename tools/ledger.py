@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from meddap_monai import store
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ``--ledger FILE``."""
@@ -23,10 +25,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def read_ledger(path: Path) -> dict[str, dict[str, Any]]:
     """Return node id -> last line about it; a last line that a kill cut short is left out."""
     lines: dict[str, dict[str, Any]] = {}
-    for text in path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else ():
+    for text in _whole_lines(path):
         line = json.loads(text)
         lines[line["test"]] = line
     return lines
+
+
+def _whole_lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -42,6 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
     path = config.getoption("--ledger")
     if path and not hasattr(config, "workerinput"):
         path.parent.mkdir(parents=True, exist_ok=True)
+        store.write_atomic(path, "".join(f"{text}\n" for text in _whole_lines(path)))
         config.pluginmanager.register(_Writer(path))
 
 

@@ -54,9 +54,9 @@ def needed(requirements: Iterable[str], seen: set[str]) -> Iterator[importlib.me
 
 def licence(package: importlib.metadata.Distribution) -> str:
     """Return what a package states: its SPDX expression, else its classifiers, else the first line of its licence."""
-    stated = package.metadata.get("License-Expression")
+    stated = package.metadata.get_all("License-Expression")
     if stated:
-        return str(stated)
+        return stated[0]
     classified = [
         text.rsplit(" :: ", 1)[-1]
         for text in package.metadata.get_all("Classifier") or []
@@ -64,7 +64,8 @@ def licence(package: importlib.metadata.Distribution) -> str:
     ]
     if classified:
         return ", ".join(sorted(set(classified)))
-    lines = [line.strip() for line in (package.metadata.get("License") or "").splitlines() if line.strip()]
+    words = (package.metadata.get_all("License") or [""])[0]
+    lines = [line.strip() for line in words.splitlines() if line.strip()]
     return lines[0].replace("|", "/")[:60] if lines and lines[0] != "UNKNOWN" else "not stated"
 
 

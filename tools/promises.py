@@ -1,7 +1,6 @@
 """Measure the promises of docs/reliability.md and write what came out into its last column (``make reliability``).
 
     python -m tools.promises R24 R35     # these rows; without names, all
-    python -m tools.promises --write     # nothing is run: the column from what the ledger holds
 
 Each row names its tests. They run with their long counts, each is written down as it ends (`tools.ledger`), and a run
 that was stopped goes on. A row is rewritten when all of its tests have ended.
@@ -102,7 +101,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was asked for and rewrite the page; the exit status says whether every promise held."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", help="rows of the table, as in R24; all without any")
-    parser.add_argument("--write", action="store_true", help="run nothing, write what the ledger holds")
     parser.add_argument("--pytest", default="", help="further words for pytest, as in '-n 2'")
     options = parser.parse_args(arguments)
     promises = read_promises(PAGE.read_text(encoding="utf-8"))
@@ -113,8 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for promise in promises:
         if options.rows and promise.name not in options.rows:
             continue
-        # 5: nothing is left to run
-        if not options.write and run(promise.tests, options.pytest.split()) not in (0, 1, 5):
+        if run(promise.tests, options.pytest.split()) not in (0, 1, 5):  # 5: nothing was left to run
             return 2
         ledger = read_ledger(LEDGER)
         store.write_atomic(PAGE, rewrite(PAGE.read_text(encoding="utf-8"), ledger, [promise.name]))

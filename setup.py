@@ -1,15 +1,19 @@
-"""Puts the checkout's ``bundles/`` and ``configs/`` into the wheel, as ``meddap_monai/bundles`` and ``/configs``.
+"""What ``pyproject.toml`` cannot say: two trees of the checkout that join the wheel, and a README that reads anywhere.
 
-Everything else about the package stands in ``pyproject.toml``.
+``bundles/`` and ``configs/`` become ``meddap_monai/bundles`` and ``/configs``. Links and pictures of the README,
+relative in the checkout, lead to the project's home page where it stands alone, as on PyPI.
 """
 
+import re
 import shutil
+import tomllib
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
 _TREES = ("bundles", "configs")
+_HERE = Path(__file__).parent
 
 
 class BuildWithTrees(build_py):
@@ -26,4 +30,16 @@ class BuildWithTrees(build_py):
             shutil.copytree(tree, target, ignore=shutil.ignore_patterns("__pycache__", ".*", "runs", "eval"))
 
 
-setup(cmdclass={"build_py": BuildWithTrees})
+def readme() -> str:
+    """Return the README with absolute links: pages below ``blob/main``, pictures below ``raw/main``."""
+    home = tomllib.loads((_HERE / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Homepage"]
+    text = (_HERE / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"(!\[[^\]]*\]\()(?!https?://|#)", rf"\1{home}/raw/main/", text)
+    return re.sub(r"((?<!!)\[[^\]]*\]\()(?!https?://|mailto:|#)", rf"\1{home}/blob/main/", text)
+
+
+setup(
+    cmdclass={"build_py": BuildWithTrees},
+    long_description=readme(),
+    long_description_content_type="text/markdown",
+)

@@ -49,7 +49,7 @@ if TYPE_CHECKING:  # for editors and type checkers; nothing of it is loaded
     from meddap_monai.transforms.ultrasound import MaskBurnedIn as MaskBurnedIn
     from meddap_monai.transforms.ultrasound import MaskBurnedInd as MaskBurnedInd
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # the one place; pyproject.toml reads it, a release is tagged v0.1.0
 
 _STAGES = {
     "index": "images.indexing",

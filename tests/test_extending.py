@@ -10,6 +10,7 @@ import pytest
 import torch
 from monai.transforms import LoadImage
 from PIL import Image
+from safetensors.torch import save_file
 from shown import ROOT, blocks
 from sklearn.metrics import log_loss
 
@@ -17,7 +18,7 @@ from meddap_monai.classifier.config import ClassifyConfig
 from meddap_monai.classifier.scoring import load_classifier
 from meddap_monai.classifier.stage import classify
 from meddap_monai.core.records import read_records
-from meddap_monai.encoders.registry import ENCODERS
+from meddap_monai.encoders.registry import ENCODERS, build_network
 from meddap_monai.errors import ConfigurationError, UnreadableImage
 from meddap_monai.evaluation.config import EvaluateConfig
 from meddap_monai.images.indexing.config import IndexConfig
@@ -38,8 +39,9 @@ def run_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     before = {name: dict(registry) for name, registry in REGISTRIES.items()}
     monkeypatch.syspath_prepend(tmp_path)
 
-    def run(registry: str) -> None:
-        (block,) = [text for text in blocks(ROOT / "docs" / "extending.md", "python") if f"\n{registry}[" in text]
+    def run(registry: str, section: str = "") -> None:
+        filled = f"\n{registry}[" + (f'"{section}"' if section else "")
+        (block,) = [text for text in blocks(ROOT / "docs" / "extending.md", "python") if filled in text]
         (tmp_path / f"own_{registry.lower()}.py").write_text(block)
         importlib.import_module(f"own_{registry.lower()}")
 
@@ -51,7 +53,7 @@ def run_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 
 
 def test_every_block_of_the_page_is_run_here() -> None:
-    assert len(blocks(ROOT / "docs" / "extending.md", "python")) == len(REGISTRIES)
+    assert len(blocks(ROOT / "docs" / "extending.md", "python")) == len(REGISTRIES) + 1  # two of them fill ENCODERS
 
 
 def test_a_rule_of_selection(run_block: Callable[[str], None]) -> None:
@@ -70,12 +72,26 @@ def test_a_rule_of_selection(run_block: Callable[[str], None]) -> None:
     assert decision.scores["spread"] == pytest.approx([0.0, likely - 0.5, 0.0])
 
 
-def test_a_network(run_block: Callable[[str], None], make_records: Callable[..., Path], tmp_path: Path) -> None:
-    run_block("ENCODERS")
+def test_a_network(run_block: Callable[..., None], make_records: Callable[..., Path], tmp_path: Path) -> None:
+    run_block("ENCODERS", "convolutions")
     config = ClassifyConfig(encoder="convolutions", mode="scratch", steps=2, batch=4, pictures=False)
     folder = classify(config, tmp_path / "model", records=make_records({"train": 4, "val": 2}))
     network = load_classifier(folder).network
     assert network(torch.zeros(2, 1, 128, 128)).shape == (2, 3)
+
+
+def test_an_encoder(run_block: Callable[..., None], tmp_path: Path) -> None:
+    run_block("ENCODERS", "clinic_resnet")
+    assert build_network("clinic_resnet", classes=3)(torch.zeros(1, 1, 64, 64)).shape == (1, 3)
+    published = ENCODERS["resnet10_tiny"].build(3, 1, 64).state_dict()
+    save_file({f"backbone.{name}": tensor for name, tensor in published.items()}, tmp_path / "weights.safetensors")
+    network = build_network("clinic_resnet", classes=3, weights=tmp_path / "weights.safetensors")
+    inner = network.network.state_dict()
+    assert set(inner) == set(published) and all(torch.equal(inner[name], published[name]) for name in published)
+    images = torch.rand(2, 1, 64, 64)
+    with torch.no_grad():
+        expected = network.network.eval()((images - 0.45) / 0.22)
+        torch.testing.assert_close(network.eval()(images), expected)
 
 
 def test_a_reader(run_block: Callable[[str], None], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The wheel holds what the checkout holds; installed elsewhere, the package finds it and says what is missing."""
 
+import re
 import shutil
 import site
 import subprocess
@@ -96,6 +97,33 @@ def test_installed_from_the_wheel_the_demo_runs_from_any_folder(installed: Path,
     done = _elsewhere(installed, tmp_path / "some folder", "meddap", "demo", *words)
     assert done.returncode == 0, done.stderr[-4000:]
     assert (tmp_path / "some folder" / "here" / "evaluate" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("from meddap_monai import read_ultrasound", "torch monai diffusers peft sklearn matplotlib highdicom"),
+        ("from meddap_monai import index, IndexConfig", "torch monai diffusers transformers peft sklearn matplotlib"),
+        ("from meddap_monai import LoadUltrasoundd, CropToUltrasoundRegiond", "diffusers peft highdicom"),
+        ("from meddap_monai import classify; import meddap_monai.classifier.inference", "diffusers peft highdicom"),
+    ],
+)  # fmt: skip
+def test_what_is_not_used_is_not_loaded(code: str, absent: str) -> None:
+    """MONAI itself loads transformers and scikit-learn where they are installed."""
+    told = f"{code}; import sys; print(sorted(set({absent.split()!r}) & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", told], text=True).strip() == "[]"
+
+
+def test_the_description_reads_where_it_stands_alone(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        text = archive.read(name).decode()
+    home = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Homepage"]
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert len(links) > 20 and all(link.startswith(("https://", "#")) for link in links)
+    for kind, place in re.findall(rf"\({re.escape(home)}/(blob|raw)/main/([^)#\s]+)", text):
+        assert (ROOT / place).exists() and (kind == "raw") == (Path(place).suffix in (".png", ".jpg")), place
+    assert f"\nVersion: {meddap_monai.__version__}\n" in text
 
 
 def _extras() -> dict[str, list[str]]:

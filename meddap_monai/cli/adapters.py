@@ -1,4 +1,4 @@
-"""``meddap adapter inspect | verify | convert | merge``."""
+"""``meddap adapter inspect | verify | convert | merge | publish``."""
 
 import argparse
 from pathlib import Path
@@ -8,8 +8,8 @@ import yaml
 
 
 def add_adapter_command(commands: Any) -> None:
-    """Add the command ``adapter`` with its four actions to the sub-parsers of ``meddap``."""
-    text = "look at, check, convert or merge adapters"
+    """Add the command ``adapter`` with its five actions to the sub-parsers of ``meddap``."""
+    text = "look at, check, convert, merge or publish adapters"
     actions = commands.add_parser("adapter", help=text, description=text).add_subparsers(
         required=True, metavar="ACTION"
     )
@@ -25,6 +25,14 @@ def add_adapter_command(commands: Any) -> None:
     merge.add_argument("paths", type=Path, nargs="+", help="adapter folders or files")
     merge.add_argument("--weights", type=float, nargs="*", default=[], help="one per adapter (default: all 1)")
     merge.add_argument("--output", type=Path, required=True, help="new base folder")
+    publish = _action(actions, "publish", "write a folder for the Hugging Face hub; nothing is uploaded", _publish)
+    publish.add_argument("path", type=Path, help="adapter folder")
+    publish.add_argument("--output", type=Path, required=True, help="new folder")
+    publish.add_argument("--licence", required=True, help="of the weights, as in CC-BY-4.0")
+    publish.add_argument("--data", required=True, help="the training images in a sentence: which, whose, which licence")
+    publish.add_argument("--base-model", help="what the base is called on the hub, as in owner/name")
+    publish.add_argument("--selection", type=Path, help="folder of select, for the figures about copies")
+    publish.add_argument("--fingerprints", action="store_true", help="add coarse pictures of the training images")
 
 
 def _action(actions: Any, name: str, text: str, run: Any) -> argparse.ArgumentParser:
@@ -63,3 +71,12 @@ def _merge(options: argparse.Namespace) -> str:
     from meddap_monai.diffusion.adapters.tools import merge_adapters
 
     return str(merge_adapters(options.paths, options.output, options.base, options.weights))
+
+
+def _publish(options: argparse.Namespace) -> str:
+    from meddap_monai.diffusion.adapters.publishing import Publication, publish_adapter
+
+    said = Publication(
+        options.licence, options.data, options.base_model, options.selection, fingerprints=options.fingerprints
+    )
+    return str(publish_adapter(options.path, options.output, said, options.base))

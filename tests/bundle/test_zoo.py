@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 import torch
 from ignite.handlers import Checkpoint
-from monai.bundle import ckpt_export, create_workflow, run, verify_metadata, verify_net_in_out
+from monai.bundle import ckpt_export, create_workflow, download, load, run, verify_metadata, verify_net_in_out
 
 from meddap_monai.bundle.places import output_root, trained_base
 from meddap_monai.core.resources import find
+from meddap_monai.errors import ForeignOutput, StageError
 from tests.test_bundles import SCHEMA, SMALL_LDM
+from tools.zoo import pack
 
 ROOT = find("bundles").parent
 WIDER = SMALL_LDM["pretrain#autoencoder"] | {"latents": 16, "channels": [16, 64, 64]}
@@ -99,6 +101,40 @@ def test_the_classifier_is_exported_as_the_zoo_exports_it(bundle: Path) -> None:
     network.load_state_dict(torch.load(bundle / "models/model.pt", weights_only=True))
     exported = torch.jit.load(str(bundle / "models/verify_model.ts")).eval()
     torch.testing.assert_close(exported(images), network(images))
+
+
+def test_monai_loads_it_with_its_weights_from_the_archive(bundle: Path, tmp_path: Path) -> None:
+    archive = pack(bundle, tmp_path / "dist")
+    assert pack(bundle, tmp_path / "again").read_bytes() == archive.read_bytes()
+    version = json.loads((bundle / "configs/metadata.json").read_text())["version"]
+    assert archive.name == f"{bundle.name}_v{version}.zip"
+    download(name=bundle.name, url=archive.as_uri(), bundle_dir=str(tmp_path / "there"))
+    folder = tmp_path / "there" / bundle.name
+    assert not [path for path in folder.rglob("*") if "checkpoint" in path.name or path.name == "tensorboard"]
+    places = {"uslora_adapter": {"adapter": "adapter"}, "ultrasound_ldm": {"base": "pretrain/base"}}
+    network = load(
+        name=bundle.name,
+        bundle_dir=str(tmp_path / "there"),
+        workflow_type="inference",
+        device="cpu",
+        net_override={key: str(folder / "models" / place) for key, place in places.get(bundle.name, {}).items()},
+    )
+    saved = torch.load(bundle / "models/model.pt", weights_only=True)
+    assert set(saved) == set(network.state_dict())
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in network.state_dict().items())
+
+
+def test_an_archive_without_weights_or_over_another_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(find("bundles/ultrasound_classifier"), tmp_path / "ultrasound_classifier")
+    with pytest.raises(StageError, match="model.pt: missing, expected the weights"):
+        pack(tmp_path / "ultrasound_classifier", tmp_path)
+    torch.save({}, tmp_path / "ultrasound_classifier" / "models" / "model.pt")
+    pack(tmp_path / "ultrasound_classifier", tmp_path)
+    with pytest.raises(ForeignOutput, match="exists already"):
+        pack(tmp_path / "ultrasound_classifier", tmp_path)
+    (tmp_path / "ultrasound_classifier" / "LICENSE").unlink()
+    with pytest.raises(StageError, match="LICENSE"):
+        pack(tmp_path / "ultrasound_classifier", tmp_path / "other")
 
 
 @pytest.mark.parametrize("kind", ["train", "inference"])

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,9 @@ def test_mutants_are_reproducible_and_differ() -> None:
 
 
 @pytest.mark.parametrize("first", range(0, 2000, 500))
-def test_two_thousand_mutants(first: int) -> None:
+def test_two_thousand_mutants(first: int, record_property: Callable[[str, object], None]) -> None:
     outcomes = read(first, first + 500)
+    record_property("mutants", 500)
     assert sum(outcomes.values()) == 500
     assert outcomes["array"] > 50 and outcomes["refused"] > 100, "mutants must be neither all harmless nor all hopeless"
 
@@ -55,5 +57,6 @@ def test_what_was_found_before(seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(2000, 22_000, 2000))
-def test_twenty_thousand_more(first: int) -> None:
+def test_twenty_thousand_more(first: int, record_property: Callable[[str, object], None]) -> None:
+    record_property("mutants", 2000)
     assert sum(read(first, first + 2000).values()) == 2000

@@ -73,8 +73,16 @@ def killed(stage: Resumable, folder: Path, draw: random.Random) -> bool:
 @pytest.mark.parametrize(
     ("kills", "seed"), [(4, 1), pytest.param(20, 2, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 )
-def test_kills_change_nothing(stage: Resumable, quiet: dict[str, str], kills: int, seed: int, tmp_path: Path) -> None:
+def test_kills_change_nothing(
+    stage: Resumable,
+    quiet: dict[str, str],
+    kills: int,
+    seed: int,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
     """A run that came to its end before is looked at, and another one begun."""
+    record_property("kills", kills)
     draw, hits, runs = random.Random(seed), 0, 0
     while hits < kills:
         assert runs <= kills, "few kills hit"
@@ -138,8 +146,9 @@ def test_a_full_disk_keeps_the_old_checkpoint(
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("times", [2, pytest.param(50, marks=pytest.mark.slow)])
 def test_of_two_writers_one_works_and_the_other_says_who(
-    stage: Resumable, quiet: dict[str, str], times: int, tmp_path: Path
+    stage: Resumable, quiet: dict[str, str], times: int, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
+    record_property("races of two writers", times)
     for number in range(times):
         assert stage.outcome(race(stage.write, tmp_path / str(number))) == quiet
 

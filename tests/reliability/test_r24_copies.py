@@ -1,6 +1,7 @@
 """R24: copies of training images are found, and honest images of other patients are left alone."""
 
 import importlib
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -40,7 +41,11 @@ def calibrated(training: list[np.ndarray]) -> tuple[Images, Thresholds]:
 
 @pytest.mark.parametrize("exact", [20_000, 100], ids=["every image", "inverted lists"])
 def test_98_percent_of_200_planted_copies_are_found(
-    training: list[np.ndarray], calibrated: tuple[Images, Thresholds], monkeypatch: pytest.MonkeyPatch, exact: int
+    training: list[np.ndarray],
+    calibrated: tuple[Images, Thresholds],
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+    exact: int,
 ) -> None:
     monkeypatch.setattr(neighbours, "EXACT", exact)
     known, thresholds = images(training, "patient"), calibrated[1]
@@ -50,16 +55,20 @@ def test_98_percent_of_200_planted_copies_are_found(
     copies = [plant(training[source], kind, rng) for source, kind in zip(sources, kinds, strict=True)]
     nearest = find_nearest(images(copies), known, CONFIG)
     caught = flag(nearest.distances, thresholds.values)
+    record_property("share of planted copies caught", float(caught.mean()))
     missed = [kind for kind, hit in zip(kinds, caught, strict=True) if not hit]
     assert hasattr(known.pictures.index, "nprobe") == (exact < TRAINING)
     assert caught.mean() >= 0.98, f"missed {missed}"
     assert (nearest.index[caught] == sources[caught]).mean() >= 0.98
 
 
-def test_held_out_images_of_other_patients_are_rarely_flagged(calibrated: tuple[Images, Thresholds]) -> None:
+def test_held_out_images_of_other_patients_are_rarely_flagged(
+    calibrated: tuple[Images, Thresholds], record_property: Callable[[str, object], None]
+) -> None:
     known, thresholds = calibrated
     nearest = find_nearest(images(simulated(HELD_OUT, 50_000)), known, CONFIG)
     flagged = int(flag(nearest.distances, thresholds.values).sum())
+    record_property("share of other patients' images flagged", flagged / HELD_OUT)
     low, _ = wilson(flagged, HELD_OUT)
     assert HELD_OUT >= 500 and low <= 0.02, f"{flagged} of {HELD_OUT} flagged"
 

@@ -50,11 +50,13 @@ def config_of(rules: RuleConfig, **changes: int) -> SelectConfig:
 
 
 def test_90_percent_of_wrong_labels_removed_at_15_percent_loss(
-    tmp_path: Path, make_records: Callable[..., Path]
+    tmp_path: Path, make_records: Callable[..., Path], record_property: Callable[[str, object], None]
 ) -> None:
     records = make_records({"train": 60, "val": 2})
     config = config_of(RuleConfig())
     removed, lost = removed_and_lost(tmp_path, records, config, per_class=100)
+    record_property("share of wrong labels removed", removed)
+    record_property("of right ones lost", lost)
     assert removed >= 0.90 and lost <= 0.15, f"removed {removed:.3f}, lost {lost:.3f}"
 
 
@@ -69,8 +71,10 @@ def test_90_percent_of_wrong_labels_removed_at_15_percent_loss(
     ids=lambda rules: "+".join(rules.use),
 )
 def test_every_recommended_rule_at_full_size(
-    tmp_path: Path, make_records: Callable[..., Path], rules: RuleConfig
+    tmp_path: Path, make_records: Callable[..., Path], record_property: Callable[[str, object], None], rules: RuleConfig
 ) -> None:
     records = make_records({"train": 100, "val": 2})
     removed, lost = removed_and_lost(tmp_path, records, config_of(rules, steps=400), per_class=200)
+    record_property("share of wrong labels removed", removed)
+    record_property("of right ones lost", lost)
     assert removed >= 0.90 and lost <= 0.15, f"removed {removed:.3f}, lost {lost:.3f}"

@@ -1,5 +1,7 @@
 """R35: where no arm is better, the intervals hold zero as often as they say and a report seldom says "helps"."""
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.statistics.null_reports import Setting, Tally, tally
@@ -41,10 +43,13 @@ def test_no_effect_is_not_called_one(setting: Setting, reports: int) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("setting", FULL, ids=str)
-def test_intervals_hold_what_they_promise(setting: Setting) -> None:
+def test_intervals_hold_what_they_promise(setting: Setting, record_property: Callable[[str, object], None]) -> None:
     reports = 1000
     found = tally(setting, reports)
-    print(f"\n{setting}: {found}")
+    record_property("simulated reports", reports)
+    record_property('share with a false "helps"', found.misled / reports)
+    for name in ("own", "unseen"):
+        record_property(f"coverage on the {name} set", shares(found, name)[0])
     for name in ("own", "unseen"):
         covered, helps = shares(found, name)
         assert 0.93 <= covered <= 0.97, name

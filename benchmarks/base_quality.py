@@ -26,12 +26,13 @@ import torch
 from acceptance import check, table
 from drawing import Drawer
 from judging import joined, write_sheet
-from judging_encoder import EXTRACTOR, blinded, device_agreement, encode, likeness, unit_length
+from judging_encoder import EXTRACTOR, blinded, device_agreement, encode, likeness
 from real_images import classes_of, organs, real_sets, seen_by, table_of
 
 from meddap_monai import store
 from meddap_monai.diffusion.generation.config import GenerateConfig
 from meddap_monai.diffusion.pretraining.appearance import LOOKS, apply_look
+from meddap_monai.selection.filtering.frozen_features import unit_length
 
 ADJECTIVES, DEVICES = 500, 700
 """First numbers of the random streams of those pictures."""

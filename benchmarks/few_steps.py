@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from drawing import Drawer
-from generation_quality import compare
 from judging import joined, write_sheet
 from judging_encoder import EXTRACTOR, encode
+from kernel_distance import compare
 from real_images import classes_of, real_sets, table_of
 from scipy.spatial.distance import pdist, squareform
 

@@ -44,11 +44,6 @@ def encode(pixels: np.ndarray) -> np.ndarray:
     return found
 
 
-def unit_length(features: np.ndarray) -> np.ndarray:
-    """Return features (N, D) of unit length, as the copy check wants them."""
-    return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
-
-
 def likeness(train: Any, held: Any, synthetic: Any, groups: Mapping[str, list[str]]) -> dict[str, Any]:
     """Return, per group of classes, how far synthetic and real training images lie from held-out real ones.
 

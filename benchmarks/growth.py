@@ -167,7 +167,7 @@ def generating(material: Material, factor: int, out: Path) -> Work:
 def selecting(material: Material, factor: int, out: Path) -> Work:
     records = material.records(f"select{factor}", 30 * factor)
     generated = material.synthetic(f"generated{factor}", records, 30 * factor)
-    config = SelectConfig(filter=CUT, copies=CopyConfig(features="filter"), pictures=False)
+    config = SelectConfig(filter=CUT, copies=CopyConfig(features="hog"), pictures=False)
 
     def work() -> None:
         with contextlib.suppress(

@@ -119,7 +119,7 @@ def test_later_stages_mix_no_devices(tmp_path: Path) -> None:
         trained = replace(growth.TINY, steps=4, validation_every=2, device="cuda", pictures=True)
         growth.classify(trained, tmp_path / "network", records=records)
         growth.classify(ClassifyConfig(mode="probe", resolution=32, device="cuda"), tmp_path / "probe", records=records)
-        select = growth.SelectConfig(filter=cut, copies=growth.CopyConfig(features="filter"))
+        select = growth.SelectConfig(filter=cut, copies=growth.CopyConfig(features="hog"))
         assert growth.select(select, tmp_path / "select", records=records, generated=generated).stat().st_size
         models = [tmp_path / "probe", tmp_path / "network"]
         source = next((tmp_path / "in").rglob("*.png"))

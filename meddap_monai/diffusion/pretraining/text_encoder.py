@@ -115,11 +115,11 @@ class TextEncoderTraining:
         heads = tokenizer([caption.head for caption in self.captions]).input_ids
         self.starts = torch.tensor([len(head) - 2 for head in heads])
         self.ends = torch.tensor([len(text) - 1 for text in tokenizer(texts).input_ids])
-        counts = (*counts, *map(len, self.words))
+        sizes = (*counts, *map(len, self.words))
         self.labels = torch.tensor([caption.labels for caption in self.captions])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.heads = nn.ModuleList(nn.Linear(config.width, count) for count in counts)
+            self.heads = nn.ModuleList(nn.Linear(config.width, count) for count in sizes)
         parameters = [*encoder.parameters(), *self.heads.parameters()]
         self.optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=1e-3)
 

@@ -67,11 +67,11 @@ def cluster() -> Iterator[Any]:
     before = dict(os.environ)
     patience = {"RAY_raylet_start_wait_time_s": "240", "RAY_gcs_rpc_server_reconnect_timeout_s": "240"}
     os.environ |= {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"} | patience
-    here = {"node_ip_address": "127.0.0.1", "object_store_memory": 80 * 2**20}
+    here = {"object_store_memory": 80 * 2**20}
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False} | here)
     found.add_node(num_cpus=1, **here)
     found.wait_for_nodes()
-    ray.init(address=found.address, _node_ip_address="127.0.0.1", log_to_driver=False, logging_level="ERROR")
+    ray.init(address=found.address, log_to_driver=False, logging_level="ERROR")
     yield found
     ray.shutdown()
     found.shutdown()
@@ -196,7 +196,7 @@ def test_a_grid_gives_the_bytes_of_one_process(make_records: Callable[..., Path]
 def test_a_node_that_goes_takes_nothing_with_it(
     cluster: Any, quiet: dict[str, str], records: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
-    extra = cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1", object_store_memory=80 * 2**20)
+    extra = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
     cluster.wait_for_nodes()
     output = tmp_path / "out"
 
@@ -215,7 +215,7 @@ def test_a_node_that_goes_takes_nothing_with_it(
 
 DRIVER = """
 import ray, sys
-ray.init(address=sys.argv[4], _node_ip_address="127.0.0.1", log_to_driver=False, logging_level="ERROR")
+ray.init(address=sys.argv[4], log_to_driver=False, logging_level="ERROR")
 from tests.engines.test_ray import GENERATE, RAY, generate, use_engine
 with use_engine(RAY):
     generate(GENERATE, sys.argv[1], records=sys.argv[2], base=sys.argv[3])

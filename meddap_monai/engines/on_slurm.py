@@ -116,7 +116,7 @@ class SubmititEngine:
         """Submit an array of what waits, once half of the last one is done; return whether there was something."""
         if len(jobs) > most // 2:
             return False
-        units = []
+        units: list[Unit] = []
         while len(units) + len(jobs) < most and (unit := backlog.take()) is not None:
             units.append(unit)
         if units:

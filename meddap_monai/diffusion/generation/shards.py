@@ -276,6 +276,8 @@ def make_shards(job: Request, ranks: Ranks, rows: int, check: Check, opened: Sha
             if not hidden:
                 curves.add_scalar("generate/images_per_second", images / found["seconds"], number)
                 curves.add_images("generate/latest", _latest(job.output, number), number, dataformats="NHWC")
+    if not current_engine().in_process:
+        store.sweep(job.output)  # what lost workers left
     return Made(batch, seconds)
 
 

@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 2
 # times slower beside two busy programs; this costs a tenth on a quiet machine.
 export GOMP_SPINCOUNT ?= 20000
 
-.PHONY: demo test test-long lint types wheel smoke clean
+.PHONY: demo test test-long lint types wheel smoke docs notebooks clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make demo PYTHON=python3.11")'
@@ -29,6 +29,20 @@ test-long: $(VENV)/.installed  ## the long counts and everything marked slow; dc
 smoke: $(VENV)/.installed  ## the four published studies at smoke scale
 	$(BIN)/python -m pytest -m smoke
 
+docs: notebooks  ## the site, in site/; any broken link fails; open site/index.html, no server and no network is needed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+notebooks: build/examples/.executed  ## run the notebooks that changed since they ran; the site shows what they said and drew
+
+build/examples/.executed: $(wildcard examples/*.ipynb) $(VENV)/.docs
+	rm -rf build/examples && mkdir -p build && cp -r examples build/examples
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --nbmake --overwrite --nbmake-timeout=300 -p no:xdist build/examples
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,4 +54,4 @@ wheel: $(VENV)/.installed
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .ruff_cache
+	rm -rf build dist site *.egg-info .mypy_cache .ruff_cache

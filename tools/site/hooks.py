@@ -1,0 +1,63 @@
+"""Hooks of mkdocs: the pages that no one writes, and the files outside ``docs`` that are pages too."""
+
+import fnmatch
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+from tools.site import notebooks, reference
+
+ROOT = Path(__file__).resolve().parents[2]
+OUTSIDE = {
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+    **{
+        f"bundles/{name}/docs/README.md": f"bundles/{name}.md"
+        for name in ("meddap_study", "ultrasound_classifier", "ultrasound_ldm", "uslora_adapter")
+    },
+}
+"""A file of the repository -> its page."""
+_LINK = re.compile(r"\]\(((?:\.\./)+[^)#\s]+)")
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the generated pages, then fill the places of the navigation that are patterns."""
+    made = {**reference.pages(), **notebooks.pages(ROOT)}
+    made |= {page: (ROOT / name).read_text() for name, page in OUTSIDE.items() if (ROOT / name).is_file()}
+    for path, content in made.items():
+        files.append(File.generated(config, path, content=content))
+    config.nav = _filled(config.nav, [file.src_uri for file in files.documentation_pages()])
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Turn links out of ``docs`` into links to the pages they are here."""
+    here = Path(page.file.src_uri).parent
+
+    def turned(match: re.Match[str]) -> str:
+        target = Path("docs", here, match[1])
+        name = re.sub(r"(^|/)docs/(\.\./)+", "", target.as_posix())
+        return f"]({'../' * len(here.parts)}{OUTSIDE[name]}" if name in OUTSIDE else match[0]
+
+    return _LINK.sub(turned, markdown)
+
+
+def _filled(nav: Any, pages: list[str]) -> Any:
+    """Return a navigation with each pattern (``reference/commands/*.md``) replaced by the pages that match it."""
+    if isinstance(nav, dict):
+        return {title: _filled(item, pages) for title, item in nav.items()}
+    if isinstance(nav, list):
+        named = {
+            item for one in nav for item in ([one] if isinstance(one, str) else one.values()) if isinstance(item, str)
+        }
+        made: list[Any] = []
+        for item in nav:
+            if isinstance(item, str) and "*" in item:
+                made += [page for page in sorted(fnmatch.filter(pages, item)) if page not in named]
+            else:
+                made.append(_filled(item, pages))
+        return made
+    return nav

@@ -1,0 +1,52 @@
+"""The notebooks of ``examples/`` as pages: from their executed copies where there are any, else as they are."""
+
+import base64
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+EXECUTED = "build/examples"
+"""Where `make notebooks` leaves the executed copies, below the repository."""
+_STYLED = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def pages(root: Path) -> dict[str, str]:
+    """Return the page of every notebook: its path below ``docs`` and its Markdown.
+
+    Args:
+        root: the repository.
+    """
+    made = {}
+    for file in sorted((root / "examples").glob("*.ipynb")):
+        executed = root / EXECUTED / file.name
+        made[f"tutorials/{file.stem}.md"] = page((executed if executed.is_file() else file).read_text(), file.name)
+    return made
+
+
+def page(text: str, name: str) -> str:
+    """Return a notebook as Markdown: text, code, and what the code said and drew."""
+    parts = []
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+        elif source.strip():
+            shell = source.startswith("!")
+            code = "\n".join(line.removeprefix("!") for line in source.splitlines()) if shell else source
+            parts += [_fenced(code, "bash" if shell else "python"), *map(_output, cell["outputs"])]
+    first, *rest = parts
+    return "\n\n".join([first, f"*This page is the notebook `examples/{name}`, run as it stands.*", *rest, ""])
+
+
+def _output(output: dict[str, Any]) -> str:
+    data = output.get("data", {})
+    if "image/png" in data:
+        picture = base64.b64encode(base64.b64decode("".join(data["image/png"]))).decode()
+        return f'<img alt="What the code above draws" src="data:image/png;base64,{picture}">'
+    said = _STYLED.sub("", "".join(output.get("text", data.get("text/plain", ""))))
+    return _fenced(said.rstrip(), "text") if said.strip() and output.get("name") != "stderr" else ""
+
+
+def _fenced(text: str, mark: str) -> str:
+    return f"```{mark}\n{text}\n```"

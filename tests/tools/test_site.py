@@ -83,7 +83,7 @@ def test_a_notebook_becomes_a_page_with_what_it_said_and_drew() -> None:
     ]
     cells = [
         {"cell_type": "markdown", "source": ["# Title\n", "What for."]},
-        {"cell_type": "code", "source": ["!meddap --version"], "outputs": outputs},
+        {"cell_type": "code", "source": ["%%bash\n", "meddap --version"], "outputs": outputs},
         {"cell_type": "code", "source": ["a = 1"], "outputs": []},
     ]
     page = notebooks.page(json.dumps({"cells": cells}), "one.ipynb")

@@ -32,9 +32,9 @@ def page(text: str, name: str) -> str:
         if cell["cell_type"] == "markdown":
             parts.append(source)
         elif source.strip():
-            shell = source.startswith("!")
-            code = "\n".join(line.removeprefix("!") for line in source.splitlines()) if shell else source
-            parts += [_fenced(code, "bash" if shell else "python"), *map(_output, cell["outputs"])]
+            code = source.removeprefix("%%bash\n")  # a command that fails stops the notebook, as it does not behind "!"
+            mark = "python" if code == source else "bash"
+            parts += [_fenced(code, mark), *map(_output, cell["outputs"])]
     first, *rest = parts
     return "\n\n".join([first, f"*This page is the notebook `examples/{name}`, run as it stands.*", *rest, ""])
 

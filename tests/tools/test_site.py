@@ -15,6 +15,8 @@ from meddap_monai.store import STAGES
 from meddap_monai.study.config import StudyConfig, config_of
 from meddap_monai.transforms import __all__ as transforms
 from tools.site import notebooks, reference
+from tools.site.dialect import python_markdown
+from tools.site.sentences import long_sentences
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +101,43 @@ def test_the_notebooks_are_kept_without_outputs() -> None:
             assert cell["cell_type"] == "markdown" or (cell["outputs"], cell["execution_count"]) == ([], None), (
                 file.name
             )
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("Text\n- one\n  more\n- two", "Text\n\n- one\n    more\n- two"),
+        ("1. one\n\n   below\n2. two", "1. one\n\n    below\n2. two"),
+        ("- one\n  - inner\n\nText", "- one\n    - inner\n\nText"),
+        ("- one\n\n```\n- code\n  - code\n```", "- one\n\n```\n- code\n  - code\n```"),
+        ("1. one\n\n   ```\n   code\n     more\n   ```", "1. one\n\n    ```\n    code\n      more\n    ```"),
+        ("Text\nmore - of it\n| a |", "Text\nmore - of it\n| a |"),
+    ],
+)
+def test_lists_are_written_as_python_markdown_reads_them(written: str, read: str) -> None:
+    assert python_markdown(written) == read
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("word " * 24 + "end.", 1),
+        ("word " * 23 + "end.", 0),
+        ("word " * 20 + "end. " + "Word " * 20 + "end.", 0),
+        ("- " + "word " * 20 + "\n- " + "word " * 20, 0),
+        ("```\n" + "word " * 30 + "\n```\n| " + "word " * 30 + "|", 0),
+        ("word " * 20 + "[one two](a/b.md) `a b c d` (" + "word " * 9 + ") end.", 0),
+    ],
+)
+def test_a_sentence_of_25_words_is_long(text: str, count: int) -> None:
+    assert len(list(long_sentences(text))) == count
+
+
+LONG = {"base": 19, "generation": 11, "performance": 14, "scale": 3, "reliability": 1}
+"""Page -> how many long sentences it may still have; these numbers only fall."""
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.stem)
+def test_pages_have_short_sentences(page: Path) -> None:
+    found = list(long_sentences(page.read_text()))
+    assert len(found) <= LONG.get(page.stem, 0), "\n".join(found)

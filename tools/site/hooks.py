@@ -8,6 +8,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 from tools.site import notebooks, reference
+from tools.site.dialect import python_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTSIDE = {
@@ -34,7 +35,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Turn links out of ``docs`` into links to the pages they are here."""
+    """Turn links out of ``docs`` into links to the pages they are here, and lists into what mkdocs reads."""
     here = Path(page.file.src_uri).parent
 
     def turned(match: re.Match[str]) -> str:
@@ -42,7 +43,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         name = re.sub(r"(^|/)docs/(\.\./)+", "", target.as_posix())
         return f"]({'../' * len(here.parts)}{OUTSIDE[name]}" if name in OUTSIDE else match[0]
 
-    return _LINK.sub(turned, markdown)
+    return python_markdown(_LINK.sub(turned, markdown))
 
 
 def _filled(nav: Any, pages: list[str]) -> Any:

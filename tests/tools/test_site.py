@@ -141,3 +141,21 @@ LONG = {"base": 19, "generation": 11, "performance": 14, "scale": 3, "reliabilit
 def test_pages_have_short_sentences(page: Path) -> None:
     found = list(long_sentences(page.read_text()))
     assert len(found) <= LONG.get(page.stem, 0), "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("page", "count"),
+    [
+        ('<script src="https://cdn.example/a.js"></script>', 1),
+        ('<link rel="stylesheet" href="//fonts.example/a.css">', 1),
+        ('<img alt="a" src=https://img.example/a.png>', 1),
+        ("<style>a { background: url(https://img.example/a.png) }</style>", 1),
+        (
+            '<a href="https://monai.io">MONAI</a><script src="../assets/a.js"></script><img src="data:image/png;base64,//8=">',
+            0,
+        ),
+    ],
+)
+def test_what_a_page_loads_from_elsewhere_is_found(page: str, count: int) -> None:
+    hooks = pytest.importorskip("tools.site.hooks", reason="needs the extra `docs` (docs/install.md)")
+    assert len(hooks.outside(page)) == count

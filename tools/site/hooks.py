@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 from tools.site import notebooks, reference
@@ -44,6 +45,26 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         return f"]({'../' * len(here.parts)}{OUTSIDE[name]}" if name in OUTSIDE else match[0]
 
     return python_markdown(_LINK.sub(turned, markdown))
+
+
+def on_post_build(config: Any) -> None:
+    """Refuse a site that loads anything from elsewhere.
+
+    Raises:
+        PluginError: a page with a script, style, font, picture or frame of another place.
+    """
+    for file in sorted(Path(config.site_dir).rglob("*.html")):
+        found = outside(file.read_text(encoding="utf-8"))
+        if found:
+            raise PluginError(f"{file}: loads {found[0]} from elsewhere; the site must work without a network")
+
+
+def outside(page: str) -> list[str]:
+    """Return the addresses of other places that a page loads by itself; links that a reader follows do not count."""
+    loaded = re.findall(
+        r"<(?:script|img|iframe|source|link)\b[^>]*?\b(?:src|href)=[\"']?((?:https?:)?//[^\"'\s>]+)", page
+    )
+    return loaded + re.findall(r"(?:url\(|@import )[\"']?((?:https?:)?//[^\"')\s]+)", page)
 
 
 def _filled(nav: Any, pages: list[str]) -> Any:

@@ -107,7 +107,8 @@ def test_the_notebooks_are_kept_without_outputs() -> None:
     ("written", "read"),
     [
         ("Text\n- one\n  more\n- two", "Text\n\n- one\n    more\n- two"),
-        ("1. one\n\n   below\n2. two", "1. one\n\n    below\n2. two"),
+        ("1. one\n\n   below\n2. two", "1. one\n\n    below\n\n2. two"),
+        ("- one\n\n  below\n- two", "- one\n\n    below\n\n- two"),
         ("- one\n  - inner\n\nText", "- one\n    - inner\n\nText"),
         ("- one\n\n```\n- code\n  - code\n```", "- one\n\n```\n- code\n  - code\n```"),
         ("1. one\n\n   ```\n   code\n     more\n   ```", "1. one\n\n    ```\n    code\n      more\n    ```"),
@@ -151,7 +152,7 @@ def test_pages_have_short_sentences(page: Path) -> None:
         ('<img alt="a" src=https://img.example/a.png>', 1),
         ("<style>a { background: url(https://img.example/a.png) }</style>", 1),
         (
-            '<a href="https://monai.io">MONAI</a><script src="../assets/a.js"></script><img src="data:image/png;base64,//8=">',
+            '<a href="https://monai.io">MONAI</a><script src="../a.js"></script><img src="data:image/png;base64,//8=">',
             0,
         ),
     ],

@@ -33,5 +33,6 @@ def python_markdown(text: str) -> str:
             lines.append(" " * 4 * len(open_items) * bool(column) + line[column:])
         if line.lstrip().startswith("```"):
             fence = "" if fence else "```"
-        paragraph, empty = not item and not fence and not open_items, False
+        paragraph = not item and not fence and (paragraph or empty or not open_items)
+        empty = False
     return "\n".join(lines)

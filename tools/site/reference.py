@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -96,7 +97,9 @@ def _sentence(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return text.replace("<", "&lt;").replace("*", "\\*")
+    """Return a docstring's text as Markdown: what is no code is no markup either."""
+    parts = re.split(r"(`[^`]+`)", text.replace("``", "`"))
+    return "".join(part if part.startswith("`") else part.replace("<", "&lt;").replace("*", "\\*") for part in parts)
 
 
 def _cell(text: str) -> str:

@@ -79,7 +79,9 @@ def test_every_public_name_stands_in_the_page_of_its_room(pages: dict[str, str])
 def test_a_notebook_becomes_a_page_with_what_it_said_and_drew() -> None:
     picture = base64.b64encode(b"picture").decode()
     outputs = [
-        {"output_type": "stream", "name": "stdout", "text": ["\x1b[1mtold\x1b[0m\n"]},
+        {"output_type": "stream", "name": "stdout", "text": ["\x1b[1mto"]},
+        {"output_type": "stream", "name": "stderr", "text": "a bar"},
+        {"output_type": "stream", "name": "stdout", "text": "ld\x1b[0m\n"},
         {"output_type": "stream", "name": "stderr", "text": ["a warning\n"]},
         {"output_type": "display_data", "data": {"image/png": picture, "text/plain": "<Figure>"}},
     ]
@@ -92,7 +94,7 @@ def test_a_notebook_becomes_a_page_with_what_it_said_and_drew() -> None:
     assert page.startswith("# Title\nWhat for.\n\n*This page is the notebook `examples/one.ipynb`")
     assert "```bash\nmeddap --version\n```" in page and "```python\na = 1\n```" in page
     assert "```text\ntold\n```" in page and f"base64,{picture}" in page
-    assert "a warning" not in page and "<Figure>" not in page
+    assert "a bar" not in page and "a warning" not in page and "<Figure>" not in page
 
 
 def test_the_notebooks_are_kept_without_outputs() -> None:

@@ -34,9 +34,21 @@ def page(text: str, name: str) -> str:
         elif source.strip():
             code = source.removeprefix("%%bash\n")  # a command that fails stops the notebook, as it does not behind "!"
             mark = "python" if code == source else "bash"
-            parts += [_fenced(code, mark), *map(_output, cell["outputs"])]
+            parts += [_fenced(code, mark), *map(_output, _joined(cell["outputs"]))]
     first, *rest = parts
     return "\n\n".join([first, f"*This page is the notebook `examples/{name}`, run as it stands.*", *rest, ""])
+
+
+def _joined(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the outputs with what was printed in pieces as one; what went to standard error is left out."""
+    made: list[dict[str, Any]] = []
+    for output in outputs:
+        text = "".join(output.get("text", ""))
+        if output.get("name") == "stdout" and made and made[-1].get("name") == "stdout":
+            made[-1] = made[-1] | {"text": made[-1]["text"] + text}
+        elif output.get("name") != "stderr":
+            made.append(output | ({"text": text} if "text" in output else {}))
+    return made
 
 
 def _output(output: dict[str, Any]) -> str:
@@ -45,7 +57,7 @@ def _output(output: dict[str, Any]) -> str:
         picture = base64.b64encode(base64.b64decode("".join(data["image/png"]))).decode()
         return f'<img alt="What the code above draws" src="data:image/png;base64,{picture}">'
     said = _STYLED.sub("", "".join(output.get("text", data.get("text/plain", ""))))
-    return _fenced(said.rstrip(), "text") if said.strip() and output.get("name") != "stderr" else ""
+    return _fenced(said.rstrip(), "text") if said.strip() else ""
 
 
 def _fenced(text: str, mark: str) -> str:

@@ -36,7 +36,7 @@ notebooks: build/examples/.executed  ## run the notebooks that changed since the
 
 build/examples/.executed: $(wildcard examples/*.ipynb) $(VENV)/.docs
 	rm -rf build/examples && mkdir -p build && cp -r examples build/examples
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --nbmake --overwrite --nbmake-timeout=1200 -p no:xdist build/examples
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --nbmake --overwrite --nbmake-timeout=1200 --timeout=1800 -p no:xdist build/examples
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.installed

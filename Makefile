@@ -26,9 +26,6 @@ test-long: $(VENV)/.installed  ## the long counts and everything marked slow; dc
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check SimpleITK
 	$(BIN)/python -m pytest -m slow
 
-smoke: $(VENV)/.installed  ## the four published studies at smoke scale
-	$(BIN)/python -m pytest -m smoke
-
 docs: notebooks  ## the site, in site/; any broken link fails; open site/index.html, no server and no network is needed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
@@ -42,6 +39,9 @@ build/examples/.executed: $(wildcard examples/*.ipynb) $(VENV)/.docs
 $(VENV)/.docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	touch $@
+
+smoke: $(VENV)/.installed  ## the four published studies at smoke scale
+	$(BIN)/python -m pytest -m smoke
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

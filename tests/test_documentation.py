@@ -28,7 +28,6 @@ from meddap_monai.store import STAGES
 from meddap_monai.study import read_study
 from meddap_monai.study.sections import load_sections
 from meddap_monai.study.stages import _STAGES
-from tools.site import notebooks, reference
 
 FOREIGN = {
     "docs/transforms.md": "configs/train.yaml is a third party's bundle; tests/transforms/test_diffusion.py runs it",
@@ -173,6 +172,8 @@ def test_python_shown_compiles_and_imports_what_is_there(page: Path) -> None:
 @functools.cache
 def generated() -> set[str]:
     """Pages that the site makes when it is built, below ``docs``."""
+    from tools.site import notebooks, reference
+
     return {*reference.pages(), *notebooks.pages(ROOT)}
 
 

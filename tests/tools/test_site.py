@@ -147,6 +147,26 @@ def test_pages_have_short_sentences(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("page", "written", "read"),
+    [
+        (
+            "adapters.md",
+            "[a](base.md#how) [b](https://monai.io) [c](#here)",
+            "[a](base.md#how) [b](https://monai.io) [c](#here)",
+        ),
+        ("studies/meddap_busi.md", "[a](../heads.md)", "[a](../heads.md)"),
+        ("bundles.md", "[a](../bundles/meddap_study/docs/README.md)", "[a](bundles/meddap_study.md)"),
+        ("adapters.md", "[a](../SECURITY.md)", "[a](security.md)"),
+        ("contributing.md", "[a](docs/dicom.md#regions) [b](SECURITY.md)", "[a](dicom.md#regions) [b](security.md)"),
+        ("bundles/meddap_study.md", "[a](../../../docs/results.md)", "[a](../results.md)"),
+    ],
+)
+def test_links_of_the_repository_become_links_of_the_site(page: str, written: str, read: str) -> None:
+    hooks = pytest.importorskip("tools.site.hooks", reason="needs the extra `docs` (docs/install.md)")
+    assert hooks.linked(written, page) == read
+
+
+@pytest.mark.parametrize(
     ("page", "count"),
     [
         ('<script src="https://cdn.example/a.js"></script>', 1),

@@ -1,6 +1,7 @@
 """Hooks of mkdocs: the pages that no one writes, and the files outside ``docs`` that are pages too."""
 
 import fnmatch
+import posixpath
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OUTSIDE = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "CODE_OF_CONDUCT.md": "conduct.md",
     "SECURITY.md": "security.md",
     **{
         f"bundles/{name}/docs/README.md": f"bundles/{name}.md"
@@ -22,7 +24,7 @@ OUTSIDE = {
     },
 }
 """A file of the repository -> its page."""
-_LINK = re.compile(r"\]\(((?:\.\./)+[^)#\s]+)")
+_LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#\s]+)")
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -36,15 +38,27 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Turn links out of ``docs`` into links to the pages they are here, and lists into what mkdocs reads."""
-    here = Path(page.file.src_uri).parent
+    """Turn links between files of the repository into links between pages, and lists into what mkdocs reads."""
+    return python_markdown(linked(markdown, page.file.src_uri))
+
+
+def linked(markdown: str, page: str) -> str:
+    """Return a page's text with its links as they must be on the site.
+
+    Args:
+        markdown: text, whose links are those of its file in the repository.
+        page: its path below ``docs``.
+    """
+    here = next((name for name, made in OUTSIDE.items() if made == page), f"docs/{page}")
 
     def turned(match: re.Match[str]) -> str:
-        target = Path("docs", here, match[1])
-        name = re.sub(r"(^|/)docs/(\.\./)+", "", target.as_posix())
-        return f"]({'../' * len(here.parts)}{OUTSIDE[name]}" if name in OUTSIDE else match[0]
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(here), match[1]))
+        there = OUTSIDE.get(target, target.removeprefix("docs/"))
+        if there == target:  # no page of the site
+            return match[0]
+        return f"]({posixpath.relpath(there, posixpath.dirname(page) or '.')}"
 
-    return python_markdown(_LINK.sub(turned, markdown))
+    return _LINK.sub(turned, markdown)
 
 
 def on_post_build(config: Any) -> None:

@@ -12,7 +12,7 @@ NOTEBOOKS := $(wildcard examples/*.ipynb)
 SHARP := core store statistics selection
 SHARP_TESTS := $(SHARP:%=tests/%) tests/cli/test_keys.py
 
-.PHONY: demo test quick test-long lint types coverage reliability mutants wheel dist sbom smoke gpu-wheels gpu-check clean
+.PHONY: demo test quick test-long lint types coverage reliability mutants wheel dist sbom smoke docs notebooks gpu-wheels gpu-check clean
 
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make demo PYTHON=python3.11")'
@@ -32,6 +32,20 @@ quick: $(VENV)/.installed  ## the quick tests alone; with VENV and CONSTRAINTS, 
 test-long: $(VENV)/.installed  ## the long counts and everything marked slow; dcmtk and chromium serve it where they are
 	$(PIP) SimpleITK
 	$(BIN)/python -m pytest -m slow
+
+docs: notebooks  ## the site, in site/; any broken link fails; open site/index.html, no server and no network is needed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+notebooks: build/examples/.executed  ## run the notebooks that changed since they ran; the site shows what they said and drew
+
+build/examples/.executed: $(wildcard examples/*.ipynb) $(VENV)/.docs
+	rm -rf build/examples && mkdir -p build && cp -r examples build/examples
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --nbmake --overwrite --nbmake-timeout=1200 --timeout=1800 -p no:xdist build/examples
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(PIP) --editable '.[docs]'
+	touch $@
 
 smoke: $(VENV)/.installed  ## the four published studies at smoke scale
 	$(BIN)/python -m pytest -m smoke
@@ -81,4 +95,4 @@ sbom: $(VENV)/.installed  ## what an installation consists of (CycloneDX), and d
 	$(BIN)/python -m tools.licences
 
 clean:
-	rm -rf build dist mutants *.egg-info .mypy_cache .ruff_cache .coverage
+	rm -rf build dist mutants site *.egg-info .mypy_cache .ruff_cache .coverage

@@ -11,7 +11,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 
 NEEDED = {
     r"^pip (install|download)": "a package index or a folder of wheels",
-    r"^make (demo|test)$": "a fresh environment, which make fills from a package index",
+    r"^make (demo|test|docs)$": "a fresh environment, which make fills from a package index",
     r"python -m tools\.corpus": "BUS-BRA and the fetal planes",
     r"--config configs/busi\.yaml|data/busi|augmentation_ablation": "BUSI and BUS-BRA",
     r"--config configs/fetal\.yaml": "the fetal planes of Spain and Africa",

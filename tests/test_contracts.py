@@ -8,10 +8,12 @@ import jsonschema
 import pytest
 import yaml
 
+from meddap_monai.classifier.inference import infer
+from meddap_monai.classifier.inference_config import InferConfig
 from meddap_monai.core import resources
 from meddap_monai.core.records import class_names, read_records
 from meddap_monai.images import provenance
-from meddap_monai.store import STAGES, read_stage
+from meddap_monai.store import STAGES, read_csv, read_stage
 from tests.test_bundles import SMALL_LDM
 
 KEYS: dict[str, dict] = {
@@ -107,10 +109,47 @@ def test_all_stages_agree_on_the_classes(stages: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "name", "file"), [("adapt", "adapter", "adapter.json"), ("pretrain", "base", "base/base.json")]
+    ("stage", "name", "file"),
+    [
+        ("adapt", "adapter", "adapter.json"),
+        ("pretrain", "base", "base/base.json"),
+        ("classify", "cost", "cost.json"),
+        ("evaluate", "report", "report.json"),
+    ],
 )
-def test_cards_match_their_schema(stages: dict[str, Path], stage: str, name: str, file: str) -> None:
+def test_documents_match_their_schema(stages: dict[str, Path], stage: str, name: str, file: str) -> None:
     jsonschema.validate(json.loads((stages[stage] / file).read_text()), schema(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("rejects", "index/rejects.csv"),
+        ("plan", "generate/plan.csv"),
+        ("dropped", "select/dropped.csv"),
+        ("predictions", "evaluate/predictions/real_synthetic-0-own.csv"),
+        ("results", "evaluate/results.csv"),
+    ],
+)
+def test_tables_match_their_schema(stages: dict[str, Path], name: str, file: str) -> None:
+    stage, _, place = file.partition("/")
+    check_table(stages[stage] / place, name)
+
+
+def test_the_table_of_infer_matches_its_schema(stages: dict[str, Path], tmp_path: Path) -> None:
+    for rows in ("file", "frame", "patient"):
+        config = InferConfig(rows=rows)
+        table = infer(config, [stages["classify"]], stages["index"] / "images", tmp_path / f"{rows}.csv")
+        check_table(table, "answers")
+
+
+def check_table(path: Path, name: str) -> None:
+    head, *rows = [cells for _, cells in read_csv(path)]
+    assert rows or name in ("rejects", "dropped")
+    validator = jsonschema.Draft202012Validator(schema(name))
+    assert set(schema(name)["required"]) <= set(head)
+    for row in rows:
+        validator.validate(dict(zip(head, row, strict=True)))
 
 
 @pytest.mark.parametrize("table", sorted(path.name for path in resources.find("data/prompts").glob("*.yaml")))

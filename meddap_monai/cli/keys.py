@@ -35,6 +35,16 @@ def keys_text(cls: type, without: Collection[str] = ()) -> str:
         cls: the class.
         without: sections that are left out.
     """
+    return "".join(f"\n{_titled(title)}{''.join(map(_entry, keys))}" for title, keys in grouped_keys(cls, without))
+
+
+def grouped_keys(cls: type, without: Collection[str] = ()) -> list[tuple[str, list[Key]]]:
+    """Return the keys of a configuration class as (heading, keys), in the order of the help.
+
+    Args:
+        cls: the class.
+        without: sections that are left out.
+    """
     groups: dict[str, list[Key]] = {"": []}
     for key in _walk(cls):
         if key.id.split("#")[0] in without:
@@ -45,7 +55,7 @@ def keys_text(cls: type, without: Collection[str] = ()) -> str:
             groups.setdefault(_heading(key, groups), []).append(key)
     known = ["", *_GROUPS]
     order = [name for name in known if name in groups] + [name for name in groups if name not in known]
-    return "".join(f"\n{_titled(name)}{''.join(map(_entry, groups[name]))}" for name in order if groups[name])
+    return [(name, groups[name]) for name in order if groups[name]]
 
 
 def _walk(cls: type, place: str = "") -> Iterator[Key]:

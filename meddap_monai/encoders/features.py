@@ -1,5 +1,7 @@
 """Feature vectors of images: what a network hands to its last linear layer, or histograms of oriented gradients."""
 
+import itertools
+
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name torch gives it everywhere
@@ -104,9 +106,7 @@ class Levels(nn.Module):
             for hook in hooks:
                 hook.remove()
         maps = [found for found in seen if isinstance(found, torch.Tensor) and found.ndim > 2]
-        ends = [
-            one for one, after in zip(maps, [*maps[1:], None], strict=True) if after is None or one.shape != after.shape
-        ]
+        ends = [one for one, after in itertools.pairwise([*maps, None]) if after is None or one.shape != after.shape]
         if not ends:
             return logits if last is None else last
         return torch.cat([value for one in ends[: max(1, len(ends) - 1)] for value in _moments(one)], dim=1)

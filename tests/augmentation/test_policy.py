@@ -132,7 +132,7 @@ def test_all_work_is_done_on_the_device_of_the_images(images: torch.Tensor) -> N
 
 
 def test_the_documentation_says_what_each_part_does() -> None:
-    page = Path(meddap_monai.__file__).parents[1] / "docs/classifier.md"
+    page = Path(meddap_monai.__file__).parents[1] / "docs/augmentation.md"
     if not page.is_file():
         pytest.skip("needs the checkout")
     rows = [f"| `{part}` | {says} |" for part, says in PARTS.items()]

@@ -67,6 +67,11 @@ def test_levels_are_means_and_deviations_of_maps(name: str, width: int | None) -
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
+def test_levels_of_histograms_are_the_histograms() -> None:
+    network, images = build_network("hog", 3, 1, 64), torch.rand(2, 1, 64, 64)
+    assert torch.equal(Levels(network)(images), network(images))
+
+
 def test_levels_of_the_first_convolution_are_what_they_say() -> None:
     network = build_network("efficientnet_lite0", 3, 1, 64).eval()
     images = torch.rand(2, 1, 64, 64)

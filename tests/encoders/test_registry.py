@@ -105,9 +105,9 @@ def test_only_tensors_are_read_from_a_file_of_weights(tmp_path: Path) -> None:
 
 
 def _rows() -> dict[str, list[str]]:
-    """Return the cells of the table of docs/classifier.md by each name in its first column."""
-    text = (Path(__file__).parents[2] / "docs" / "classifier.md").read_text()
-    lines = text.partition("## Encoders\n")[2].partition("\n\n")[0].splitlines()
+    """Return the cells of the table of docs/encoders.md by each name in its first column."""
+    text = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text()
+    lines = next(block for block in text.split("\n\n") if block.startswith("| name | weights |")).splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert rows[0] == ["name", "weights", "size", "normalisation", "grey", "features", "licence", "citation"]
     return {name: row for row in rows[2:] for name in re.findall(r"`([^`]+)`", row[0])}

@@ -23,6 +23,7 @@ def test_a_stranger_gets_from_a_folder_to_a_report(
     (yaml,) = blocks(PAGE, "yaml")
     (tmp_path / "mine.yaml").write_text(yaml)
     lines = [line for block in blocks(PAGE, "bash") for line in block.splitlines()]
+    assert lines.pop(0).startswith("pip install ")  # tests/test_packaging.py installs
     assert [line.split()[1] for line in lines] == ["index", "study", "study", "infer"]
     for line in lines:
         assert main(shlex.split(line)[1:]) == 0, line

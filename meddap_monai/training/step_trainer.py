@@ -30,6 +30,9 @@ class StepTrainer(Engine):
         device: of the training.
     """
 
+    state: Any
+    """Ignite's, with ``device`` and what a training adds."""
+
     def __init__(self, advance: Callable[[int], dict[str, float]], steps: int, device: torch.device | str) -> None:
         super().__init__(lambda engine, _: advance(engine.state.iteration - 1))
         self.steps = steps

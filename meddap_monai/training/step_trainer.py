@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from ignite.engine import Engine
@@ -29,6 +29,9 @@ class StepTrainer(Engine):
         steps: of the whole run.
         device: of the training.
     """
+
+    state: Any
+    """Ignite's, with ``device`` and what a training adds."""
 
     def __init__(self, advance: Callable[[int], dict[str, float]], steps: int, device: torch.device | str) -> None:
         super().__init__(lambda engine, _: advance(engine.state.iteration - 1))

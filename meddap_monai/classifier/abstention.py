@@ -24,14 +24,16 @@ class Abstention:
 
     Attributes:
         means: (K, D) float32, mean features of unit length of the training images of each class.
-        precision: (D, D) float32, inverse of their shrunk covariance.
+        scale: () float32, and
+        directions: (R, D) float32: of the inverse of their shrunk covariance, see `ClassGaussians`.
         distances: (V,) float64, of the validation images to the nearest class.
         scores: (V,) float64, 1 - calibrated probability of the right class, of the validation images.
         patients: (V,) int64, whose each validation image is: numbers from 0, without further meaning.
     """
 
     means: np.ndarray
-    precision: np.ndarray
+    scale: np.ndarray
+    directions: np.ndarray
     distances: np.ndarray
     scores: np.ndarray
     patients: np.ndarray
@@ -43,7 +45,7 @@ class Abstention:
 
     def distance(self, features: np.ndarray) -> np.ndarray:
         """Return the squared distances (N,) of features (N, D) to the nearest class."""
-        return nearest(ClassGaussians(self.means, self.precision), features)
+        return nearest(ClassGaussians(self.means, self.scale, self.directions), features)
 
     def threshold(self, outliers: float) -> float:
         """Return the distance that at most a share `outliers` of images of new patients exceeds."""
@@ -64,7 +66,7 @@ class Abstention:
 
     def parts(self) -> dict[str, torch.Tensor]:
         """Return what `restore_abstention` makes it from again."""
-        return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in asdict(self).items()}
+        return {name: torch.from_numpy(np.array(value, order="C")) for name, value in asdict(self).items()}
 
 
 def extractor_of(network: nn.Module) -> nn.Module:
@@ -87,7 +89,8 @@ def restore_abstention(parts: Mapping[str, Any], classes: int) -> Abstention:
     values = {name: parts[name].numpy() for name in Abstention.__dataclass_fields__}
     found = Abstention(**values)
     width, count = found.means.shape[1], len(found.patients)
-    expected: dict[str, tuple[int, ...]] = {"means": (classes, width), "precision": (width, width)}
+    expected: dict[str, tuple[int, ...]] = {"means": (classes, width), "scale": ()}
+    expected["directions"] = (len(found.directions), width)
     expected |= dict.fromkeys(("distances", "scores", "patients"), (count,))
     wrong = [name for name, value in values.items() if value.shape != expected[name] or not np.isfinite(value).all()]
     if wrong or not count:

@@ -33,12 +33,15 @@ def fit_abstention(
         unit(extract(extractor, single_pass_loader(each, config), config)) for each in (rows, material.validation)
     )
     gaussians = fit_gaussians(known, np.array([row["label"] for row in rows]))
-    gaussians = ClassGaussians(*(value.astype(np.float32) for value in (gaussians.means, gaussians.precision)))
+    parts = gaussians.means, gaussians.scale, gaussians.directions
+    gaussians = ClassGaussians(*(value.astype(np.float32) for value in parts))
     truth = np.array([row["label"] for row in material.validation])
     _, patients = np.unique([row["patient"] for row in material.validation], return_inverse=True)
     scores = 1 - probabilities[np.arange(len(truth)), truth]
     distances = nearest(gaussians, held_out)
-    return Abstention(gaussians.means, gaussians.precision, distances, scores, patients.astype(np.int64))
+    return Abstention(
+        gaussians.means, gaussians.scale, gaussians.directions, distances, scores, patients.astype(np.int64)
+    )
 
 
 def fitted_rows(material: Material, seed: int) -> list[Record]:

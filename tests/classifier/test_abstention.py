@@ -22,7 +22,8 @@ def made(**changes: np.ndarray) -> Abstention:
     """Two classes on a plane, three patients with two, one and one image."""
     found = Abstention(
         means=np.array([[1, 0], [0, 1]], np.float32),
-        precision=np.diag([4, 1]).astype(np.float32),
+        scale=np.array(4, np.float32),
+        directions=np.array([[0, 3**0.5]], np.float32),
         distances=np.array([1.0, 2, 3, 4]),
         scores=np.array([0.1, 0.3, 0.25, 0.6]),
         patients=np.array([0, 0, 1, 2]),
@@ -51,7 +52,7 @@ def test_what_is_stored_is_what_comes_back() -> None:
     ("change", "named"),
     [
         ({"means": np.zeros((3, 2), np.float32)}, "means"),
-        ({"precision": np.full((2, 2), np.nan, np.float32)}, "precision"),
+        ({"directions": np.full((1, 2), np.nan, np.float32)}, "directions"),
         ({"scores": np.zeros(3)}, "scores"),
         ({"distances": np.array([1.0, np.inf, 1, 1])}, "distances"),
         (dict.fromkeys(("distances", "scores", "patients"), np.zeros(0, np.int64)), "no validation image"),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.covariance import ledoit_wolf
 
 from meddap_monai.statistics.conformal import grouped_p_values, grouped_threshold
 from meddap_monai.statistics.gaussians import fit_gaussians
@@ -84,3 +85,16 @@ def test_distances_are_those_of_the_gaussian() -> None:
     found = fit_gaussians(features, labels).distances(np.array([[2.0, 0], [0, 6], [10, 10]]))
     expected = np.array([[4, 64 + 100 / 9], [4, 100 + 16 / 9], [100 + 100 / 9, 0]])
     assert found == pytest.approx(expected, rel=0.05, abs=0.05)
+
+
+@pytest.mark.parametrize("count", [12, 300], ids=["fewer images than features", "more"])
+def test_the_gaussian_is_that_of_the_shrunk_covariance(count: int) -> None:
+    draw = np.random.default_rng(3)
+    features, labels = draw.normal(size=(count, 40)), np.arange(count) % 3
+    asked = draw.normal(size=(5, 40))
+    found = fit_gaussians(features, labels)
+    covariance = ledoit_wolf(features - found.means[labels], assume_centered=True)[0]
+    away = asked[:, None] - found.means
+    expected = np.einsum("nkd,de,nke->nk", away, np.linalg.inv(covariance), away)
+    assert found.distances(asked) == pytest.approx(expected, rel=1e-6)
+    assert len(found.directions) <= min(count, 40)

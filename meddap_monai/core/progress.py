@@ -20,6 +20,8 @@ class Lines(tqdm):  # type: ignore[misc]
         self._told = time.monotonic()
         total = options.get("total", len(iterable) if hasattr(iterable, "__len__") else None)
         form = _OPEN if total is None else _LINE
+        if options.get("unit", "").endswith("ch"):
+            form = form.replace("{unit}s", "{unit}es")
         super().__init__(iterable, **options | {"mininterval": EVERY, "maxinterval": EVERY, "bar_format": form})
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # noqa: ARG002

@@ -64,6 +64,12 @@ def test_without_a_total_the_line_counts() -> None:
     assert file.getvalue().startswith("x: 2 files [")
 
 
+def test_batches_have_their_plural() -> None:
+    file = io.StringIO()
+    list(Lines(range(2), desc="x", unit="batch", file=file))
+    assert file.getvalue().startswith("x: 2 of 2 batches, 100 % [")
+
+
 def test_a_bar_that_is_off_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(progress(range(3), desc="x", disable=True)) == [0, 1, 2]
     assert capsys.readouterr().err == ""

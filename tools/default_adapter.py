@@ -12,7 +12,7 @@ from meddap_monai.diffusion.adapting.config import AdaptConfig
 from meddap_monai.diffusion.bases.base import EMBEDDED
 from tools.corpus import CorpusConfig, gather
 
-IMAGES = CorpusConfig({}, {}, simulated=40, first_seed=7_500_000)
+IMAGES = CorpusConfig({}, simulated=40, first_seed=7_500_000)
 TRAINING = AdaptConfig(steps=400, batch=8, learning_rate=1e-3, samples_per_class=3, device="cpu")
 
 

@@ -146,7 +146,8 @@ def _fetch_one(files: Any, root: str, target: Path, name: str) -> dict[str, Any]
         return {"name": name, "reason": "its name leads elsewhere, or is too long for a file here"}
     digest, size = hashlib.sha256(), 0
     try:
-        path = root if files.isfile(root) else f"{root.rstrip('/')}/{name}"
+        alone = root.endswith(f"/{name}") and files.isfile(root)  # to HTTP a folder's page is a file as well
+        path = root if alone else f"{root.rstrip('/')}/{name}"
         with (
             files.open(path, "rb") as stream,
             store.atomic_path(target / place, durable=False) as temporary,

@@ -49,8 +49,8 @@ def test_grid_writes_its_table(records: Path, tmp_path: Path) -> None:
 
 
 def test_ids_become_nested_keys() -> None:
-    config = read_keys(["classify#steps=3", "classify#encoder=vit_tiny", "processes=2"], GridConfig)
-    assert (config.classify.steps, config.classify.encoder, config.processes) == (3, "vit_tiny", 2)
+    config = read_keys(["classify#steps=3", "classify#encoder=vit_tiny", "engine#workers=2"], GridConfig)
+    assert (config.classify.steps, config.classify.encoder, config.engine.workers) == (3, "vit_tiny", 2)
 
 
 def test_a_colon_inside_of_a_path_is_told_by_what_exists(tmp_path: Path) -> None:

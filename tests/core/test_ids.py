@@ -96,7 +96,7 @@ def test_a_value_is_read_as_its_field_says(texts: list[str], value: dict[str, An
         ("classes={a: [}", "command line: generate#classes: cannot be read as YAML"),
         ("counts={a: 1, a: 2}", "the key 'a' stands there twice"),
         ("counts={[a]: 1}", "cannot be read as YAML"),
-        ("steps=&a", "generate#steps: got None"),
+        ("batch=&a", "generate#batch: got None"),
         ("counts=&a {b: *a}", "more than 32 levels or 20,000 values"),
         ("counts=" + "{a: " * 5000, "cannot be read as YAML"),
         ("counts=" + "[" * 60 + "]" * 60, "more than 32 levels"),

@@ -87,12 +87,12 @@ class Prepared:
     def draw(self) -> list[list[np.ndarray]]:
         """Return one row of pictures per class, from fixed seeds, for the present weights."""
         words = self.prompts()
+        dtype = self.pipeline.unet.dtype
         # torch's own `to`: that of diffusers warns of a change of type whenever one is named, even the present one
-        vae = nn.Module.to(self.pipeline.vae, self.device, self.pipeline.unet.dtype)
+        vae = nn.Module.to(self.pipeline.vae, self.device, dtype)
         rows = []
         for number, name in enumerate(self.classes):
             count = self.config.samples_per_class
-            dtype = self.pipeline.unet.dtype
             prompts = words.take(torch.full((count,), number + 1)).to(self.device).to(dtype)
             empty = words.take(torch.tensor([0])).to(self.device).to(dtype)
             seeds = [derive_seed(self.config.seed, "adapt/samples", name, picture) for picture in range(count)]
@@ -100,7 +100,8 @@ class Prepared:
                 steps=self.config.sample_steps, guidance=self.config.guidance
             )
             steps, guidance = how.steps, how.guidance
-            drawn = draw_pictures(self.pipeline, prompts, seeds, self.size, steps, guidance, empty, how.scheduler)
+            with torch.autocast(self.device.type, dtype, enabled=dtype == torch.bfloat16):  # beside float32 ones
+                drawn = draw_pictures(self.pipeline, prompts, seeds, self.size, steps, guidance, empty, how.scheduler)
             rows.append(list(drawn))
         if self.device.type != "cpu":
             vae.to("cpu")

@@ -82,7 +82,7 @@ def page(packages: Iterable[importlib.metadata.Distribution], direct: set[str]) 
 def main() -> None:
     """Write the page."""
     asked = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-    direct = {canonicalize_name(Requirement(text).name) for text in asked}
+    direct: set[str] = {canonicalize_name(Requirement(text).name) for text in asked}
     store.write_atomic(PAGE, page(needed(asked, set()), direct))
 
 

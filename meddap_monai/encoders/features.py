@@ -106,7 +106,7 @@ class Levels(nn.Module):
             for hook in hooks:
                 hook.remove()
         maps = [found for found in seen if isinstance(found, torch.Tensor) and found.ndim > 2]
-        ends = [one for one, after in itertools.pairwise([*maps, None]) if after is None or one.shape != after.shape]
+        ends = [one for one, after in itertools.pairwise(maps) if one.shape != after.shape] + maps[-1:]
         if not ends:
             return logits if last is None else last
         return torch.cat([value for one in ends[: max(1, len(ends) - 1)] for value in _moments(one)], dim=1)

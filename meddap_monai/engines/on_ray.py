@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -61,8 +62,9 @@ class RayEngine:
         if self._opened:
             address = os.environ.get("RAY_ADDRESS") or "local"  # never one that Ray finds by itself
             check_address(address)
-            own = {"include_dashboard": config.dashboard, "num_cpus": self._own_cpus()} if address == "local" else {}
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
+            own: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+            own |= {"include_dashboard": config.dashboard, "num_cpus": self._own_cpus()} if address == "local" else {}
+            ray.init(address=address, **own)
 
     def _own_cpus(self) -> int | None:
         """CPUs of a cluster of this machine: what the asked workers need, where that is more than there are."""

@@ -59,7 +59,7 @@ def dry_stage(stage: str, config: Any, output: Path, inputs: Mapping[str, Any]) 
     )
     base = inputs.get("base") or (EMBEDDED if stage in ("adapt", "generate") else None)
     if stage == "generate":
-        config, _ = settled(config, open_base(base), inputs.get("adapters") or ())
+        config, _ = settled(config, open_base(base or EMBEDDED), inputs.get("adapters") or ())
     work = _work(stage, config, _items(stage, config, inputs), base)
     return _told([Step(output, work)], output)
 

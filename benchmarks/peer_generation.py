@@ -116,7 +116,7 @@ def makers(options: argparse.Namespace) -> dict[str, Callable[[], Maker]]:
     """Return every loop by its name, opened when it is called; the peer has the settings of ``generate``'s defaults."""
     same = GenerateConfig()
     found: dict[str, Callable[[], Maker]] = {
-        PEER: lambda: peer_loop(options.base, options.batch, same.schedulers[0], same.steps, same.guidance),
+        PEER: lambda: peer_loop(options.base, options.batch, same.schedulers[0], same.steps_, same.guidance_),
         PUBLISHED: lambda: peer_loop(options.base, 1, "pndm", 30, 7.5),
     }
     for name, keys in VARIANTS.items():

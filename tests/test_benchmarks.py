@@ -1,5 +1,6 @@
 """The benchmarks for the full-size network: their counted work, and that they run from end to end."""
 
+import argparse
 import csv
 import importlib
 import json
@@ -52,6 +53,13 @@ def test_peers_are_compared_and_the_page_gets_the_table(tmp_path: Path) -> None:
     page.write_text("no marks")
     with pytest.raises(ValueError, match="holds no <!-- peers.py: begin -->"):
         peers.write_page(page, "table")
+
+
+def test_the_peer_draws_what_we_draw_at_equal_settings() -> None:
+    generation = importlib.import_module("peer_generation")
+    loops = generation.makers(argparse.Namespace(base="embedded", batch=2))
+    peer, ours = (np.stack(loops[name]()(2, 0, None)).astype(int) for name in (generation.PEER, generation.EQUAL))
+    assert np.abs(peer - ours).mean() < 1 and peer.std() > 10
 
 
 def test_the_kernel_distance_favours_images_like_the_real_ones() -> None:

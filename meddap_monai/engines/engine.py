@@ -1,56 +1,18 @@
-"""The one protocol of all engines, and the engine in use."""
+"""The engines by name, and the one in use."""
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any, Protocol
 
 from meddap_monai.engines.config import EngineConfig
 from meddap_monai.engines.local import LocalEngine
 from meddap_monai.engines.on_ray import RayEngine
 from meddap_monai.engines.on_slurm import SubmititEngine
-from meddap_monai.engines.task import Check, Work, never
+from meddap_monai.engines.protocol import Engine
 from meddap_monai.errors import ConfigurationError
 
-
-class Engine(Protocol):
-    """Works on independent units, each known by its number."""
-
-    @property
-    def in_process(self) -> bool:
-        """Whether units are worked on in this process, one after the other."""
-
-    def map(
-        self,
-        task: str,
-        items: Iterable[Any],
-        settings: Any,
-        *,
-        gpus: bool | None = False,
-        check: Check = never,
-        twice: bool = False,
-        here: Work | None = None,
-    ) -> Iterator[tuple[int, Any]]:
-        """Yield (place of the item, outcome) in the order in which they are ready.
-
-        A unit whose worker is lost is tried again (`EngineConfig.attempts`); an error that a unit raises ends the map.
-
-        Args:
-            task: name of what a worker opens once; see `meddap_monai.engines.task`.
-            items: what JSON holds; taken one by one, as workers are free.
-            settings: what the task is opened with.
-            gpus: whether workers need GPUs; None: where there are any.
-            check: raises where the work has to stop; asked about each second.
-            twice: the last units may be worked on by two workers; the first outcome counts.
-            here: the task, opened already, for an engine that works in this process.
-        """
-
-    def close(self) -> None:
-        """Give back what the engine holds."""
-
-
-ENGINES: dict[str, Callable[[EngineConfig], Engine]] = {
+ENGINES: dict[str, type[Engine]] = {
     "local": LocalEngine,
     "ray": RayEngine,
     "submitit": SubmititEngine,

@@ -10,7 +10,7 @@ import ipaddress
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from meddap_monai import store
@@ -18,7 +18,8 @@ from meddap_monai.core.extras import install
 from meddap_monai.core.progress import say
 from meddap_monai.engines.backlog import Backlog, Unit
 from meddap_monai.engines.config import EngineConfig
-from meddap_monai.engines.task import Check, Work, answering, head_of, never
+from meddap_monai.engines.protocol import Answer, Engine
+from meddap_monai.engines.task import Check, answering, head_of
 from meddap_monai.errors import ConfigurationError, MissingPackage, StageError
 
 _LOOK = 1.0
@@ -45,19 +46,19 @@ class RayWorker:
         return self._answer(item)
 
 
-class RayEngine:
+class RayEngine(Engine):
     """Units on a Ray cluster: that of ``RAY_ADDRESS``, one that was joined already, else one on this machine."""
 
-    in_process = False
+    repeats = True
 
     def __init__(self, config: EngineConfig) -> None:
+        super().__init__(config)
         try:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             import ray
         except ImportError as error:
             raise MissingPackage(f"engine#name is ray, which is not installed; {install('ray')}") from error
         self.ray: Any = ray
-        self.config = config
         self._opened = not ray.is_initialized()
         if self._opened:
             address = os.environ.get("RAY_ADDRESS") or "local"  # never one that Ray finds by itself
@@ -76,19 +77,9 @@ class RayEngine:
         if self._opened:
             self.ray.shutdown()
 
-    def map(
-        self,
-        task: str,
-        items: Iterable[Any],
-        settings: Any,
-        *,
-        gpus: bool | None = False,
-        check: Check = never,
-        twice: bool = False,
-        here: Work | None = None,  # noqa: ARG002 - nothing is worked on here
-    ) -> Iterator[tuple[int, Any]]:
-        """Yield (place of the item, outcome) as they are ready; see `Engine`."""
-        backlog = Backlog(items, self.config.attempts, twice)
+    def _answers(
+        self, backlog: Backlog, task: str, settings: Any, gpus: bool | None, check: Check
+    ) -> Generator[Answer, None, None]:
         with contextlib.closing(_Team(self.ray, self.config, task, settings, gpus)) as team:
             while not backlog.done:
                 team.hire()
@@ -97,11 +88,7 @@ class RayEngine:
                         break
                     team.give(actor, unit)
                 check()
-                for unit, line, trouble in team.answers():
-                    if trouble:
-                        backlog.lose(unit, trouble)
-                    else:
-                        yield from backlog.settle(unit, line)
+                yield from team.answers()
 
 
 class _Team:
@@ -147,7 +134,7 @@ class _Team:
         self._idle.remove(actor)
         self._busy[actor.answer.remote(unit.item)] = (actor, unit)
 
-    def answers(self) -> Iterator[tuple[Unit, str, str]]:
+    def answers(self) -> Iterator[Answer]:
         """Yield (unit, answer, what happened to its worker) of what is ready, after a second at most."""
         ready, _ = self.ray.wait(list(self._busy), num_returns=1, timeout=_LOOK)
         if ready:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from meddap_monai.core.extras import install
 from meddap_monai.engines.backlog import Backlog, Unit
 from meddap_monai.engines.config import EngineConfig
-from meddap_monai.engines.task import Check, Work, answering, head_of, never
+from meddap_monai.engines.protocol import Answer, Engine
+from meddap_monai.engines.task import Check, answering, head_of
 from meddap_monai.errors import ConfigurationError, MissingPackage
 
 _AT_ONCE = 100
@@ -39,17 +40,15 @@ class UnitRun:
         return submitit.helpers.DelayedSubmission(self, *arguments)
 
 
-class SubmititEngine:
-    """Units as array tasks, one each."""
-
-    in_process = False
+class SubmititEngine(Engine):
+    """Units as array tasks, one each; those that wait in the queue are not slow ones."""
 
     def __init__(self, config: EngineConfig) -> None:
+        super().__init__(config)
         try:
             import submitit
         except ImportError as error:
             raise MissingPackage(f"engine#name is submitit, which is not installed; {install('slurm')}") from error
-        self.config = config
         self._submitit: Any = submitit
 
     def _executor(self, gpus: bool | None) -> Any:
@@ -77,22 +76,9 @@ class SubmititEngine:
             ) from error
         return executor
 
-    def close(self) -> None:
-        """Nothing stays open."""
-
-    def map(
-        self,
-        task: str,
-        items: Iterable[Any],
-        settings: Any,
-        *,
-        gpus: bool | None = False,
-        check: Check = never,
-        twice: bool = False,  # noqa: ARG002 - tasks that wait in the queue are not slow ones
-        here: Work | None = None,  # noqa: ARG002 - nothing is worked on here
-    ) -> Iterator[tuple[int, Any]]:
-        """Yield (place of the item, outcome) as they are ready; see `Engine`."""
-        backlog = Backlog(items, self.config.attempts)
+    def _answers(
+        self, backlog: Backlog, task: str, settings: Any, gpus: bool | None, check: Check
+    ) -> Generator[Answer, None, None]:
         executor = self._executor(gpus)
         most = self.config.workers if self.config.cluster == "local" and self.config.workers else _MOST
         head = head_of(task, settings, self.config.cpus)
@@ -104,9 +90,9 @@ class SubmititEngine:
                     unit = jobs.pop(job)
                     error = job.exception()
                     if error is None:
-                        yield from backlog.settle(unit, job.result())
+                        yield unit, job.result(), ""
                     else:
-                        backlog.lose(unit, f"ended without an answer ({type(error).__name__}, job {job.job_id})")
+                        yield unit, "", f"ended without an answer ({type(error).__name__}, job {job.job_id})"
                 time.sleep(_LOOK if jobs else 0)
         finally:
             for job in jobs:

@@ -39,7 +39,6 @@ class Processes:
     ) -> None:
         self.head = head_of(task, settings, cpus, memory)
         self.timeout = timeout
-        self.cpus = cpus
         self.workers = workers
 
     def run(self, take: Callable[[], Unit | None], check: Check = never) -> Iterator[tuple[Unit, bytes, str]]:
@@ -89,14 +88,13 @@ class _Worker:
     def _start(self) -> None:
         here = str(Path(errors.__file__).parents[1])  # the package may be used from a checkout, from any folder
         paths = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(self.given.cpus))
         places = {"PYTHONPATH": paths, "LOCAL_RANK": os.environ.get("LOCAL_RANK", str(self.place))}  # its GPU
         self.process = subprocess.Popen(
             [sys.executable, "-m", "meddap_monai.engines.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=os.environ | threads | places,
+            env=os.environ | places,
         )
         assert self.process.stdin and self.process.stdout
         self.answers: IO[bytes] = self.process.stdout

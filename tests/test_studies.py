@@ -6,6 +6,7 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from meddap_monai.store import read_stage
 from meddap_monai.study import draw, read_study, run_study
 from meddap_monai.study.config import DrawConfig
 from meddap_monai.study.sections import load_sections
+from meddap_monai.study.seed import SeedRunner, read_runner
 from tools.bundle_lint import lint_overlay
 
 STUDIES = ["meddap_busi", "fulora_fetal", "histodiffusion", "ort_dreambooth"]
@@ -40,6 +42,17 @@ def resolve(*overlays: str) -> dict[str, Any]:
 def test_the_resolved_configuration_is_the_stored_one(overlays: tuple[str, ...]) -> None:
     stored = json.loads((STORED / f"{'+'.join(overlays)}.json").read_text())
     assert json.loads(json.dumps(resolve(*overlays))) == stored
+
+
+@pytest.mark.parametrize("overlays", CASES, ids="+".join)
+def test_another_process_runs_the_same_study(overlays: tuple[str, ...]) -> None:
+    """Limits hold numbers as keys, which JSON turns into text: they are applied before anything is sent."""
+    study, variants = read_study(load_sections(overlays))
+    sent = SeedRunner(study, list(variants.values()), Path("out"), Path("own.jsonl"), None, False).plain()
+    again = read_runner(json.loads(json.dumps(sent)))
+    said = {"limits": {}, "variants": {}, "grid": {}}
+    assert again.study == replace(study, **said)
+    assert again.variants == [replace(one, config=replace(one.config, **said)) for one in variants.values()]
 
 
 def _known() -> dict[str, Any]:

@@ -8,21 +8,19 @@ from typing import Any
 
 import torch
 
-from meddap_monai import store
 from meddap_monai.core.distributed import Ranks, join_ranks
 from meddap_monai.core.progress import progress
 from meddap_monai.core.records import iter_records
 from meddap_monai.diffusion.bases.base import open_base
 from meddap_monai.encoders.registry import check_encoder
 from meddap_monai.engines.engine import current_engine, needs_gpus, use_engine
-from meddap_monai.engines.task import Work
 from meddap_monai.evaluation.predictions import ClassifierRun
 from meddap_monai.evaluation.stage import evaluate
 from meddap_monai.images import provenance
 from meddap_monai.images.indexing.config import IndexConfig
 from meddap_monai.images.indexing.stage import index
 from meddap_monai.study.apart import Training, keep_apart
-from meddap_monai.study.config import StudyConfig, read_study
+from meddap_monai.study.config import StudyConfig, Variant, read_study
 from meddap_monai.study.curves import linked_curves
 from meddap_monai.study.seed import TASK, SeedRunner
 from meddap_monai.study.simulated import place
@@ -52,13 +50,12 @@ def run_study(
     for variant in variants.values():
         for asked in (variant.config.classify, variant.config.select.filter):
             check_encoder(asked.encoder, asked.mode != "scratch", getattr(asked, "weights", None))
-    given = store.plain(sections) | {"engine": {}}
     with use_engine(study.engine), join_ranks(gpu=torch.cuda.is_available()) as ranks:
-        return _run(output, study, given, overwrite, evaluate_in, ranks)
+        return _run(output, study, variants, overwrite, evaluate_in, ranks)
 
 
 def _run(
-    output: Path, study: StudyConfig, sections: Mapping[str, Any], overwrite: bool, evaluate_in: str, ranks: Ranks
+    output: Path, study: StudyConfig, variants: Mapping[str, Variant], overwrite: bool, evaluate_in: str, ranks: Ranks
 ) -> Path:
     def indexed(name: str) -> Path | None:
         config = getattr(study, name)
@@ -74,11 +71,12 @@ def _run(
         training = Training(base.training_images, base.name, own, study.draw is not None, unlabelled)
         apart = functools.partial(keep_apart, output, unseen, training, exclude, overwrite)
         unseen = ranks.run_on_first(apart)
-    given = {"sections": sections, "output": str(output), "own": str(own), "overwrite": overwrite}
-    given |= {"unlabelled": str(unlabelled) if unlabelled else None}
-    parts = _run_seeds(study, given, SeedRunner(given, ranks, opened).run)
+    runner = SeedRunner(study, list(variants.values()), output, own, unlabelled, overwrite, ranks, opened)
+    parts = _run_seeds(runner)
     runs = [
-        ClassifierRun(arm, seed, Path(model), Path(own)) for part in parts for arm, seed, model, own in part["runs"]
+        ClassifierRun(arm, seed, Path(model), Path(records))
+        for part in parts
+        for arm, seed, model, records in part["runs"]
     ]
     folders = {"index": output / "index"} | ({"unseen": unseen.parent} if unseen else {})
     for name, path in (item for part in parts for item in part["folders"].items()):
@@ -103,14 +101,16 @@ def _run(
         )
 
 
-def _run_seeds(study: StudyConfig, given: Mapping[str, Any], here: Work) -> list[Any]:
+def _run_seeds(runner: SeedRunner) -> list[Any]:
     """Return what the seeds came to, in their order; what all seeds share is made by the first one."""
-    batches = [study.seeds[:1], study.seeds[1:]] if given["unlabelled"] else [study.seeds]
+    seeds = runner.study.seeds
+    batches = [seeds[:1], seeds[1:]] if runner.unlabelled else [seeds]
+    given, gpus = runner.plain(), needs_gpus("auto")
     found: list[Any] = []
-    with progress(total=len(study.seeds), desc="study", unit="seed", leave=True) as bar:
-        for seeds in batches:
+    with progress(total=len(seeds), desc="study", unit="seed", leave=True) as bar:
+        for batch in batches:
             made: dict[int, Any] = {}
-            for number, outcome in current_engine().map(TASK, seeds, dict(given), gpus=needs_gpus("auto"), here=here):
+            for number, outcome in current_engine().map(TASK, batch, given, gpus=gpus, here=runner.run):
                 made[number] = outcome
                 bar.update()
             found += [made[number] for number in sorted(made)]

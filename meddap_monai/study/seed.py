@@ -1,20 +1,22 @@
 """One seed of a study, as a whole: its small draw, then every stage for every variant."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from meddap_monai import store
+from meddap_monai.core.configuration import build
 from meddap_monai.core.distributed import SINGLE_PROCESS, Ranks
 from meddap_monai.core.progress import progress
 from meddap_monai.core.records import class_names, draw_split, iter_records, write_records
 from meddap_monai.diffusion.bases.base import Base, open_base
+from meddap_monai.engines.config import EngineConfig
 from meddap_monai.engines.task import Check, Work
 from meddap_monai.images import provenance
-from meddap_monai.study.config import DrawConfig, read_study
+from meddap_monai.study.config import DrawConfig, StudyConfig, Variant
 from meddap_monai.study.track import Shared, StageCache, Track
 
 TASK = "meddap_monai.study.seed:open_seeds"
@@ -25,17 +27,33 @@ class SeedRunner:
     """Runs the seeds of a study, one by one.
 
     Attributes:
-        given: ``sections`` of the study, its ``output``, the records of its index (``own``) and of ``unlabelled`` or
-            None, and ``overwrite``; of files their paths.
+        study: what all variants share.
+        variants: of the study.
+        output: its folder.
+        own: the records of its index.
+        unlabelled: records that train the base before, or None.
+        overwrite: see `run_study`.
         ranks: the processes that divide the stages.
         opened: opens a base, each one once.
         before: what all seeds share.
     """
 
-    given: Mapping[str, Any]
-    ranks: Ranks
-    opened: Callable[[str], Base]
+    study: StudyConfig
+    variants: Sequence[Variant]
+    output: Path
+    own: Path
+    unlabelled: Path | None
+    overwrite: bool
+    ranks: Ranks = SINGLE_PROCESS
+    opened: Callable[[str], Base] = field(default_factory=lambda: cache(open_base))
     before: StageCache = field(default_factory=StageCache)
+
+    def plain(self) -> dict[str, Any]:
+        """Return what another process needs to run the same seeds: plain data, of files their paths."""
+        variants = [[one.name, one.real, _applied(one.config)] for one in self.variants]
+        unlabelled = str(self.unlabelled) if self.unlabelled else None
+        places = {"output": str(self.output), "own": str(self.own), "unlabelled": unlabelled}
+        return {"study": _applied(self.study), "variants": variants, "overwrite": self.overwrite, **places}
 
     def run(self, seed: int) -> dict[str, Any]:
         """Run a seed: the unit of an engine.
@@ -44,18 +62,14 @@ class SeedRunner:
             ``runs``, its classifiers as (arm, seed, model folder, records file); ``folders``, the first folder of each
             stage; ``stages``, all folders.
         """
-        study, variants = read_study(self.given["sections"])
-        own, overwrite = Path(self.given["own"]), self.given["overwrite"]
-        unlabelled = Path(self.given["unlabelled"]) if self.given["unlabelled"] else None
-        folder = Path(self.given["output"]) / f"seed_{seed}"
-        records = own
-        if study.draw:
-            small = partial(draw, study.draw, folder / "draw", own, seed, self.opened(study.base))
-            records = self.ranks.run_on_first(partial(small, overwrite, unlabelled))
-        shared = Shared(records, overwrite, StageCache(), unlabelled, self.before, self.ranks, self.opened)
+        folder, records = self.output / f"seed_{seed}", self.own
+        if self.study.draw:
+            small = partial(draw, self.study.draw, folder / "draw", self.own, seed, self.opened(self.study.base))
+            records = self.ranks.run_on_first(partial(small, self.overwrite, self.unlabelled))
+        shared = Shared(records, self.overwrite, StageCache(), self.unlabelled, self.before, self.ranks, self.opened)
         runs: list[list[Any]] = []
         folders: dict[str, str] = {}
-        for variant in progress(variants.values(), desc=f"seed {seed}", unit="variant", disable=len(variants) < 2):
+        for variant in progress(self.variants, desc=f"seed {seed}", unit="variant", disable=len(self.variants) < 2):
             track = Track(folder, variant, seed, shared)
             runs += [[run.arm, run.seed, str(run.model), str(run.records)] for run in track.run()]
             for name, path in track.folders.items():
@@ -64,10 +78,23 @@ class SeedRunner:
         return {"runs": runs, "folders": folders, "stages": stages}
 
 
+def _applied(config: StudyConfig) -> dict[str, Any]:
+    """Return a configuration as plain data, without what was applied: axes, and limits, whose keys may be numbers."""
+    return store.plain(replace(config, limits={}, variants={}, grid={}, engine=EngineConfig()))
+
+
+def read_runner(given: Mapping[str, Any]) -> SeedRunner:
+    """Return the runner of which `SeedRunner.plain` was made."""
+    variants = [Variant(name, real, build(StudyConfig, keys, "study")) for name, real, keys in given["variants"]]
+    unlabelled = Path(given["unlabelled"]) if given["unlabelled"] else None
+    places = Path(given["output"]), Path(given["own"]), unlabelled
+    return SeedRunner(build(StudyConfig, given["study"], "study"), variants, *places, given["overwrite"])
+
+
 @contextlib.contextmanager
 def open_seeds(given: Mapping[str, Any], _check: Check) -> Iterator[Work]:
     """Open what runs seeds: the task of an engine."""
-    yield SeedRunner(given, SINGLE_PROCESS, cache(open_base)).run
+    yield read_runner(given).run
 
 
 def draw(
